@@ -1,0 +1,176 @@
+/* kernels.h - the table of hot functions. lib/ref holds the specification of each in plain C99; lib/x86 (and later arm)
+ * hold faster ones. kernels.c fills a context's table: reference first, then the best that processor and mask allow.
+ *
+ * Adding a kernel: a line in HYB_KERNELS, hyb_<op>_ref in ref/, variants, a check in tests/c/check_<file>.c.
+ * Kernels trust their arguments: callers validated them. Pointers need no alignment unless said. Nothing overlaps
+ * unless said. n may be 0 only where said.
+ *
+ * EXACT kernels give the same bits in every variant. Their sums run over 16 virtual lanes: element i is added to lane
+ * i % 16 in ascending order (lanes begin at +0), then lane[l] += lane[l + 8] for l < 8, then 4, 2, 1. No fused
+ * multiply-add. RELAXED kernels may use fused multiply-add and other orders; their bits do not depend on threads.
+ */
+#ifndef HYB_KERNELS_H
+#define HYB_KERNELS_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define HYB_LANES 16
+
+/* Layout of packed weights, for all variants: rows in blocks of 16 (padded with code 0), columns padded with code 0 to
+ * n_k16 groups of 16.
+ *   ternary: [row block][k16][16 rows][4 bytes]; bits 2p, 2p+1 of byte b hold code + 1 of column 16 k16 + 4 p + b
+ *            (a 32-bit word holds 16 columns of a row: plane p, shifted down by 2p and masked, is 4 consecutive columns)
+ *   int8:    [row block][k4][16 rows][4 bytes]: byte b is the code of column 4 k4 + b; n_k4 = 4 n_k16 */
+#define HYB_BLOCK_ROWS 16
+#define HYB_BLOCK_COLS 16
+/* A job covers at most this many rows; its scratch holds their unpacked codes. */
+#define HYB_MATMUL_JOB_ROWS 64
+#define HYB_MATMUL_SCRATCH_BYTES(n_k16) ((size_t)HYB_MATMUL_JOB_ROWS * HYB_BLOCK_COLS * (n_k16))
+
+typedef struct hyb_matmul_job {
+    const uint8_t *weights;  /* first row block, aligned to 64 */
+    size_t n_rows;           /* 1 .. HYB_MATMUL_JOB_ROWS valid rows */
+    size_t n_k16;            /* >= 1 */
+    const int8_t *x;         /* [n_tokens][ld_x], -127..127, zero from n_cols to 16 n_k16; aligned to 16 */
+    size_t ld_x;             /* bytes, a multiple of 16, >= 16 n_k16 */
+    const int32_t *x_sums;   /* [n_tokens]: sum of a token's codes */
+    size_t n_tokens;         /* >= 1 */
+    const float *x_scales;   /* [n_tokens]; unused with y_i32 */
+    const float *row_scales; /* [n_rows]; unused with y_i32 */
+    float *y;                /* [n_tokens][ld_y]: (float)sum * (x_scale * row_scale); or NULL and */
+    int32_t *y_i32;          /* the exact sums */
+    size_t ld_y;             /* elements */
+    uint8_t *scratch;        /* HYB_MATMUL_SCRATCH_BYTES, aligned to 64 */
+} hyb_matmul_job;
+
+/* fp32 matrix product of a block of C (hyb_gemm's layouts; transpose is hyb_transpose). */
+#define HYB_GEMM_SCRATCH_BYTES ((size_t)1536 * 1024)
+typedef struct hyb_gemm_job {
+    int transpose;
+    size_t m, n, k;
+    const float *a;
+    size_t lda;
+    const float *b;
+    size_t ldb;
+    int accumulate;
+    float *c;
+    size_t ldc;
+    void *scratch; /* HYB_GEMM_SCRATCH_BYTES, aligned to 64 */
+} hyb_gemm_job;
+
+/* Causal attention of one query of one head over keys 0 .. n_keys-1:
+ *   s_j = dot(q, k_j) * scale (16-lane dot);  p_j = exp(s_j - max s);  r = 1 / (16-lane sum of p)
+ *   out_d = (sum over j ascending of p_j * v_jd, one accumulator per d, from +0) * r;  probabilities p_j * r */
+typedef struct hyb_attention_job {
+    const float *q;       /* [head_dim] */
+    const float *keys;    /* key j at keys + j * ld, [head_dim] */
+    const float *values;  /* value j at values + j * ld */
+    size_t ld;            /* elements */
+    size_t n_keys;        /* >= 1 */
+    size_t head_dim;
+    float scale;
+    float *probabilities; /* [n_keys]: work memory, and result */
+    float *out;           /* [head_dim] */
+} hyb_attention_job;
+
+/* AdamW over n values, constants folded by the caller: g' = g * gradient_scale; m = b1 m + (1 - b1) g';
+ * v = b2 v + (1 - b2) g' g'; w = w * decay - step_size * m / (sqrt(v) * inv_sqrt_correction2 + epsilon). */
+typedef struct hyb_adamw_job {
+    const float *gradient;
+    float *weights;
+    float *first_moment;
+    float *second_moment;
+    size_t n;
+    float gradient_scale, beta1, one_minus_beta1, beta2, one_minus_beta2;
+    float decay;                /* 1 - learning rate * weight decay */
+    float step_size;            /* learning rate / (1 - beta1^t) */
+    float inv_sqrt_correction2; /* 1 / sqrt(1 - beta2^t) */
+    float epsilon;
+} hyb_adamw_job;
+
+/* clang-format off */
+#define HYB_KERNELS(X) \
+    /* EXACT, integers */ \
+    X(matmul_ternary, void, (const hyb_matmul_job *job)) \
+    X(matmul_int8, void, (const hyb_matmul_job *job)) \
+    /* code = clamp(round_half_even(x * inverse_scale), -127, 127) for finite x; returns the sum of the codes */ \
+    X(quantize_i8, int32_t, (const float *x, size_t n, float inverse_scale, int8_t *codes)) \
+    /* code = (w > threshold) - (w < -threshold) */ \
+    X(ternarize, void, (const float *w, size_t n, float threshold, int8_t *codes)) \
+    /* number of i with a[i] != b[i]; *n_zeros += number of b[i] == 0 */ \
+    X(count_flips, size_t, (const int8_t *a, const int8_t *b, size_t n, size_t *n_zeros)) \
+    /* EXACT, floats; n may be 0 */ \
+    /* largest bit pattern of |x|, as an integer: 0x7f800000 and above mean that an infinity or a NaN is there */ \
+    X(max_abs_bits, uint32_t, (const float *x, size_t n)) \
+    X(max_f32, float, (const float *x, size_t n)) /* n >= 1, no NaN */ \
+    X(sum_abs_f32, float, (const float *x, size_t n)) \
+    X(dot_f32, float, (const float *a, const float *b, size_t n)) \
+    X(add_f32, void, (float *y, const float *x, size_t n)) /* y += x */ \
+    X(scale_f32, void, (float *y, const float *x, size_t n, float s)) /* y = x * s; y may be x */ \
+    /* y = codes * s */ \
+    X(dequantize_i8, void, (const int8_t *codes, size_t n, float s, float *y)) \
+    /* r = 1 / sqrt(dot(x, x) / n + epsilon); y = (x * r) * gain; returns r; y may be x */ \
+    X(rms_norm, float, (const float *x, const float *gain, size_t n, float epsilon, float *y)) \
+    /* y = exp(x - offset) with the library's exp (below); returns the 16-lane sum; y may be x */ \
+    X(exp_sum, float, (const float *x, size_t n, float offset, float *y)) \
+    /* out = act(gate) * up; silu: gate / (1 + exp(-gate)); squared ReLU: max(gate, 0) * max(gate, 0) */ \
+    X(gated_silu, void, (const float *gate, const float *up, size_t n, float *out)) \
+    X(gated_relu2, void, (const float *gate, const float *up, size_t n, float *out)) \
+    /* x[i], x[half + i] = a c - b s, a s + b c with a = x[i], b = x[half + i], i < half */ \
+    X(rotate, void, (float *x, const float *cosines, const float *sines, size_t half)) \
+    X(attention, void, (const hyb_attention_job *job)) \
+    /* RELAXED */ \
+    X(gemm, void, (const hyb_gemm_job *job)) \
+    X(adamw, void, (const hyb_adamw_job *job)) \
+    X(sum_squares_f64, double, (const float *x, size_t n)) \
+    X(axpy_f32, void, (float *y, const float *x, size_t n, float s)) /* y += s * x */ \
+    /* dx += d(rms_norm)/dx^T dy with r as returned by rms_norm; dgain += dy * x * r */ \
+    X(rms_norm_backward, void, (const float *x, const float *gain, const float *dy, size_t n, float r, float *dx, float *dgain)) \
+    /* from dout: dgate, dup (overwritten; dgate may be gate, dup may be up) */ \
+    X(gated_silu_backward, void, (const float *gate, const float *up, const float *dout, size_t n, float *dgate, float *dup)) \
+    X(gated_relu2_backward, void, (const float *gate, const float *up, const float *dout, size_t n, float *dgate, float *dup)) \
+    /* ds_j = p_j * (dp_j - sum_i p_i dp_i) * scale, in place of dp */ \
+    X(softmax_backward, void, (const float *p, float *dp, size_t n, float scale))
+/* clang-format on */
+
+/* The library's exp for floats (EXACT): x clamped to [-87.33654, 88.72283]; n = round_half_even(x * 1.44269504f) by adding
+ * and subtracting 12582912.0f; r = (x - n * 0.693359375f) - n * -2.12194440e-4f; then
+ *   p = 1.9875691500e-4; p = p r + 1.3981999507e-3; p = p r + 8.3334519073e-3; p = p r + 4.1665795894e-2;
+ *   p = p r + 1.6666665459e-1; p = p r + 5.0000001201e-1;  result ((p * (r * r)) + r + 1) * 2^n
+ * every product and sum rounded by itself, evaluated as written: t = p * (r * r); t = t + r; t = t + 1; t * 2^n.
+ * 2^n is built as bits (n + 127) << 23; n is in [-126, 128]: for 128 use 2^127 * 2. Source: Cephes expf (Moshier). */
+
+typedef struct hyb_kernels {
+#define HYB_KERNEL_FIELD(name, result, arguments) result(*name) arguments;
+    HYB_KERNELS(HYB_KERNEL_FIELD)
+#undef HYB_KERNEL_FIELD
+    uint32_t tier[48]; /* hyb_isa bit of each entry, in the order of HYB_KERNELS */
+} hyb_kernels;
+
+enum {
+#define HYB_KERNEL_INDEX(name, result, arguments) HYB_KERNEL_##name,
+    HYB_KERNELS(HYB_KERNEL_INDEX)
+#undef HYB_KERNEL_INDEX
+        HYB_KERNEL_COUNT
+};
+
+/* Reference functions: hyb_<name>_ref, in lib/ref. */
+#define HYB_KERNEL_REF(name, result, arguments) result hyb_##name##_ref arguments;
+HYB_KERNELS(HYB_KERNEL_REF)
+#undef HYB_KERNEL_REF
+
+/* Puts hyb_<name>_<suffix> into a table. */
+#define HYB_INSTALL(table, name, suffix, isa_bit)                                                                      \
+    ((table)->name = hyb_##name##_##suffix, (table)->tier[HYB_KERNEL_##name] = (uint32_t)(isa_bit))
+
+/* kernels.c: fills a table for a set of tiers. */
+void hyb_kernels_select(hyb_kernels *table, uint32_t isa);
+
+/* Each variant file installs its kernels. The caller checked the tier. */
+void hyb_install_matmul_avx2(hyb_kernels *table);
+void hyb_install_matmul_avx512(hyb_kernels *table); /* needs VNNI */
+void hyb_install_vector_avx2(hyb_kernels *table);
+void hyb_install_vector_avx512(hyb_kernels *table);
+
+#endif /* HYB_KERNELS_H */
