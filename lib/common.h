@@ -32,22 +32,42 @@
 #define HYB_ALIGNED(bytes) __attribute__((aligned(bytes)))
 #define HYB_UNLIKELY(x) __builtin_expect(!!(x), 0)
 #define HYB_PREFETCH(p) __builtin_prefetch(p)
+/* Integers that threads share. A load that sees a store sees everything that was written before it. */
+#define HYB_ATOMIC_LOAD(p) __atomic_load_n(p, __ATOMIC_ACQUIRE)
+#define HYB_ATOMIC_STORE(p, value) __atomic_store_n(p, value, __ATOMIC_RELEASE)
+#define HYB_ATOMIC_FETCH_ADD(p, value) __atomic_fetch_add(p, value, __ATOMIC_ACQ_REL)
+/* Before a loop of a constant, small number of turns over an array that should live in registers. */
+#if defined(__clang__)
+#define HYB_UNROLL _Pragma("unroll")
+#else
+#define HYB_UNROLL _Pragma("GCC unroll 16")
+#endif
 #else
 #define HYB_INLINE static inline
 #define HYB_PRINTF(text, first)
 #define HYB_ALIGNED(bytes)
 #define HYB_UNLIKELY(x) (x)
 #define HYB_PREFETCH(p) ((void)0)
+#define HYB_UNROLL
 #endif
 
 /* x86 variants are compiled in every x86 build; a function carries its own target, so no flag leaks AVX elsewhere. */
 #if (defined(__x86_64__) || defined(__i386__)) && defined(__GNUC__)
 #define HYB_X86 1
+#define HYB_CPU_RELAX() __builtin_ia32_pause()
+#define HYB_TARGET_XSAVE __attribute__((target("xsave")))
+#define HYB_TARGET_SSE42 __attribute__((target("sse4.2")))
+#define HYB_HAS_SSE42() __builtin_cpu_supports("sse4.2")
 #define HYB_TARGET_AVX2 __attribute__((target("avx2,fma,f16c")))
 #define HYB_TARGET_AVX512 __attribute__((target("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl")))
 #define HYB_TARGET_AVX512_VNNI __attribute__((target("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")))
 #else
 #define HYB_X86 0
+#if defined(__aarch64__)
+#define HYB_CPU_RELAX() __asm__ volatile("yield")
+#else
+#define HYB_CPU_RELAX() ((void)0)
+#endif
 #endif
 
 #define HYB_MAX_THREADS 256
@@ -59,8 +79,8 @@ struct hyb_ctx {
     hyb_ctx_options options; /* resolved: no NULL allocator, n_threads >= 1 */
     uint32_t isa;            /* tiers in use */
     hyb_kernels kernels;
-    hyb_pool *pool;   /* NULL until the first parallel call, and with an external parallel_for */
-    void *scratch;    /* grow-only work memory of the public calls, see hyb_scratch */
+    hyb_pool *pool; /* NULL until the first parallel call, and with an external parallel_for */
+    void *scratch;  /* grow-only work memory of the public calls, see hyb_scratch */
     size_t scratch_bytes;
     char last_error[256];
 };
@@ -70,13 +90,20 @@ struct hyb_ctx {
 /* Writes the detail of an error and returns `status`. ctx may be NULL (the detail is then dropped). */
 hyb_status hyb_fail(hyb_ctx *ctx, hyb_status status, const char *format, ...) HYB_PRINTF(3, 4);
 
-/* Reads an extensible struct: copies min(given, known) bytes over `target`, which holds the defaults.
- * STRUCT_SIZE if *given starts with size 0, or is longer than known_bytes with a non-zero tail. */
+/* Passes one line to the context's log callback; dropped if there is none. */
+void hyb_log(const hyb_ctx *ctx, hyb_log_level level, const char *format, ...) HYB_PRINTF(3, 4);
+
+/* Reads an extensible struct: copies min(given, known) bytes over `target`, which holds the defaults, and sets the
+ * target's struct_size to known_bytes. STRUCT_SIZE if *given starts with a size that cannot be (0, or beyond 4096), or
+ * is longer than known_bytes with a non-zero tail. */
 hyb_status hyb_read_struct(hyb_ctx *ctx, const char *name, void *target, const void *given, size_t known_bytes);
 
 /* ---- alloc.c ---- */
 
-/* n * size bytes aligned to 64, uninitialised; NULL on overflow or when memory is out. Zero bytes give a valid pointer. */
+/* Puts the C library's allocator into options. */
+void hyb_default_allocator(hyb_ctx_options *options);
+/* n * size bytes aligned to 64, uninitialised; NULL on overflow or when memory is out. Zero bytes give a valid pointer.
+ */
 void *hyb_alloc(hyb_ctx *ctx, size_t n, size_t size);
 /* The same, zeroed. */
 void *hyb_alloc_zeroed(hyb_ctx *ctx, size_t n, size_t size);
@@ -85,10 +112,17 @@ void hyb_free(hyb_ctx *ctx, void *memory);
  * asks. NULL when memory is out. Not for use inside parallel tasks. */
 void *hyb_scratch(hyb_ctx *ctx, size_t n_bytes);
 
+/* ---- cpu.c, x86/cpu_x86.c ---- */
+
+#define HYB_CPU_NAME_BYTES 64
+uint32_t hyb_x86_isa_detect(void);
+/* Writes the processor's name; leaves `name` as it is if the processor has none. */
+void hyb_x86_cpu_name(char name[HYB_CPU_NAME_BYTES]);
+
 /* ---- threads.c ---- */
 
-/* Runs task(argument, i, worker) for i in [0, n_tasks), worker in [0, hyb_ctx_n_threads). Returns when all are done. Not
- * reentrant: a task must not call it. Results must not depend on which worker runs what. */
+/* Runs task(argument, i, worker) for i in [0, n_tasks), worker in [0, hyb_ctx_n_threads). Returns when all are done.
+ * Not reentrant: a task must not call it. Results must not depend on which worker runs what. */
 void hyb_parallel(hyb_ctx *ctx, size_t n_tasks, hyb_task task, void *argument);
 void hyb_pool_destroy(hyb_ctx *ctx);
 

@@ -1,0 +1,103 @@
+/* file_layout.c - where the parts of a .hyb file lie: the arithmetic behind file_read.c and file_write.c.
+ *
+ * Sizes are 64 bits wide on every host; nothing here trusts them: each step is checked against a limit (the size of the
+ * file, for a reader) before the next one uses it.
+ */
+#include "file_layout.h"
+
+#include <stdlib.h>
+
+const uint8_t hyb_file_magic[HYB_MAGIC_BYTES] = {0x89, 'H', 'Y', 'B', '\r', '\n', 0x1a, '\n'};
+
+int hyb_file_place(uint64_t *cursor, uint64_t n_bytes, uint64_t alignment, uint64_t limit) {
+    uint64_t begin = (*cursor + (alignment - 1)) & ~(alignment - 1);
+    if (begin > limit || n_bytes > limit - begin) return 0;
+    *cursor = begin + n_bytes;
+    return 1;
+}
+
+/* Places a section and says where it begins. */
+static int place_section(uint64_t *cursor, uint64_t n_bytes, uint64_t limit, uint64_t *offset) {
+    if (!hyb_file_place(cursor, n_bytes, HYB_SECTION_ALIGNMENT, limit)) return 0;
+    *offset = n_bytes > 0 ? *cursor - n_bytes : 0;
+    return 1;
+}
+
+int hyb_file_place_sections(hyb_file_layout *layout, uint64_t limit) {
+    uint64_t cursor = HYB_HEADER_BYTES + HYB_CONFIG_BYTES;
+    if (limit < cursor || layout->n_tensors > limit / HYB_ENTRY_BYTES) return 0;
+    if (!place_section(&cursor, layout->tokenizer_bytes, limit, &layout->tokenizer)) return 0;
+    if (!place_section(&cursor, layout->metadata_bytes, limit, &layout->metadata)) return 0;
+    if (!place_section(&cursor, layout->n_tensors * HYB_ENTRY_BYTES, limit, &layout->directory)) return 0;
+    if (!hyb_file_place(&cursor, 0, HYB_FILE_ALIGNMENT, limit)) return 0;
+    layout->data = cursor;
+    return 1;
+}
+
+uint32_t hyb_file_packing_of(uint32_t format) {
+    static const uint8_t packings[] = {
+        [HYB_FORMAT_F32] = 0,
+        [HYB_FORMAT_TERNARY] = HYB_PACKING_TERNARY_BASE3,
+        [HYB_FORMAT_BINARY] = HYB_PACKING_INT1,
+        [HYB_FORMAT_INT2] = HYB_PACKING_INT2,
+        [HYB_FORMAT_INT4] = HYB_PACKING_INT4,
+        [HYB_FORMAT_INT8] = HYB_PACKING_INT8,
+    };
+    return format < sizeof packings ? packings[format] : 0;
+}
+
+static const char *check_kind(const hyb_file_shape *shape) {
+    if (shape->format > HYB_FORMAT_INT8) return "its format is unknown";
+    if (shape->packing != hyb_file_packing_of(shape->format) &&
+        !(shape->format == HYB_FORMAT_TERNARY && shape->packing == HYB_PACKING_TERNARY_2BIT))
+        return "its packing does not belong to its format";
+    if (shape->granularity > HYB_SCALE_PER_ROW) return "its granularity is unknown";
+    if (shape->format == HYB_FORMAT_F32 && shape->granularity != 0) return "it is F32 and has a granularity";
+    if (shape->n_rows == 0 || shape->n_cols == 0) return "it has no rows or no columns";
+    return NULL;
+}
+
+const char *hyb_file_measure(hyb_file_shape *shape, uint64_t limit) {
+    const char *problem = check_kind(shape);
+    if (problem != NULL) return problem;
+    uint64_t n_values = (uint64_t)shape->n_rows * shape->n_cols; /* below 2^64 */
+    /* No packing puts more than 8 values into a byte. With this, no product below overflows. */
+    if (n_values / 8 > limit) return "it has more values than the file could hold";
+    shape->n_values = (size_t)n_values;
+    if (shape->n_values != n_values) return "it has more values than this machine can address";
+    if (shape->format == HYB_FORMAT_F32) {
+        shape->n_scales = 0;
+        if (n_values > limit / 4) return "it has more values than the file could hold";
+        shape->payload_bytes = n_values * 4;
+    } else {
+        shape->n_scales = shape->granularity == HYB_SCALE_PER_ROW ? shape->n_rows : 1;
+        shape->payload_bytes = hyb_packed_bytes((hyb_packing)shape->packing, shape->n_values);
+    }
+    if (shape->payload_bytes > limit) return "it has more values than the file could hold";
+    shape->data_bytes = shape->payload_bytes + (uint64_t)shape->n_scales * 2;
+    return shape->data_bytes > limit ? "it has more values than the file could hold" : NULL;
+}
+
+const char *hyb_file_check_name(const char *name, size_t capacity) {
+    size_t n = 0;
+    for (; n < capacity && name[n] != '\0'; ++n)
+        if (name[n] < 0x21 || name[n] > 0x7e) return "its name is not of printable ASCII characters without spaces";
+    if (n == 0) return "it has no name";
+    return n == capacity ? "its name is longer than 31 characters" : NULL;
+}
+
+static int compare_names(const void *a, const void *b) {
+    return strcmp(*(const char *const *)a, *(const char *const *)b);
+}
+
+const char *hyb_file_sort_names(const char **names, size_t n) {
+    qsort(names, n, sizeof *names, compare_names);
+    for (size_t i = 1; i < n; ++i)
+        if (strcmp(names[i - 1], names[i]) == 0) return names[i];
+    return NULL;
+}
+
+size_t hyb_file_find_name(const char *const *names, size_t n, const char *name) {
+    const char *const *found = bsearch(&name, names, n, sizeof *names, compare_names);
+    return found != NULL ? (size_t)(found - names) : SIZE_MAX;
+}

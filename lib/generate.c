@@ -1,0 +1,178 @@
+/* generate.c - text from prompts: feeds a session, draws tokens, looks for stop strings, streams text.
+ *
+ * Text is held back while it could be the beginning of a stop string, and sent as soon as it cannot.
+ */
+#include "language_model.h"
+
+/* One sequence on its way. */
+typedef struct stream {
+    uint32_t token; /* drawn, not yet fed */
+    size_t n_tokens;
+    int finished;
+    char *held; /* decoded text that was not sent yet */
+    size_t n_held, capacity;
+} stream;
+
+typedef struct generation {
+    hyb_session *session;
+    hyb_language_model *model;
+    hyb_generate_options options;
+    stream *streams;
+    size_t n, n_context;
+    float *logits;       /* [n][vocab_size] */
+    uint32_t *sequences; /* [n] active ones of a step, and their tokens */
+    uint32_t *tokens;
+    uint32_t *out_tokens;
+} generation;
+
+static hyb_status hold_text(generation *g, stream *s, uint32_t token) {
+    hyb_ctx *ctx = g->model->ctx;
+    size_t n_bytes = 0;
+    if (g->options.callback == NULL && g->options.n_stop == 0) return HYB_OK;
+    /* Ids of the model beyond the tokenizer's vocabulary have no text. */
+    if (token >= hyb_tokenizer_vocab_size(g->model->tokenizer)) return HYB_OK;
+    hyb_status status =
+        hyb_tokenizer_decode(g->model->tokenizer, &token, 1, s->held + s->n_held, s->capacity - s->n_held, &n_bytes);
+    if (status == HYB_ERROR_TOO_SMALL) {
+        size_t capacity = 2 * (s->n_held + n_bytes);
+        char *larger = hyb_alloc(ctx, capacity, 1);
+        if (larger == NULL) return hyb_fail(ctx, HYB_ERROR_OUT_OF_MEMORY, "no memory for generated text");
+        memcpy(larger, s->held, s->n_held);
+        hyb_free(ctx, s->held);
+        s->held = larger;
+        s->capacity = capacity;
+        status =
+            hyb_tokenizer_decode(g->model->tokenizer, &token, 1, s->held + s->n_held, capacity - s->n_held, &n_bytes);
+    }
+    if (status == HYB_OK) s->n_held += n_bytes;
+    return status;
+}
+
+/* Position of the first stop string in the held text; n_held if there is none. */
+static size_t find_stop(const generation *g, const stream *s) {
+    for (size_t at = 0; at < s->n_held; at++)
+        for (size_t i = 0; i < g->options.n_stop; i++) {
+            size_t length = strlen(g->options.stop[i]);
+            if (length <= s->n_held - at && memcmp(s->held + at, g->options.stop[i], length) == 0) return at;
+        }
+    return s->n_held;
+}
+
+/* Number of held bytes that cannot become part of a stop string. */
+static size_t certain_bytes(const generation *g, const stream *s) {
+    for (size_t at = 0; at < s->n_held; at++)
+        for (size_t i = 0; i < g->options.n_stop; i++)
+            if (strlen(g->options.stop[i]) > s->n_held - at &&
+                memcmp(s->held + at, g->options.stop[i], s->n_held - at) == 0)
+                return at;
+    return s->n_held;
+}
+
+/* Sends the first n_bytes of the held text. */
+static void send_text(generation *g, size_t index, size_t n_bytes, uint32_t token, int finished, int reason) {
+    stream *s = &g->streams[index];
+    s->finished = finished;
+    if (g->options.callback != NULL &&
+        g->options.callback(g->options.user, index, s->held, n_bytes, token, finished, reason) != 0)
+        s->finished = 1;
+    s->n_held -= n_bytes;
+    memmove(s->held, s->held + n_bytes, s->n_held);
+}
+
+/* Draws the next token of a sequence from its logits, and ends the sequence where it ends. */
+static hyb_status draw_next(generation *g, size_t index, const float *logits) {
+    stream *s = &g->streams[index];
+    HYB_TRY(hyb_sample(g->model->ctx, &g->options.sampler, logits, g->model->config.vocab_size, index, s->n_tokens,
+                       &s->token));
+    if (g->out_tokens != NULL) g->out_tokens[index * g->options.max_tokens + s->n_tokens] = s->token;
+    s->n_tokens++;
+    if (g->options.stop_token >= 0 && s->token == (uint64_t)g->options.stop_token) {
+        send_text(g, index, s->n_held, s->token, 1, HYB_STOP_TOKEN);
+        return HYB_OK;
+    }
+    HYB_TRY(hold_text(g, s, s->token));
+    size_t stop = find_stop(g, s);
+    int full = s->n_tokens == g->options.max_tokens || hyb_session_length(g->session, index) == g->n_context;
+    if (stop < s->n_held)
+        send_text(g, index, stop, s->token, 1, HYB_STOP_STRING);
+    else if (full)
+        send_text(g, index, s->n_held, s->token, 1, HYB_STOP_LENGTH);
+    else
+        send_text(g, index, certain_bytes(g, s), s->token, 0, HYB_STOP_LENGTH);
+    return HYB_OK;
+}
+
+static hyb_status run_generation(generation *g, const uint32_t *const *prompts, const size_t *prompt_tokens) {
+    size_t vocab_size = g->model->config.vocab_size;
+    for (size_t i = 0; i < g->n; i++) {
+        HYB_TRY(hyb_session_truncate(g->session, i, 0));
+        HYB_TRY(hyb_session_feed(g->session, i, prompts[i], prompt_tokens[i], g->logits));
+        HYB_TRY(draw_next(g, i, g->logits));
+    }
+    for (;;) {
+        size_t active = 0;
+        for (size_t i = 0; i < g->n; i++) {
+            if (g->streams[i].finished) continue;
+            g->sequences[active] = (uint32_t)i;
+            g->tokens[active++] = g->streams[i].token;
+        }
+        if (active == 0) return HYB_OK;
+        HYB_TRY(hyb_session_step(g->session, g->sequences, g->tokens, active, g->logits));
+        for (size_t i = 0; i < active; i++) HYB_TRY(draw_next(g, g->sequences[i], g->logits + i * vocab_size));
+    }
+}
+
+static hyb_status check_options(hyb_ctx *ctx, const hyb_generate_options *given, generation *g) {
+    g->options = (hyb_generate_options){.struct_size = sizeof g->options, .stop_token = -1};
+    HYB_TRY(hyb_read_struct(ctx, "hyb_generate_options", &g->options, given, sizeof g->options));
+    HYB_TRY(hyb_sampler_check(ctx, &given->sampler, &g->options.sampler));
+    if (g->options.max_tokens == 0)
+        return hyb_fail(ctx, HYB_ERROR_INVALID_ARGUMENT, "max_tokens is 0, must be at least 1");
+    for (size_t i = 0; i < g->options.n_stop; i++)
+        if (g->options.stop == NULL || g->options.stop[i] == NULL || g->options.stop[i][0] == '\0')
+            return hyb_fail(ctx, HYB_ERROR_INVALID_ARGUMENT, "stop string %zu is empty", i);
+    return HYB_OK;
+}
+
+static hyb_status alloc_generation(hyb_ctx *ctx, generation *g) {
+    g->streams = hyb_alloc_zeroed(ctx, g->n, sizeof *g->streams);
+    g->logits = hyb_alloc(ctx, g->n * g->model->config.vocab_size, sizeof *g->logits);
+    g->sequences = hyb_alloc(ctx, g->n, sizeof *g->sequences);
+    g->tokens = hyb_alloc(ctx, g->n, sizeof *g->tokens);
+    int complete = g->streams != NULL && g->logits != NULL && g->sequences != NULL && g->tokens != NULL;
+    for (size_t i = 0; complete && i < g->n; i++) {
+        g->streams[i].capacity = 64;
+        g->streams[i].held = hyb_alloc(ctx, g->streams[i].capacity, 1);
+        complete = g->streams[i].held != NULL;
+    }
+    return complete ? HYB_OK : hyb_fail(ctx, HYB_ERROR_OUT_OF_MEMORY, "no memory to generate %zu sequences", g->n);
+}
+
+static void free_generation(hyb_ctx *ctx, generation *g) {
+    for (size_t i = 0; g->streams != NULL && i < g->n; i++) hyb_free(ctx, g->streams[i].held);
+    hyb_free(ctx, g->tokens);
+    hyb_free(ctx, g->sequences);
+    hyb_free(ctx, g->logits);
+    hyb_free(ctx, g->streams);
+}
+
+hyb_status hyb_generate(hyb_session *session, const uint32_t *const *prompts, const size_t *prompt_tokens, size_t n,
+                        const hyb_generate_options *options, uint32_t *tokens, size_t *n_tokens) {
+    if (session == NULL) return HYB_ERROR_INVALID_ARGUMENT;
+    generation g = {.session = session, .n = n, .out_tokens = tokens};
+    g.model = hyb_session_model(session);
+    g.n_context = hyb_session_context(session);
+    hyb_ctx *ctx = g.model->ctx;
+    if (prompts == NULL || prompt_tokens == NULL || options == NULL || n == 0 || n > hyb_session_sequences(session))
+        return hyb_fail(ctx, HYB_ERROR_INVALID_ARGUMENT, "1 to %zu prompts and options are needed",
+                        hyb_session_sequences(session));
+    for (size_t i = 0; i < n; i++)
+        if (prompts[i] == NULL || prompt_tokens[i] == 0)
+            return hyb_fail(ctx, HYB_ERROR_INVALID_ARGUMENT, "prompt %zu is empty: at least one token is needed", i);
+    HYB_TRY(check_options(ctx, options, &g));
+    hyb_status status = alloc_generation(ctx, &g);
+    if (status == HYB_OK) status = run_generation(&g, prompts, prompt_tokens);
+    for (size_t i = 0; status == HYB_OK && n_tokens != NULL && i < n; i++) n_tokens[i] = g.streams[i].n_tokens;
+    free_generation(ctx, &g);
+    return status;
+}

@@ -1,0 +1,99 @@
+/* attention.c - rotary embedding and grouped-query causal attention, forward.
+ *
+ * A task is a few tokens of one key-value head; the query heads of its group read the same keys and values. The
+ * arithmetic is the kernel's (kernels.h, hyb_attention_job). Sources: Su et al. 2021 (rotary); Ainslie et al. 2023
+ * (grouped queries).
+ */
+#include <math.h>
+
+#include "nn.h"
+
+float hyb_attention_scale(size_t head_dim) { return (float)(1.0 / sqrt((double)head_dim)); }
+
+typedef struct rotate_loop {
+    const hyb_language_model *model;
+    const hyb_batch *batch;
+    float *x;
+    size_t n_heads;
+    const float *sines;
+} rotate_loop;
+
+static void rotate_task(void *argument, size_t index, size_t worker) {
+    const rotate_loop *loop = argument;
+    size_t head_dim = loop->model->head_dim, half = head_dim / 2;
+    size_t first = index * HYB_TOKENS_PER_TASK, end = hyb_min_size(first + HYB_TOKENS_PER_TASK, loop->batch->n_tokens);
+    (void)worker;
+    for (size_t i = first; i < end; i++) {
+        size_t row = loop->batch->positions[i] * half;
+        float *x = loop->x + i * loop->n_heads * head_dim;
+        for (size_t h = 0; h < loop->n_heads; h++)
+            loop->model->ctx->kernels.rotate(x + h * head_dim, loop->model->cosines + row, loop->sines + row, half);
+    }
+}
+
+void hyb_rotate_forward(const hyb_language_model *model, const hyb_batch *batch, float *x, size_t n_heads,
+                        const float *sines) {
+    rotate_loop loop = {model, batch, x, n_heads, sines};
+    hyb_parallel(model->ctx, hyb_ceil_div(batch->n_tokens, HYB_TOKENS_PER_TASK), rotate_task, &loop);
+}
+
+typedef struct attention_loop {
+    const hyb_language_model *model;
+    const hyb_batch *batch;
+    const float *q;
+    const hyb_kv *kv;
+    const hyb_work *work;
+    float *out;
+    float scale;
+} attention_loop;
+
+/* The keys and values of one sequence and head as fp32 rows: in place, or dequantised into the worker's memory. */
+static void attention_rows(const attention_loop *loop, size_t worker, size_t sequence, size_t head, size_t n_keys,
+                           hyb_attention_job *job) {
+    const hyb_kv *kv = loop->kv;
+    size_t head_dim = loop->model->head_dim, kv_dim = loop->model->kv_dim;
+    size_t n_heads = loop->model->config.n_kv_heads, start = sequence * kv->n_context;
+    if (kv->format == HYB_CACHE_F32) {
+        job->keys = kv->keys + start * kv_dim + head * head_dim;
+        job->values = kv->values + start * kv_dim + head * head_dim;
+        job->ld = kv_dim;
+        return;
+    }
+    float *keys = loop->work->kv_rows + worker * 2 * loop->work->kv_row_floats;
+    float *values = keys + loop->work->kv_row_floats;
+    for (size_t j = 0; j < n_keys; j++) {
+        size_t at = (start + j) * kv_dim + head * head_dim, scale_at = (start + j) * n_heads + head;
+        const hyb_kernels *kernels = &loop->model->ctx->kernels;
+        kernels->dequantize_i8(kv->key_codes + at, head_dim, kv->key_scales[scale_at], keys + j * head_dim);
+        kernels->dequantize_i8(kv->value_codes + at, head_dim, kv->value_scales[scale_at], values + j * head_dim);
+    }
+    job->keys = keys;
+    job->values = values;
+    job->ld = head_dim;
+}
+
+static void attention_task(void *argument, size_t index, size_t worker) {
+    const attention_loop *loop = argument;
+    const hyb_language_model_config *config = &loop->model->config;
+    size_t head_dim = loop->model->head_dim, group = config->n_heads / config->n_kv_heads;
+    size_t kv_head = index % config->n_kv_heads, first = index / config->n_kv_heads * HYB_TOKENS_PER_TASK;
+    size_t end = hyb_min_size(first + HYB_TOKENS_PER_TASK, loop->batch->n_tokens);
+    hyb_attention_job job = {.head_dim = head_dim, .scale = loop->scale};
+    job.probabilities = loop->work->rows + worker * loop->work->row_floats;
+    for (size_t i = first; i < end; i++) {
+        job.n_keys = (size_t)loop->batch->positions[i] + 1;
+        attention_rows(loop, worker, loop->batch->sequences[i], kv_head, job.n_keys, &job);
+        for (size_t h = kv_head * group; h < (kv_head + 1) * group; h++) {
+            job.q = loop->q + i * config->dim + h * head_dim;
+            job.out = loop->out + i * config->dim + h * head_dim;
+            loop->model->ctx->kernels.attention(&job);
+        }
+    }
+}
+
+void hyb_attention_forward(const hyb_language_model *model, const hyb_batch *batch, const float *q, const hyb_kv *kv,
+                           const hyb_work *work, float *out) {
+    attention_loop loop = {model, batch, q, kv, work, out, hyb_attention_scale(model->head_dim)};
+    hyb_parallel(model->ctx, hyb_ceil_div(batch->n_tokens, HYB_TOKENS_PER_TASK) * model->config.n_kv_heads,
+                 attention_task, &loop);
+}

@@ -1,0 +1,209 @@
+/* backward.c - gradients of every parameter, hand-written, from the buffers that forward.c left.
+ *
+ * The quantisers are passed straight through (Bengio et al. 2013): the gradient of a layer's effective weights goes to
+ * its master weights, the gradient of its quantised input to the input. Per linear layer y = W x:
+ *   dW = dY^T X (TN product),  dX = dY W (NN product), with the dequantised X and effective W of the forward pass.
+ */
+#include "training.h"
+
+/* ---- linear layers ---- */
+
+typedef struct values_loop {
+    const hyb_ctx *ctx;
+    const hyb_activations *codes;
+    size_t n_tokens, n_cols;
+    float *values;
+} values_loop;
+
+static void values_task(void *argument, size_t index, size_t worker) {
+    const values_loop *loop = argument;
+    size_t first = index * HYB_TOKENS_PER_TASK, end = hyb_min_size(first + HYB_TOKENS_PER_TASK, loop->n_tokens);
+    (void)worker;
+    for (size_t i = first; i < end; i++)
+        loop->ctx->kernels.dequantize_i8(loop->codes->codes + i * loop->codes->ld, loop->n_cols, loop->codes->scales[i],
+                                         loop->values + i * loop->n_cols);
+}
+
+/* The input as the layer saw it, fp32 [n][n_cols]. */
+static const float *input_values(hyb_ctx *ctx, const hyb_input *input, int quantized, size_t n_tokens, size_t n_cols,
+                                 hyb_training *t) {
+    if (!quantized) return input->x;
+    values_loop loop = {ctx, &input->codes, n_tokens, n_cols, t->input_values};
+    hyb_parallel(ctx, hyb_ceil_div(n_tokens, HYB_TOKENS_PER_TASK), values_task, &loop);
+    return t->input_values;
+}
+
+static const float *effective_weights(hyb_ctx *ctx, const hyb_tensor *tensor, hyb_training *t) {
+    if (!hyb_tensor_is_quantized(tensor)) return tensor->values;
+    hyb_tensor_effective(ctx, tensor, t->effective);
+    return t->effective;
+}
+
+static void linear_backward(hyb_ctx *ctx, hyb_tensor *tensor, const float *x, size_t n_tokens, const float *dy,
+                            int accumulate_dx, float *dx, hyb_training *t) {
+    size_t rows = tensor->n_rows, cols = tensor->n_cols;
+    hyb_gemm_parallel(ctx, HYB_GEMM_TN, rows, cols, n_tokens, dy, rows, x, cols, 0, tensor->gradient, cols,
+                      t->work.gemm_scratch);
+    hyb_gemm_parallel(ctx, HYB_GEMM_NN, n_tokens, cols, rows, dy, rows, effective_weights(ctx, tensor, t), cols,
+                      accumulate_dx, dx, cols, t->work.gemm_scratch);
+}
+
+/* ---- norms ---- */
+
+typedef struct norm_loop {
+    const hyb_ctx *ctx;
+    const float *x, *gain, *rms;
+    float *dy, *dx; /* dx NULL: the result replaces dy */
+    size_t n_tokens, n_cols;
+    float *partials, *rows;
+    size_t row_floats;
+} norm_loop;
+
+static void norm_task(void *argument, size_t index, size_t worker) {
+    const norm_loop *loop = argument;
+    size_t n_cols = loop->n_cols, first = index * HYB_GAIN_CHUNK;
+    size_t end = hyb_min_size(first + HYB_GAIN_CHUNK, loop->n_tokens);
+    float *partial = loop->partials + index * n_cols, *row = loop->rows + worker * loop->row_floats;
+    memset(partial, 0, n_cols * sizeof *partial);
+    for (size_t i = first; i < end; i++) {
+        float *dy = loop->dy + i * n_cols, *dx = loop->dx ? loop->dx + i * n_cols : row;
+        if (loop->dx == NULL) memset(row, 0, n_cols * sizeof *row);
+        loop->ctx->kernels.rms_norm_backward(loop->x + i * n_cols, loop->gain, dy, n_cols, loop->rms[i], dx, partial);
+        if (loop->dx == NULL) memcpy(dy, row, n_cols * sizeof *row);
+    }
+}
+
+/* dx += (or dy = ) gradient of y = rms_norm(x) * gain; the gain's gradient is replaced. */
+static void norm_backward(hyb_ctx *ctx, const float *x, hyb_tensor *gain, const float *rms, size_t n_tokens, float *dy,
+                          float *dx, hyb_training *t) {
+    size_t n_cols = gain->n_cols, n_chunks = hyb_ceil_div(n_tokens, HYB_GAIN_CHUNK);
+    norm_loop loop = {
+        ctx, x, gain->values, rms, dy, dx, n_tokens, n_cols, t->gain_partials, t->work.rows, t->work.row_floats};
+    hyb_parallel(ctx, n_chunks, norm_task, &loop);
+    memset(gain->gradient, 0, n_cols * sizeof(float));
+    for (size_t i = 0; i < n_chunks; i++) ctx->kernels.add_f32(gain->gradient, t->gain_partials + i * n_cols, n_cols);
+}
+
+/* ---- a layer ---- */
+
+typedef struct gate_loop {
+    const hyb_language_model *model;
+    hyb_layer_state *state;
+    const float *d_gated;
+    size_t n_tokens;
+} gate_loop;
+
+static void gate_task(void *argument, size_t index, size_t worker) {
+    const gate_loop *loop = argument;
+    const hyb_kernels *kernels = &loop->model->ctx->kernels;
+    size_t width = loop->model->config.ffn_dim, first = index * HYB_TOKENS_PER_TASK;
+    size_t end = hyb_min_size(first + HYB_TOKENS_PER_TASK, loop->n_tokens), at = first * width;
+    float *gate = loop->state->gate + at, *up = loop->state->up + at;
+    (void)worker;
+    if (loop->model->config.activation == HYB_ACTIVATION_SILU)
+        kernels->gated_silu_backward(gate, up, loop->d_gated + at, (end - first) * width, gate, up);
+    else
+        kernels->gated_relu2_backward(gate, up, loop->d_gated + at, (end - first) * width, gate, up);
+}
+
+/* d_residual: gradient after the layer on entry, after attention on return. */
+static void ffn_backward(hyb_language_model *model, const hyb_layer *layer, hyb_layer_state *s, size_t n,
+                         hyb_training *t) {
+    hyb_ctx *ctx = model->ctx;
+    int quantized = hyb_tensor_is_quantized(layer->ffn_down);
+    size_t dim = model->config.dim, width = model->config.ffn_dim;
+    const float *x = input_values(ctx, &s->down_input, quantized, n, width, t);
+    linear_backward(ctx, layer->ffn_down, x, n, t->d_residual, 0, t->d_wide, t);
+    if (layer->ffn_sub_norm != NULL)
+        norm_backward(ctx, s->gated, layer->ffn_sub_norm, s->ffn_sub_rms, n, t->d_wide, NULL, t);
+    gate_loop loop = {model, s, t->d_wide, n};
+    hyb_parallel(ctx, hyb_ceil_div(n, HYB_TOKENS_PER_TASK), gate_task, &loop);
+    x = input_values(ctx, &s->ffn_input, quantized, n, dim, t);
+    linear_backward(ctx, layer->ffn_gate, x, n, s->gate, 0, t->d_input, t);
+    linear_backward(ctx, layer->ffn_up, x, n, s->up, 1, t->d_input, t);
+    norm_backward(ctx, s->residual_mid, layer->ffn_norm, s->ffn_rms, n, t->d_input, t->d_residual, t);
+}
+
+/* d_residual: gradient after attention on entry, before the layer on return. */
+static void attention_block_backward(hyb_language_model *model, const hyb_layer *layer, const hyb_batch *batch,
+                                     size_t n_context, hyb_layer_state *s, hyb_training *t) {
+    hyb_ctx *ctx = model->ctx;
+    int quantized = hyb_tensor_is_quantized(layer->attn_output);
+    size_t n = batch->n_tokens, dim = model->config.dim;
+    const float *x = input_values(ctx, &s->out_input, quantized, n, dim, t);
+    linear_backward(ctx, layer->attn_output, x, n, t->d_residual, 0, t->d_input, t);
+    if (layer->attn_sub_norm != NULL)
+        norm_backward(ctx, s->attn_out, layer->attn_sub_norm, s->attn_sub_rms, n, t->d_input, NULL, t);
+    hyb_attention_backward(model, s, batch, n_context, t->d_input, t);
+    x = input_values(ctx, &s->attn_input, quantized, n, dim, t);
+    linear_backward(ctx, layer->attn_q, x, n, t->d_q, 0, t->d_input, t);
+    linear_backward(ctx, layer->attn_k, x, n, t->d_k, 1, t->d_input, t);
+    linear_backward(ctx, layer->attn_v, x, n, t->d_v, 1, t->d_input, t);
+    norm_backward(ctx, s->residual_in, layer->attn_norm, s->attn_rms, n, t->d_input, t->d_residual, t);
+}
+
+/* ---- head and embedding ---- */
+
+/* Losses, gradient of the head, and d_input = gradient of the head's input. */
+static void head_backward(hyb_language_model *model, const hyb_batch *batch, hyb_training *t) {
+    hyb_ctx *ctx = model->ctx;
+    hyb_tensor *head = model->head;
+    size_t n = batch->n_tokens, dim = head->n_cols, vocab = head->n_rows;
+    hyb_input_forward(ctx, t->residual_final, model->final_norm, model->config.norm_epsilon, t->final_rms, n, dim,
+                      &t->work, &t->head_input);
+    const float *x = input_values(ctx, &t->head_input, hyb_tensor_is_quantized(head), n, dim, t);
+    const float *weights = effective_weights(ctx, head, t);
+    for (size_t first = 0; first < n; first += t->head_tokens) {
+        size_t count = hyb_min_size(t->head_tokens, n - first);
+        hyb_input part = t->head_input;
+        if (part.x) part.x += first * dim;
+        if (part.codes.codes) {
+            part.codes.codes += first * part.codes.ld;
+            part.codes.sums += first;
+            part.codes.scales += first;
+        }
+        hyb_linear_forward(ctx, head, &part, count, &t->work, t->logits);
+        hyb_cross_entropy(ctx, t->logits, t->targets + first, count, vocab, t->losses + first, 1.0f / (float)n);
+        hyb_gemm_parallel(ctx, HYB_GEMM_TN, vocab, dim, count, t->logits, vocab, x + first * dim, dim, first > 0,
+                          head->gradient, dim, t->work.gemm_scratch);
+        hyb_gemm_parallel(ctx, HYB_GEMM_NN, count, dim, vocab, t->logits, vocab, weights, dim, 0,
+                          t->d_input + first * dim, dim, t->work.gemm_scratch);
+    }
+}
+
+#define COLUMNS_PER_TASK ((size_t)16)
+
+typedef struct scatter_loop {
+    const hyb_ctx *ctx;
+    const hyb_batch *batch;
+    const float *d_residual;
+    float *gradient;
+    size_t dim;
+} scatter_loop;
+
+/* A task owns columns and goes through the tokens in order: no two tasks touch one element. */
+static void scatter_task(void *argument, size_t index, size_t worker) {
+    const scatter_loop *loop = argument;
+    size_t first = index * COLUMNS_PER_TASK, n = hyb_min_size(COLUMNS_PER_TASK, loop->dim - first);
+    (void)worker;
+    for (size_t i = 0; i < loop->batch->n_tokens; i++)
+        loop->ctx->kernels.add_f32(loop->gradient + loop->batch->tokens[i] * loop->dim + first,
+                                   loop->d_residual + i * loop->dim + first, n);
+}
+
+void hyb_backward(hyb_language_model *model, const hyb_batch *batch, size_t n_context) {
+    hyb_ctx *ctx = model->ctx;
+    hyb_training *t = model->training;
+    size_t n = batch->n_tokens, dim = model->config.dim;
+    head_backward(model, batch, t);
+    memset(t->d_residual, 0, n * dim * sizeof(float));
+    norm_backward(ctx, t->residual_final, model->final_norm, t->final_rms, n, t->d_input, t->d_residual, t);
+    for (size_t l = model->config.n_layers; l-- > 0;) {
+        ffn_backward(model, &model->layers[l], &t->states[l], n, t);
+        attention_block_backward(model, &model->layers[l], batch, n_context, &t->states[l], t);
+    }
+    if (model->head != model->embedding)
+        memset(model->embedding->gradient, 0, hyb_tensor_size(model->embedding) * sizeof(float));
+    scatter_loop loop = {ctx, batch, t->d_residual, model->embedding->gradient, dim};
+    hyb_parallel(ctx, hyb_ceil_div(dim, COLUMNS_PER_TASK), scatter_task, &loop);
+}

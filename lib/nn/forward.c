@@ -1,0 +1,161 @@
+/* forward.c - embedding, one decoder layer, head: the forward pass of training, evaluation and generation.
+ *
+ * With integer formats every step between token and logits is an EXACT kernel, so the bits are the same everywhere.
+ */
+#include "nn.h"
+
+typedef struct embedding_loop {
+    const hyb_language_model *model;
+    const hyb_batch *batch;
+    float *x;
+} embedding_loop;
+
+static void embedding_task(void *argument, size_t index, size_t worker) {
+    const embedding_loop *loop = argument;
+    const hyb_tensor *t = loop->model->embedding;
+    size_t first = index * HYB_TOKENS_PER_TASK, end = hyb_min_size(first + HYB_TOKENS_PER_TASK, loop->batch->n_tokens);
+    (void)worker;
+    for (size_t i = first; i < end; i++) {
+        float *row = loop->x + i * t->n_cols;
+        size_t token = loop->batch->tokens[i];
+        if (hyb_tensor_is_quantized(t))
+            hyb_weights_gather_row(t->packed, token, row);
+        else
+            memcpy(row, t->values + token * t->n_cols, t->n_cols * sizeof *row);
+    }
+}
+
+void hyb_embedding_forward(const hyb_language_model *model, const hyb_batch *batch, float *x) {
+    embedding_loop loop = {model, batch, x};
+    hyb_parallel(model->ctx, hyb_ceil_div(batch->n_tokens, HYB_TOKENS_PER_TASK), embedding_task, &loop);
+}
+
+/* out = a + b, rows of a task; out may be a. */
+typedef struct add_loop {
+    const hyb_ctx *ctx;
+    const float *a, *b;
+    float *out;
+    size_t n_tokens, n_cols;
+} add_loop;
+
+static void add_task(void *argument, size_t index, size_t worker) {
+    const add_loop *loop = argument;
+    size_t first = index * HYB_TOKENS_PER_TASK, end = hyb_min_size(first + HYB_TOKENS_PER_TASK, loop->n_tokens);
+    size_t at = first * loop->n_cols, size = (end - first) * loop->n_cols;
+    (void)worker;
+    if (loop->out != loop->a) memcpy(loop->out + at, loop->a + at, size * sizeof *loop->out);
+    loop->ctx->kernels.add_f32(loop->out + at, loop->b + at, size);
+}
+
+static void add_rows(hyb_ctx *ctx, const float *a, const float *b, size_t n_tokens, size_t n_cols, float *out) {
+    add_loop loop = {ctx, a, b, out, n_tokens, n_cols};
+    hyb_parallel(ctx, hyb_ceil_div(n_tokens, HYB_TOKENS_PER_TASK), add_task, &loop);
+}
+
+/* Writes the new tokens' keys and values to where attention reads them. */
+typedef struct store_loop {
+    const hyb_language_model *model;
+    const hyb_batch *batch;
+    const float *k, *v;
+    const hyb_kv *kv;
+} store_loop;
+
+static void store_codes(const store_loop *loop, size_t token, size_t place) {
+    size_t head_dim = loop->model->head_dim, kv_dim = loop->model->kv_dim, n_heads = loop->model->config.n_kv_heads;
+    const hyb_kernels *kernels = &loop->model->ctx->kernels;
+    int32_t sum;
+    for (size_t h = 0; h < n_heads; h++) {
+        size_t from = token * kv_dim + h * head_dim, to = place * kv_dim + h * head_dim;
+        hyb_quantize_token(kernels, loop->k + from, head_dim, loop->kv->key_codes + to, head_dim, &sum,
+                           &loop->kv->key_scales[place * n_heads + h]);
+        hyb_quantize_token(kernels, loop->v + from, head_dim, loop->kv->value_codes + to, head_dim, &sum,
+                           &loop->kv->value_scales[place * n_heads + h]);
+    }
+}
+
+static void store_task(void *argument, size_t index, size_t worker) {
+    const store_loop *loop = argument;
+    size_t first = index * HYB_TOKENS_PER_TASK, end = hyb_min_size(first + HYB_TOKENS_PER_TASK, loop->batch->n_tokens);
+    size_t kv_dim = loop->model->kv_dim;
+    (void)worker;
+    for (size_t i = first; i < end; i++) {
+        size_t place = loop->batch->sequences[i] * loop->kv->n_context + loop->batch->positions[i];
+        if (loop->kv->format == HYB_CACHE_INT8) {
+            store_codes(loop, i, place);
+        } else {
+            memcpy(loop->kv->keys + place * kv_dim, loop->k + i * kv_dim, kv_dim * sizeof(float));
+            memcpy(loop->kv->values + place * kv_dim, loop->v + i * kv_dim, kv_dim * sizeof(float));
+        }
+    }
+}
+
+static void attention_block(const hyb_language_model *model, const hyb_layer *layer, const hyb_batch *batch,
+                            hyb_layer_state *s, const hyb_kv *kv, const hyb_work *work) {
+    hyb_ctx *ctx = model->ctx;
+    const hyb_language_model_config *config = &model->config;
+    size_t n = batch->n_tokens, dim = config->dim;
+    hyb_input_forward(ctx, s->residual_in, layer->attn_norm, config->norm_epsilon, s->attn_rms, n, dim, work,
+                      &s->attn_input);
+    hyb_linear_forward(ctx, layer->attn_q, &s->attn_input, n, work, s->q);
+    hyb_linear_forward(ctx, layer->attn_k, &s->attn_input, n, work, s->k);
+    hyb_linear_forward(ctx, layer->attn_v, &s->attn_input, n, work, s->v);
+    hyb_rotate_forward(model, batch, s->q, config->n_heads, model->sines);
+    hyb_rotate_forward(model, batch, s->k, config->n_kv_heads, model->sines);
+    if (kv->keys != s->k) {
+        store_loop loop = {model, batch, s->k, s->v, kv};
+        hyb_parallel(ctx, hyb_ceil_div(n, HYB_TOKENS_PER_TASK), store_task, &loop);
+    }
+    hyb_attention_forward(model, batch, s->q, kv, work, s->attn_out);
+    hyb_input_forward(ctx, s->attn_out, layer->attn_sub_norm, config->norm_epsilon, s->attn_sub_rms, n, dim, work,
+                      &s->out_input);
+    hyb_linear_forward(ctx, layer->attn_output, &s->out_input, n, work, work->projected);
+    add_rows(ctx, s->residual_in, work->projected, n, dim, s->residual_mid);
+}
+
+typedef struct gate_loop {
+    const hyb_language_model *model;
+    const hyb_layer_state *state;
+    size_t n_tokens;
+} gate_loop;
+
+static void gate_task(void *argument, size_t index, size_t worker) {
+    const gate_loop *loop = argument;
+    const hyb_kernels *kernels = &loop->model->ctx->kernels;
+    size_t width = loop->model->config.ffn_dim;
+    size_t first = index * HYB_TOKENS_PER_TASK, end = hyb_min_size(first + HYB_TOKENS_PER_TASK, loop->n_tokens);
+    size_t at = first * width, size = (end - first) * width;
+    (void)worker;
+    if (loop->model->config.activation == HYB_ACTIVATION_SILU)
+        kernels->gated_silu(loop->state->gate + at, loop->state->up + at, size, loop->state->gated + at);
+    else
+        kernels->gated_relu2(loop->state->gate + at, loop->state->up + at, size, loop->state->gated + at);
+}
+
+static void ffn_block(const hyb_language_model *model, const hyb_layer *layer, size_t n, hyb_layer_state *s,
+                      const hyb_work *work, float *residual_out) {
+    hyb_ctx *ctx = model->ctx;
+    const hyb_language_model_config *config = &model->config;
+    hyb_input_forward(ctx, s->residual_mid, layer->ffn_norm, config->norm_epsilon, s->ffn_rms, n, config->dim, work,
+                      &s->ffn_input);
+    hyb_linear_forward(ctx, layer->ffn_gate, &s->ffn_input, n, work, s->gate);
+    hyb_linear_forward(ctx, layer->ffn_up, &s->ffn_input, n, work, s->up);
+    gate_loop loop = {model, s, n};
+    hyb_parallel(ctx, hyb_ceil_div(n, HYB_TOKENS_PER_TASK), gate_task, &loop);
+    hyb_input_forward(ctx, s->gated, layer->ffn_sub_norm, config->norm_epsilon, s->ffn_sub_rms, n, config->ffn_dim,
+                      work, &s->down_input);
+    hyb_linear_forward(ctx, layer->ffn_down, &s->down_input, n, work, work->projected);
+    add_rows(ctx, s->residual_mid, work->projected, n, config->dim, residual_out);
+}
+
+void hyb_layer_forward(const hyb_language_model *model, const hyb_layer *layer, const hyb_batch *batch,
+                       hyb_layer_state *state, const hyb_kv *kv, const hyb_work *work, float *residual_out) {
+    attention_block(model, layer, batch, state, kv, work);
+    ffn_block(model, layer, batch->n_tokens, state, work, residual_out);
+}
+
+void hyb_head_forward(const hyb_language_model *model, const float *residual, size_t n_tokens, const hyb_work *work,
+                      float *rms, hyb_input *input, float *logits) {
+    hyb_input_forward(model->ctx, residual, model->final_norm, model->config.norm_epsilon, rms, n_tokens,
+                      model->config.dim, work, input);
+    hyb_linear_forward(model->ctx, model->head, input, n_tokens, work, logits);
+}

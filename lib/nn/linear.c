@@ -1,0 +1,155 @@
+/* linear.c - quantised linear layers: master weights to packed weights, inputs to int8, and the product.
+ *
+ * The forward pass is one for training and inference, except that F32 layers use the GEMM while training.
+ */
+#include "nn.h"
+
+size_t hyb_rows_per_task(size_t n_cols) {
+    size_t rows = 16384 / (n_cols ? n_cols : 1);
+    rows = rows / HYB_BLOCK_ROWS * HYB_BLOCK_ROWS; /* whole row blocks, so that packing may use the same split */
+    return rows ? rows : HYB_BLOCK_ROWS;
+}
+
+typedef struct repack_loop {
+    const hyb_ctx *ctx;
+    hyb_tensor *tensor;
+    const int8_t *next;
+    size_t rows_per_task;
+    uint64_t n_flipped[HYB_MAX_THREADS], n_zeros[HYB_MAX_THREADS]; /* integers: order does not matter */
+} repack_loop;
+
+static void repack_task(void *argument, size_t index, size_t worker) {
+    repack_loop *loop = argument;
+    hyb_tensor *t = loop->tensor;
+    size_t first = index * loop->rows_per_task, n = hyb_min_size(loop->rows_per_task, t->n_rows - first);
+    size_t offset = first * t->n_cols, size = n * t->n_cols, zeros = 0;
+    loop->n_flipped[worker] += loop->ctx->kernels.count_flips(t->codes + offset, loop->next + offset, size, &zeros);
+    loop->n_zeros[worker] += zeros;
+    memcpy(t->codes + offset, loop->next + offset, size);
+    hyb_weights_fill_rows(loop->ctx, t->packed, t->codes, t->scales, t->n_scales, first / HYB_BLOCK_ROWS,
+                          hyb_ceil_div(n, HYB_BLOCK_ROWS));
+}
+
+hyb_status hyb_tensor_quantize(hyb_ctx *ctx, hyb_tensor *tensor, int8_t *next_codes, uint64_t *n_flipped,
+                               uint64_t *n_zeros) {
+    hyb_status status = hyb_quantize(ctx, &tensor->quantizer, tensor->values, tensor->n_rows, tensor->n_cols,
+                                     next_codes, tensor->scales);
+    if (status != HYB_OK) {
+        char detail[sizeof ctx->last_error];
+        memcpy(detail, ctx->last_error, sizeof detail);
+        return hyb_fail(ctx, status, "%s: %.200s", tensor->name, detail);
+    }
+    repack_loop loop = {.ctx = ctx, .tensor = tensor, .next = next_codes};
+    loop.rows_per_task = hyb_rows_per_task(tensor->n_cols);
+    hyb_parallel(ctx, hyb_ceil_div(tensor->n_rows, loop.rows_per_task), repack_task, &loop);
+    for (size_t i = 0; i < HYB_MAX_THREADS; i++) {
+        if (n_flipped) *n_flipped += loop.n_flipped[i];
+        if (n_zeros) *n_zeros += loop.n_zeros[i];
+    }
+    return HYB_OK;
+}
+
+typedef struct effective_loop {
+    const hyb_ctx *ctx;
+    const hyb_tensor *tensor;
+    float *values;
+    size_t rows_per_task;
+} effective_loop;
+
+static void effective_task(void *argument, size_t index, size_t worker) {
+    const effective_loop *loop = argument;
+    const hyb_tensor *t = loop->tensor;
+    size_t first = index * loop->rows_per_task, end = first + hyb_min_size(loop->rows_per_task, t->n_rows - first);
+    (void)worker;
+    for (size_t r = first; r < end; r++) {
+        float *row = loop->values + r * t->n_cols;
+        if (t->codes != NULL)
+            loop->ctx->kernels.dequantize_i8(t->codes + r * t->n_cols, t->n_cols, t->scales[t->n_scales > 1 ? r : 0],
+                                             row);
+        else if (t->packed != NULL)
+            hyb_weights_gather_row(t->packed, r, row);
+        else
+            memcpy(row, t->values + r * t->n_cols, t->n_cols * sizeof *row);
+    }
+}
+
+void hyb_tensor_effective(hyb_ctx *ctx, const hyb_tensor *tensor, float *values) {
+    effective_loop loop = {ctx, tensor, values, hyb_rows_per_task(tensor->n_cols)};
+    hyb_parallel(ctx, hyb_ceil_div(tensor->n_rows, loop.rows_per_task), effective_task, &loop);
+}
+
+/* F32 weights in inference: every dot product in the contract's order. */
+typedef struct dense_loop {
+    const hyb_ctx *ctx;
+    const hyb_tensor *tensor;
+    const float *x;
+    size_t n_tokens, rows_per_task, n_row_tasks;
+    float *y;
+} dense_loop;
+
+static void dense_task(void *argument, size_t index, size_t worker) {
+    const dense_loop *loop = argument;
+    const hyb_tensor *t = loop->tensor;
+    size_t first_token = index / loop->n_row_tasks * HYB_TOKENS_PER_TASK;
+    size_t end_token = hyb_min_size(first_token + HYB_TOKENS_PER_TASK, loop->n_tokens);
+    size_t first = index % loop->n_row_tasks * loop->rows_per_task;
+    size_t end = hyb_min_size(first + loop->rows_per_task, t->n_rows);
+    (void)worker;
+    for (size_t r = first; r < end; r++)
+        for (size_t i = first_token; i < end_token; i++)
+            loop->y[i * t->n_rows + r] =
+                loop->ctx->kernels.dot_f32(loop->x + i * t->n_cols, t->values + r * t->n_cols, t->n_cols);
+}
+
+void hyb_linear_forward(hyb_ctx *ctx, const hyb_tensor *tensor, const hyb_input *input, size_t n_tokens,
+                        const hyb_work *work, float *y) {
+    if (hyb_tensor_is_quantized(tensor)) {
+        hyb_matmul_parallel(ctx, tensor->packed, &input->codes, n_tokens, y, NULL, tensor->n_rows,
+                            work->matmul_scratch);
+    } else if (work->training) {
+        hyb_gemm_parallel(ctx, HYB_GEMM_NT, n_tokens, tensor->n_rows, tensor->n_cols, input->x, tensor->n_cols,
+                          tensor->values, tensor->n_cols, 0, y, tensor->n_rows, work->gemm_scratch);
+    } else {
+        dense_loop loop = {.ctx = ctx, .tensor = tensor, .x = input->x, .n_tokens = n_tokens, .y = y};
+        loop.rows_per_task = hyb_rows_per_task(tensor->n_cols);
+        loop.n_row_tasks = hyb_ceil_div(tensor->n_rows, loop.rows_per_task);
+        hyb_parallel(ctx, loop.n_row_tasks * hyb_ceil_div(n_tokens, HYB_TOKENS_PER_TASK), dense_task, &loop);
+    }
+}
+
+typedef struct input_loop {
+    const hyb_ctx *ctx;
+    const float *source;
+    const float *gain;
+    float epsilon;
+    float *rms;
+    size_t n_tokens, n_cols;
+    const hyb_work *work;
+    const hyb_input *input;
+} input_loop;
+
+static void input_task(void *argument, size_t index, size_t worker) {
+    const input_loop *loop = argument;
+    const hyb_kernels *kernels = &loop->ctx->kernels;
+    const hyb_input *input = loop->input;
+    size_t first = index * HYB_TOKENS_PER_TASK, end = hyb_min_size(first + HYB_TOKENS_PER_TASK, loop->n_tokens);
+    for (size_t i = first; i < end; i++) {
+        const float *x = loop->source + i * loop->n_cols;
+        if (loop->gain != NULL) {
+            float *y = input->x ? input->x + i * loop->n_cols : loop->work->rows + worker * loop->work->row_floats;
+            float r = kernels->rms_norm(x, loop->gain, loop->n_cols, loop->epsilon, y);
+            if (loop->rms != NULL) loop->rms[i] = r;
+            x = y;
+        }
+        if (input->codes.codes != NULL)
+            hyb_quantize_token(kernels, x, loop->n_cols, input->codes.codes + i * input->codes.ld, input->codes.ld,
+                               &input->codes.sums[i], &input->codes.scales[i]);
+    }
+}
+
+void hyb_input_forward(hyb_ctx *ctx, const float *source, const hyb_tensor *gain, float epsilon, float *rms,
+                       size_t n_tokens, size_t n_cols, const hyb_work *work, hyb_input *input) {
+    input_loop loop = {ctx, source, gain ? gain->values : NULL, epsilon, rms, n_tokens, n_cols, work, input};
+    if (gain == NULL && input->codes.codes == NULL) return;
+    hyb_parallel(ctx, hyb_ceil_div(n_tokens, HYB_TOKENS_PER_TASK), input_task, &loop);
+}

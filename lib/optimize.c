@@ -1,0 +1,156 @@
+/* optimize.c - updates of master weights: AdamW and the learning-rate schedules (sources: hybrid/optimize.h), and the
+ * sum of squares behind gradient clipping.
+ */
+#include <math.h>
+
+#include <hybrid/optimize.h>
+
+#include "common.h"
+
+/* Elements that one task handles. Part of the definition of hyb_sum_squares: it fixes the order of additions. */
+#define CHUNK ((size_t)65536)
+
+/* ---- AdamW ---- */
+
+static hyb_status check_adamw(hyb_ctx *ctx, const hyb_adamw *a) {
+    const struct {
+        const char *name;
+        float value;
+        int below_one;
+    } fields[] = {{"learning_rate", a->learning_rate, 0},
+                  {"beta1", a->beta1, 1},
+                  {"beta2", a->beta2, 1},
+                  {"epsilon", a->epsilon, 0},
+                  {"weight_decay", a->weight_decay, 0},
+                  {"gradient_scale", a->gradient_scale, 0}};
+    for (size_t i = 0; i < sizeof fields / sizeof *fields; ++i) {
+        if (hyb_is_finite(fields[i].value) && fields[i].value >= 0 && (!fields[i].below_one || fields[i].value < 1))
+            continue;
+        return hyb_fail(ctx, HYB_ERROR_INVALID_ARGUMENT, "adamw: %s is %g; it must be %s", fields[i].name,
+                        (double)fields[i].value, fields[i].below_one ? "at least 0 and below 1" : "0 or more, finite");
+    }
+    if (a->epsilon <= 0) {
+        return hyb_fail(ctx, HYB_ERROR_INVALID_ARGUMENT, "adamw: epsilon is %g; it must be above 0 (1e-8 is usual)",
+                        (double)a->epsilon);
+    }
+    if (a->step == 0) {
+        return hyb_fail(ctx, HYB_ERROR_INVALID_ARGUMENT, "adamw: step is 0; count from 1 for the first update");
+    }
+    return HYB_OK;
+}
+
+typedef struct adamw_loop {
+    const hyb_kernels *kernels;
+    hyb_adamw_job whole;
+} adamw_loop;
+
+static void adamw_task(void *argument, size_t index, size_t worker) {
+    const adamw_loop *loop = argument;
+    hyb_adamw_job job = loop->whole;
+    size_t first = index * CHUNK;
+    (void)worker;
+    job.n = hyb_min_size(CHUNK, job.n - first);
+    job.gradient += first;
+    job.weights += first;
+    job.first_moment += first;
+    job.second_moment += first;
+    loop->kernels->adamw(&job);
+}
+
+hyb_status hyb_adamw_update(hyb_ctx *ctx, const hyb_adamw *adamw, size_t n, const float *gradient, float *weights,
+                            float *first_moment, float *second_moment) {
+    if (ctx == NULL) return HYB_ERROR_INVALID_ARGUMENT;
+    if (adamw == NULL) return hyb_fail(ctx, HYB_ERROR_INVALID_ARGUMENT, "adamw: the options are NULL");
+    HYB_TRY(check_adamw(ctx, adamw));
+    if (n == 0) return HYB_OK;
+    if (gradient == NULL || weights == NULL || first_moment == NULL || second_moment == NULL) {
+        return hyb_fail(ctx, HYB_ERROR_INVALID_ARGUMENT, "adamw: %s is NULL",
+                        gradient == NULL       ? "gradient"
+                        : weights == NULL      ? "weights"
+                        : first_moment == NULL ? "first_moment"
+                                               : "second_moment");
+    }
+    double rate = (double)adamw->learning_rate, beta1 = (double)adamw->beta1, beta2 = (double)adamw->beta2;
+    double t = (double)adamw->step;
+    adamw_loop loop = {&ctx->kernels, {gradient, weights, first_moment, second_moment, n, 0, 0, 0, 0, 0, 0, 0, 0, 0}};
+    hyb_adamw_job *job = &loop.whole;
+    job->gradient_scale = adamw->gradient_scale;
+    job->beta1 = adamw->beta1;
+    job->one_minus_beta1 = (float)(1.0 - beta1);
+    job->beta2 = adamw->beta2;
+    job->one_minus_beta2 = (float)(1.0 - beta2);
+    job->decay = (float)(1.0 - rate * (double)adamw->weight_decay);
+    job->step_size = (float)(rate / (1.0 - pow(beta1, t)));
+    job->inv_sqrt_correction2 = (float)(1.0 / sqrt(1.0 - pow(beta2, t)));
+    job->epsilon = adamw->epsilon;
+    hyb_parallel(ctx, hyb_ceil_div(n, CHUNK), adamw_task, &loop);
+    return HYB_OK;
+}
+
+/* ---- Schedule ---- */
+
+hyb_status hyb_schedule_multiplier(const hyb_schedule *schedule, uint64_t step, double *multiplier) {
+    const double pi = 3.14159265358979323846;
+    if (schedule == NULL || multiplier == NULL || step == 0) return HYB_ERROR_INVALID_ARGUMENT;
+    const hyb_schedule s = *schedule;
+    if (s.shape < HYB_SCHEDULE_CONSTANT || s.shape > HYB_SCHEDULE_WSD || s.total_steps == 0 ||
+        !(s.final_ratio >= 0 && s.final_ratio <= 1) || s.warmup_steps > s.total_steps) {
+        return HYB_ERROR_INVALID_ARGUMENT;
+    }
+    if (s.shape == HYB_SCHEDULE_WSD && s.decay_steps > s.total_steps - s.warmup_steps) {
+        return HYB_ERROR_INVALID_ARGUMENT;
+    }
+    if (step <= s.warmup_steps) {
+        *multiplier = (double)step / (double)s.warmup_steps;
+        return HYB_OK;
+    }
+    uint64_t span = s.shape == HYB_SCHEDULE_WSD ? s.decay_steps : s.total_steps - s.warmup_steps;
+    uint64_t start = s.total_steps - span; /* the shape falls from here to total_steps */
+    double done = step <= start ? 0.0 : step >= s.total_steps ? 1.0 : (double)(step - start) / (double)span;
+    double fall = s.shape == HYB_SCHEDULE_CONSTANT ? 0.0
+                  : s.shape == HYB_SCHEDULE_COSINE ? 0.5 - 0.5 * cos(pi * done)
+                                                   : done;
+    *multiplier = 1.0 - (1.0 - (double)s.final_ratio) * fall;
+    return HYB_OK;
+}
+
+/* ---- Sum of squares ---- */
+
+typedef struct squares_loop {
+    const hyb_kernels *kernels;
+    const float *values;
+    size_t n;
+    double *sums; /* of each chunk */
+} squares_loop;
+
+static void squares_task(void *argument, size_t index, size_t worker) {
+    const squares_loop *loop = argument;
+    size_t first = index * CHUNK;
+    (void)worker;
+    loop->sums[index] = loop->kernels->sum_squares_f64(loop->values + first, hyb_min_size(CHUNK, loop->n - first));
+}
+
+hyb_status hyb_sum_squares(hyb_ctx *ctx, const float *values, size_t n, double *sum) {
+    double sums[256], total = 0; /* chunks at a time, so that no memory is asked for */
+    if (ctx == NULL) return HYB_ERROR_INVALID_ARGUMENT;
+    if (sum == NULL || (values == NULL && n != 0)) {
+        return hyb_fail(ctx, HYB_ERROR_INVALID_ARGUMENT, "sum_squares: %s is NULL", sum == NULL ? "sum" : "values");
+    }
+    const size_t batch = sizeof sums / sizeof *sums * CHUNK;
+    for (size_t first = 0; first < n; first += batch) {
+        squares_loop loop = {&ctx->kernels, values + first, hyb_min_size(batch, n - first), sums};
+        size_t n_chunks = hyb_ceil_div(loop.n, CHUNK);
+        hyb_parallel(ctx, n_chunks, squares_task, &loop);
+        for (size_t i = 0; i < n_chunks; ++i) total += sums[i];
+        if (n - first <= batch) break; /* first + batch could overflow */
+    }
+    /* Squares of finite floats cannot overflow a double, so anything else came in. */
+    if (!(total <= 1.7976931348623157e308)) {
+        size_t i = 0;
+        while (i < n && hyb_is_finite(values[i])) ++i;
+        return hyb_fail(ctx, HYB_ERROR_NOT_FINITE, "sum_squares: value %zu is %s", i,
+                        i < n && values[i] != values[i] ? "NaN" : "infinite");
+    }
+    *sum = total;
+    return HYB_OK;
+}

@@ -1,0 +1,345 @@
+/* vector_template.h - the float kernels over vectors, written once in v16 operations. A file of lib/x86 includes a
+ * v16_<isa>.h, defines SIMD_NAME(op) (hyb_<op>_<isa>), SIMD_TARGET, V16_KEYS, V16_VALUES, and then includes this file.
+ *
+ * EXACT kernels do what lib/ref does, lane by lane: element i in lane i % 16. A lane that a tail leaves out adds +0,
+ * which changes nothing, since sums begin at +0 and so are never -0.
+ */
+#ifndef SIMD_NAME
+#error "include through a file of lib/x86"
+#endif
+
+/* for (i = 0, 16, ...) with n_lanes = 16, then one turn for the tail; the body is compiled once for each. */
+#define V16_FOR(i, n, full, tail)                                                                                      \
+    do {                                                                                                               \
+        size_t i = 0;                                                                                                  \
+        for (; i + HYB_LANES <= (n); i += HYB_LANES) full;                                                             \
+        if (i < (n)) tail;                                                                                             \
+    } while (0)
+
+/* ---- Loads and stores of 16 lanes, or of the first n ---- */
+
+V16_FUNCTION v16 v16_get(const float *p, size_t n) { return n == HYB_LANES ? v16_load(p) : v16_load_part(p, n); }
+V16_FUNCTION void v16_put(float *p, size_t n, v16 x) {
+    if (n == HYB_LANES) {
+        v16_store(p, x);
+    } else {
+        v16_store_part(p, n, x);
+    }
+}
+
+/* ---- EXACT ---- */
+
+V16_FUNCTION v16 v16_exp(v16 x) {
+    const v16 magic = v16_set1(12582912.0f); /* 1.5 * 2^23 */
+    x = v16_min(v16_set1(88.72283f), v16_max(v16_set1(-87.33654f), x));
+    v16 shifted = v16_add(v16_mul(x, v16_set1(1.44269504f)), magic), n = v16_sub(shifted, magic);
+    v16 r = v16_sub(v16_sub(x, v16_mul(n, v16_set1(0.693359375f))), v16_mul(n, v16_set1(-2.12194440e-4f)));
+    v16 p = v16_set1(1.9875691500e-4f);
+    p = v16_add(v16_mul(p, r), v16_set1(1.3981999507e-3f));
+    p = v16_add(v16_mul(p, r), v16_set1(8.3334519073e-3f));
+    p = v16_add(v16_mul(p, r), v16_set1(4.1665795894e-2f));
+    p = v16_add(v16_mul(p, r), v16_set1(1.6666665459e-1f));
+    p = v16_add(v16_mul(p, r), v16_set1(5.0000001201e-1f));
+    v16 t = v16_add(v16_add(v16_mul(p, v16_mul(r, r)), r), v16_set1(1.0f));
+    return v16_exp_scale(t, n, shifted);
+}
+
+SIMD_TARGET uint32_t SIMD_NAME(max_abs_bits)(const float *x, size_t n) {
+    v16 a = v16_zero(), b = v16_zero();
+    size_t i = 0;
+    for (; i + 2 * HYB_LANES <= n; i += 2 * HYB_LANES) {
+        a = v16_max_bits(a, v16_abs(v16_load(x + i)));
+        b = v16_max_bits(b, v16_abs(v16_load(x + i + HYB_LANES)));
+    }
+    for (; i < n; i += HYB_LANES) {
+        a = v16_max_bits(a, v16_abs(v16_load_part(x + i, hyb_min_size(n - i, HYB_LANES))));
+    }
+    return v16_reduce_max_bits(v16_max_bits(a, b));
+}
+
+SIMD_TARGET float SIMD_NAME(max_f32)(const float *x, size_t n) {
+    v16 a = v16_set1(x[0]), b = a;
+    size_t i = 0;
+    for (; i + 2 * HYB_LANES <= n; i += 2 * HYB_LANES) {
+        a = v16_max(v16_load(x + i), a);
+        b = v16_max(v16_load(x + i + HYB_LANES), b);
+    }
+    for (; i < n; i += HYB_LANES) a = v16_max(v16_load_part_or(x + i, hyb_min_size(n - i, HYB_LANES), a), a);
+    return v16_reduce_max(v16_max(a, b)) + 0.0f; /* whichever zero it is becomes +0 */
+}
+
+SIMD_TARGET float SIMD_NAME(sum_abs_f32)(const float *x, size_t n) {
+    v16 sum = v16_zero();
+    V16_FOR(i, n, sum = v16_add(sum, v16_abs(v16_load(x + i))),
+            sum = v16_add(sum, v16_abs(v16_load_part(x + i, n - i))));
+    return v16_reduce_add(sum);
+}
+
+V16_FUNCTION float v16_dot(const float *a, const float *b, size_t n) {
+    v16 sum = v16_zero();
+    V16_FOR(i, n, sum = v16_add(sum, v16_mul(v16_load(a + i), v16_load(b + i))),
+            sum = v16_add(sum, v16_mul(v16_load_part(a + i, n - i), v16_load_part(b + i, n - i))));
+    return v16_reduce_add(sum);
+}
+SIMD_TARGET float SIMD_NAME(dot_f32)(const float *a, const float *b, size_t n) { return v16_dot(a, b, n); }
+
+SIMD_TARGET void SIMD_NAME(add_f32)(float *y, const float *x, size_t n) {
+    V16_FOR(i, n, v16_store(y + i, v16_add(v16_load(y + i), v16_load(x + i))),
+            v16_store_part(y + i, n - i, v16_add(v16_load_part(y + i, n - i), v16_load_part(x + i, n - i))));
+}
+
+SIMD_TARGET void SIMD_NAME(scale_f32)(float *y, const float *x, size_t n, float s) {
+    v16 factor = v16_set1(s);
+    V16_FOR(i, n, v16_store(y + i, v16_mul(v16_load(x + i), factor)),
+            v16_store_part(y + i, n - i, v16_mul(v16_load_part(x + i, n - i), factor)));
+}
+
+SIMD_TARGET float SIMD_NAME(rms_norm)(const float *x, const float *gain, size_t n, float epsilon, float *y) {
+    v16 mean = v16_set1(v16_dot(x, x, n) / (float)n + epsilon);
+    v16 r = v16_div(v16_set1(1.0f), v16_sqrt(mean));
+    V16_FOR(
+        i, n, v16_store(y + i, v16_mul(v16_mul(v16_load(x + i), r), v16_load(gain + i))),
+        v16_store_part(y + i, n - i, v16_mul(v16_mul(v16_load_part(x + i, n - i), r), v16_load_part(gain + i, n - i))));
+    float result[HYB_LANES];
+    v16_store(result, r);
+    return result[0];
+}
+
+V16_FUNCTION float v16_exp_sum(const float *x, size_t n, float offset, float *y) {
+    v16 sum = v16_zero(), shift = v16_set1(offset);
+    size_t i = 0;
+    for (; i + HYB_LANES <= n; i += HYB_LANES) {
+        v16 e = v16_exp(v16_sub(v16_load(x + i), shift));
+        v16_store(y + i, e);
+        sum = v16_add(sum, e);
+    }
+    if (i < n) {
+        v16 e = v16_exp(v16_sub(v16_load_part(x + i, n - i), shift));
+        v16_store_part(y + i, n - i, e);
+        sum = v16_add(sum, v16_keep(n - i, e));
+    }
+    return v16_reduce_add(sum);
+}
+SIMD_TARGET float SIMD_NAME(exp_sum)(const float *x, size_t n, float offset, float *y) {
+    return v16_exp_sum(x, n, offset, y);
+}
+
+V16_FUNCTION v16 v16_one_plus_exp_minus(v16 g) { return v16_add(v16_set1(1.0f), v16_exp(v16_negate(g))); }
+V16_FUNCTION v16 v16_gated_silu(v16 g, v16 u) { return v16_mul(v16_div(g, v16_one_plus_exp_minus(g)), u); }
+SIMD_TARGET void SIMD_NAME(gated_silu)(const float *gate, const float *up, size_t n, float *out) {
+    V16_FOR(
+        i, n, v16_store(out + i, v16_gated_silu(v16_load(gate + i), v16_load(up + i))),
+        v16_store_part(out + i, n - i, v16_gated_silu(v16_load_part(gate + i, n - i), v16_load_part(up + i, n - i))));
+}
+
+V16_FUNCTION v16 v16_gated_relu2(v16 g, v16 u) {
+    v16 positive = v16_max(v16_zero(), g); /* in this order a NaN stays */
+    return v16_mul(v16_mul(positive, positive), u);
+}
+SIMD_TARGET void SIMD_NAME(gated_relu2)(const float *gate, const float *up, size_t n, float *out) {
+    V16_FOR(
+        i, n, v16_store(out + i, v16_gated_relu2(v16_load(gate + i), v16_load(up + i))),
+        v16_store_part(out + i, n - i, v16_gated_relu2(v16_load_part(gate + i, n - i), v16_load_part(up + i, n - i))));
+}
+
+V16_FUNCTION void v16_rotate(float *x, float *y, const float *cosines, const float *sines, size_t n) {
+    v16 a = v16_get(x, n), b = v16_get(y, n), c = v16_get(cosines, n), s = v16_get(sines, n);
+    v16_put(x, n, v16_sub(v16_mul(a, c), v16_mul(b, s)));
+    v16_put(y, n, v16_add(v16_mul(a, s), v16_mul(b, c)));
+}
+SIMD_TARGET void SIMD_NAME(rotate)(float *x, const float *cosines, const float *sines, size_t half) {
+    V16_FOR(i, half, v16_rotate(x + i, x + half + i, cosines + i, sines + i, HYB_LANES),
+            v16_rotate(x + i, x + half + i, cosines + i, sines + i, half - i));
+}
+
+/* ---- attention ---- */
+
+/* Lane sums of q k_j for V16_KEYS keys at once: independent chains of additions hide their latency. */
+V16_FUNCTION void v16_key_lanes(const hyb_attention_job *job, size_t first, v16 *lanes) {
+    const float *keys = job->keys + first * job->ld;
+    v16 sum[V16_KEYS];
+    size_t d = 0;
+    HYB_UNROLL
+    for (int j = 0; j < V16_KEYS; ++j) sum[j] = v16_zero();
+    for (; d + HYB_LANES <= job->head_dim; d += HYB_LANES) {
+        v16 q = v16_load(job->q + d);
+        HYB_UNROLL
+        for (int j = 0; j < V16_KEYS; ++j) {
+            sum[j] = v16_add(sum[j], v16_mul(q, v16_load(keys + (size_t)j * job->ld + d)));
+        }
+    }
+    if (d < job->head_dim) {
+        size_t n = job->head_dim - d;
+        v16 q = v16_load_part(job->q + d, n);
+        HYB_UNROLL
+        for (int j = 0; j < V16_KEYS; ++j) {
+            sum[j] = v16_add(sum[j], v16_mul(q, v16_load_part(keys + (size_t)j * job->ld + d, n)));
+        }
+    }
+    HYB_UNROLL
+    for (int j = 0; j < V16_KEYS; ++j) lanes[j] = sum[j];
+}
+
+V16_FUNCTION void v16_scores(const hyb_attention_job *job) {
+    size_t j = 0;
+    for (; j + HYB_LANES <= job->n_keys; j += HYB_LANES) {
+        v16 lanes[HYB_LANES];
+        for (size_t part = 0; part < HYB_LANES; part += V16_KEYS) v16_key_lanes(job, j + part, lanes + part);
+        v16_store(job->probabilities + j, v16_mul(v16_reduce_add_16(lanes), v16_set1(job->scale)));
+    }
+    for (; j < job->n_keys; ++j) {
+        job->probabilities[j] = v16_dot(job->q, job->keys + j * job->ld, job->head_dim) * job->scale;
+    }
+}
+
+/* out[0 .. 16 n_vectors) = r * sum_j p_j v_j, one accumulator per element; the last vector has n_last lanes. */
+V16_FUNCTION void v16_weighted_values(const hyb_attention_job *job, size_t d, size_t n_vectors, size_t n_last,
+                                      float r) {
+    v16 sum[V16_VALUES];
+    const float *value = job->values + d;
+    HYB_UNROLL
+    for (size_t i = 0; i < V16_VALUES; ++i) sum[i] = v16_zero();
+    for (size_t j = 0; j < job->n_keys; ++j, value += job->ld) {
+        v16 p = v16_set1(job->probabilities[j]);
+        HYB_UNROLL
+        for (size_t i = 0; i < V16_VALUES; ++i) {
+            if (i >= n_vectors) continue;
+            size_t n = i + 1 == n_vectors ? n_last : HYB_LANES;
+            sum[i] = v16_add(sum[i], v16_mul(p, v16_get(value + HYB_LANES * i, n)));
+        }
+    }
+    HYB_UNROLL
+    for (size_t i = 0; i < V16_VALUES; ++i) {
+        if (i >= n_vectors) continue;
+        size_t n = i + 1 == n_vectors ? n_last : HYB_LANES;
+        v16_put(job->out + d + HYB_LANES * i, n, v16_mul(sum[i], v16_set1(r)));
+    }
+}
+
+SIMD_TARGET void SIMD_NAME(attention)(const hyb_attention_job *job) {
+    float *p = job->probabilities;
+    v16_scores(job);
+    float sum = v16_exp_sum(p, job->n_keys, SIMD_NAME(max_f32)(p, job->n_keys), p);
+    float r = 1.0f / sum;
+    size_t d = 0;
+    for (; d + V16_VALUES * HYB_LANES <= job->head_dim; d += V16_VALUES * HYB_LANES) {
+        v16_weighted_values(job, d, V16_VALUES, HYB_LANES, r);
+    }
+    for (; d + 2 * HYB_LANES <= job->head_dim; d += 2 * HYB_LANES) v16_weighted_values(job, d, 2, HYB_LANES, r);
+    for (; d + HYB_LANES <= job->head_dim; d += HYB_LANES) v16_weighted_values(job, d, 1, HYB_LANES, r);
+    if (d < job->head_dim) v16_weighted_values(job, d, 1, job->head_dim - d, r);
+    SIMD_NAME(scale_f32)(p, p, job->n_keys, r);
+}
+
+/* ---- RELAXED ---- */
+
+V16_FUNCTION void v16_adamw(const hyb_adamw_job *job, size_t i, size_t n) {
+    v16 g = v16_mul(v16_get(job->gradient + i, n), v16_set1(job->gradient_scale));
+    v16 m = v16_get(job->first_moment + i, n), v = v16_get(job->second_moment + i, n);
+    m = v16_fma(v16_set1(job->beta1), m, v16_mul(v16_set1(job->one_minus_beta1), g));
+    v = v16_fma(v16_set1(job->beta2), v, v16_mul(v16_set1(job->one_minus_beta2), v16_mul(g, g)));
+    v16_put(job->first_moment + i, n, m);
+    v16_put(job->second_moment + i, n, v);
+    v16 size = v16_fma(v16_sqrt(v), v16_set1(job->inv_sqrt_correction2), v16_set1(job->epsilon));
+    v16 step = v16_mul(v16_set1(-job->step_size), v16_div(m, size));
+    v16_put(job->weights + i, n, v16_fma(v16_get(job->weights + i, n), v16_set1(job->decay), step));
+}
+SIMD_TARGET void SIMD_NAME(adamw)(const hyb_adamw_job *job) {
+    V16_FOR(i, job->n, v16_adamw(job, i, HYB_LANES), v16_adamw(job, i, job->n - i));
+}
+
+SIMD_TARGET double SIMD_NAME(sum_squares_f64)(const float *x, size_t n) {
+    v16_f64 a = v16_f64_zero();
+    V16_FOR(i, n, a = v16_f64_add_squares(a, v16_load(x + i)), a = v16_f64_add_squares(a, v16_load_part(x + i, n - i)));
+    double lanes[HYB_LANES], sum = 0;
+    v16_f64_store(lanes, a);
+    for (int l = 0; l < HYB_LANES; ++l) sum += lanes[l];
+    return sum;
+}
+
+SIMD_TARGET void SIMD_NAME(axpy_f32)(float *y, const float *x, size_t n, float s) {
+    v16 factor = v16_set1(s);
+    V16_FOR(i, n, v16_store(y + i, v16_fma(factor, v16_load(x + i), v16_load(y + i))),
+            v16_store_part(y + i, n - i, v16_fma(factor, v16_load_part(x + i, n - i), v16_load_part(y + i, n - i))));
+}
+
+V16_FUNCTION v16 v16_pull(v16 sum, const float *x, const float *gain, const float *dy, size_t n) {
+    return v16_fma(v16_get(x, n), v16_mul(v16_get(gain, n), v16_get(dy, n)), sum);
+}
+V16_FUNCTION void v16_rms_norm_backward(const float *x, const float *gain, const float *dy, size_t n, float r,
+                                        float pull, float *dx, float *dgain) {
+    v16 vx = v16_get(x, n), vdy = v16_get(dy, n), vr = v16_set1(r);
+    v16 toward = v16_fma(v16_mul(v16_get(gain, n), vdy), vr, v16_get(dx, n));
+    v16_put(dx, n, v16_fma(vx, v16_set1(-pull), toward));
+    v16_put(dgain, n, v16_fma(vdy, v16_mul(vx, vr), v16_get(dgain, n)));
+}
+SIMD_TARGET void SIMD_NAME(rms_norm_backward)(const float *x, const float *gain, const float *dy, size_t n, float r,
+                                              float *dx, float *dgain) {
+    v16 sum = v16_zero();
+    V16_FOR(i, n, sum = v16_pull(sum, x + i, gain + i, dy + i, HYB_LANES),
+            sum = v16_pull(sum, x + i, gain + i, dy + i, n - i));
+    float pull = v16_reduce_add(sum) / (float)n * r * r * r;
+    V16_FOR(i, n, v16_rms_norm_backward(x + i, gain + i, dy + i, HYB_LANES, r, pull, dx + i, dgain + i),
+            v16_rms_norm_backward(x + i, gain + i, dy + i, n - i, r, pull, dx + i, dgain + i));
+}
+
+V16_FUNCTION void v16_gated_silu_backward(const float *gate, const float *up, const float *dout, size_t n, float *dgate,
+                                          float *dup) {
+    const v16 one = v16_set1(1.0f);
+    v16 g = v16_get(gate, n), u = v16_get(up, n), d = v16_get(dout, n);
+    v16 s = v16_div(one, v16_one_plus_exp_minus(g)), slope = v16_mul(s, v16_fma(g, v16_sub(one, s), one));
+    v16_put(dgate, n, v16_mul(v16_mul(d, u), slope));
+    v16_put(dup, n, v16_mul(d, v16_mul(g, s)));
+}
+SIMD_TARGET void SIMD_NAME(gated_silu_backward)(const float *gate, const float *up, const float *dout, size_t n,
+                                                float *dgate, float *dup) {
+    V16_FOR(i, n, v16_gated_silu_backward(gate + i, up + i, dout + i, HYB_LANES, dgate + i, dup + i),
+            v16_gated_silu_backward(gate + i, up + i, dout + i, n - i, dgate + i, dup + i));
+}
+
+V16_FUNCTION void v16_gated_relu2_backward(const float *gate, const float *up, const float *dout, size_t n,
+                                           float *dgate, float *dup) {
+    v16 p = v16_max(v16_zero(), v16_get(gate, n)), u = v16_get(up, n), d = v16_get(dout, n);
+    v16_put(dgate, n, v16_mul(v16_mul(d, u), v16_add(p, p)));
+    v16_put(dup, n, v16_mul(d, v16_mul(p, p)));
+}
+SIMD_TARGET void SIMD_NAME(gated_relu2_backward)(const float *gate, const float *up, const float *dout, size_t n,
+                                                 float *dgate, float *dup) {
+    V16_FOR(i, n, v16_gated_relu2_backward(gate + i, up + i, dout + i, HYB_LANES, dgate + i, dup + i),
+            v16_gated_relu2_backward(gate + i, up + i, dout + i, n - i, dgate + i, dup + i));
+}
+
+V16_FUNCTION void v16_softmax_backward(const float *p, float *dp, size_t n, v16 mean, v16 scale) {
+    v16_put(dp, n, v16_mul(v16_mul(v16_get(p, n), v16_sub(v16_get(dp, n), mean)), scale));
+}
+SIMD_TARGET void SIMD_NAME(softmax_backward)(const float *p, float *dp, size_t n, float scale) {
+    v16 mean = v16_set1(v16_dot(p, dp, n)), factor = v16_set1(scale);
+    V16_FOR(i, n, v16_softmax_backward(p + i, dp + i, HYB_LANES, mean, factor),
+            v16_softmax_backward(p + i, dp + i, n - i, mean, factor));
+}
+
+/* Puts every kernel of this file and of gemm_template.h into a table. */
+static void v16_install(hyb_kernels *table) {
+#define V16_INSTALL(name) (table->name = SIMD_NAME(name), table->tier[HYB_KERNEL_##name] = SIMD_ISA)
+    V16_INSTALL(max_abs_bits);
+    V16_INSTALL(max_f32);
+    V16_INSTALL(sum_abs_f32);
+    V16_INSTALL(dot_f32);
+    V16_INSTALL(add_f32);
+    V16_INSTALL(scale_f32);
+    V16_INSTALL(rms_norm);
+    V16_INSTALL(exp_sum);
+    V16_INSTALL(gated_silu);
+    V16_INSTALL(gated_relu2);
+    V16_INSTALL(rotate);
+    V16_INSTALL(attention);
+    V16_INSTALL(gemm);
+    V16_INSTALL(adamw);
+    V16_INSTALL(sum_squares_f64);
+    V16_INSTALL(axpy_f32);
+    V16_INSTALL(rms_norm_backward);
+    V16_INSTALL(gated_silu_backward);
+    V16_INSTALL(gated_relu2_backward);
+    V16_INSTALL(softmax_backward);
+#undef V16_INSTALL
+}

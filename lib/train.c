@@ -1,0 +1,190 @@
+/* train.c - one training step: gradients of a batch, then an AdamW update and new ternary weights.
+ *
+ * The caller owns the loop. After hyb_language_model_prepare a step allocates nothing.
+ */
+#include "language_model.h"
+
+hyb_status hyb_check_tokens(hyb_ctx *ctx, const uint32_t *tokens, size_t n, uint32_t vocab_size) {
+    for (size_t i = 0; i < n; i++)
+        if (tokens[i] >= vocab_size)
+            return hyb_fail(ctx, HYB_ERROR_INVALID_ARGUMENT, "token %u at index %zu, the vocabulary has %u", tokens[i],
+                            i, vocab_size);
+    return HYB_OK;
+}
+
+hyb_status hyb_training_check(hyb_ctx *ctx, const hyb_language_model_config *config, size_t n_sequences,
+                              size_t n_context) {
+    if (n_context < 1 || n_context > config->max_context)
+        return hyb_fail(ctx, HYB_ERROR_INVALID_ARGUMENT, "n_context is %zu, must be 1 to max_context (%u)", n_context,
+                        config->max_context);
+    if (n_sequences < 1 || n_sequences > ((size_t)1 << 30) / n_context)
+        return hyb_fail(ctx, HYB_ERROR_INVALID_ARGUMENT, "n_sequences is %zu, must be 1 to 2^30 / n_context",
+                        n_sequences);
+    return HYB_OK;
+}
+
+void hyb_moments_layout(hyb_tensor *tensors, size_t n_tensors, hyb_arena *arena) {
+    for (size_t i = 0; i < n_tensors; i++) {
+        hyb_tensor *t = &tensors[i];
+        t->gradient = hyb_arena_take(arena, hyb_tensor_size(t), sizeof(float));
+        t->first_moment = hyb_arena_take(arena, hyb_tensor_size(t), sizeof(float));
+        t->second_moment = hyb_arena_take(arena, hyb_tensor_size(t), sizeof(float));
+    }
+}
+
+void hyb_training_free(hyb_language_model *model) {
+    if (model->training == NULL) return;
+    hyb_free(model->ctx, model->training->memory);
+    hyb_free(model->ctx, model->training);
+    model->training = NULL;
+}
+
+static hyb_status prepare_moments(hyb_language_model *model) {
+    hyb_arena arena = {NULL, 0, 0};
+    if (model->moment_memory != NULL) return HYB_OK;
+    hyb_moments_layout(model->tensors, model->n_tensors, &arena);
+    model->moment_memory = arena.base = arena.overflow ? NULL : hyb_alloc_zeroed(model->ctx, 1, arena.used);
+    if (arena.base == NULL)
+        return hyb_fail(model->ctx, HYB_ERROR_OUT_OF_MEMORY, "no memory for gradients and moments (%zu bytes)",
+                        arena.used);
+    arena.used = 0;
+    hyb_moments_layout(model->tensors, model->n_tensors, &arena);
+    return HYB_OK;
+}
+
+hyb_status hyb_language_model_prepare(hyb_language_model *model, size_t n_sequences, size_t n_context) {
+    if (model == NULL) return HYB_ERROR_INVALID_ARGUMENT;
+    hyb_ctx *ctx = model->ctx;
+    if (!model->trainable)
+        return hyb_fail(ctx, HYB_ERROR_STATE, "a loaded model has no master weights: create one to train");
+    HYB_TRY(hyb_training_check(ctx, &model->config, n_sequences, n_context));
+    HYB_TRY(hyb_model_rotary(model, n_context));
+    HYB_TRY(prepare_moments(model));
+    hyb_training *t = hyb_alloc_zeroed(ctx, 1, sizeof *t);
+    if (t == NULL) return hyb_fail(ctx, HYB_ERROR_OUT_OF_MEMORY, "no memory for a training step");
+    hyb_arena arena = {NULL, 0, 0};
+    hyb_training_layout(&model->config, ctx, n_sequences, n_context, &arena, t);
+    t->memory = arena.base = arena.overflow ? NULL : hyb_alloc(ctx, 1, arena.used);
+    if (arena.base == NULL) {
+        hyb_free(ctx, t);
+        return hyb_fail(ctx, HYB_ERROR_OUT_OF_MEMORY, "no memory for %zu x %zu tokens a step (%zu bytes)", n_sequences,
+                        n_context, arena.used);
+    }
+    arena.used = 0;
+    hyb_training_layout(&model->config, ctx, n_sequences, n_context, &arena, t);
+    t->max_sequences = n_sequences;
+    t->max_context = n_context;
+    t->n_threads = ctx->options.n_threads;
+    hyb_training_free(model);
+    model->training = t;
+    return HYB_OK;
+}
+
+/* ---- gradients ---- */
+
+static hyb_status check_step(hyb_language_model *model, const uint32_t *tokens, size_t n_sequences, size_t n_context) {
+    hyb_ctx *ctx = model->ctx;
+    hyb_training *t = model->training;
+    if (t == NULL) return hyb_fail(ctx, HYB_ERROR_STATE, "call hyb_language_model_prepare first");
+    if (n_sequences < 1 || n_sequences > t->max_sequences || n_context < 1 || n_context > t->max_context)
+        return hyb_fail(ctx, HYB_ERROR_INVALID_ARGUMENT, "%zu x %zu tokens, prepared for at most %zu x %zu",
+                        n_sequences, n_context, t->max_sequences, t->max_context);
+    HYB_TRY(hyb_check_tokens(ctx, tokens, n_sequences * (n_context + 1), model->config.vocab_size));
+    /* More threads than at prepare: the per-worker buffers must grow. */
+    if (ctx->options.n_threads > t->n_threads)
+        HYB_TRY(hyb_language_model_prepare(model, t->max_sequences, t->max_context));
+    return HYB_OK;
+}
+
+static hyb_batch fill_batch(hyb_training *t, const uint32_t *tokens, size_t n_sequences, size_t n_context) {
+    for (size_t s = 0; s < n_sequences; s++)
+        for (size_t p = 0; p < n_context; p++) {
+            size_t i = s * n_context + p;
+            t->inputs[i] = tokens[s * (n_context + 1) + p];
+            t->targets[i] = tokens[s * (n_context + 1) + p + 1];
+            t->sequences[i] = (uint32_t)s;
+            t->positions[i] = (uint32_t)p;
+        }
+    return (hyb_batch){n_sequences * n_context, t->inputs, t->sequences, t->positions};
+}
+
+static void forward(hyb_language_model *model, const hyb_batch *batch, size_t n_context) {
+    hyb_training *t = model->training;
+    size_t n_layers = model->config.n_layers;
+    hyb_embedding_forward(model, batch, t->states[0].residual_in);
+    for (size_t l = 0; l < n_layers; l++) {
+        hyb_layer_state *state = &t->states[l];
+        hyb_kv kv = {.format = HYB_CACHE_F32, .n_context = n_context, .keys = state->k, .values = state->v};
+        float *out = l + 1 < n_layers ? t->states[l + 1].residual_in : t->residual_final;
+        hyb_layer_forward(model, &model->layers[l], batch, state, &kv, &t->work, out);
+    }
+}
+
+/* Sum over all parameters, tensor by tensor; a tensor that is not finite is named. */
+static hyb_status gradient_norm(hyb_language_model *model, double *norm) {
+    hyb_ctx *ctx = model->ctx;
+    double total = 0.0, sum;
+    for (size_t i = 0; i < model->n_tensors; i++) {
+        const hyb_tensor *t = &model->tensors[i];
+        if (hyb_sum_squares(ctx, t->gradient, hyb_tensor_size(t), &sum) != HYB_OK)
+            return hyb_fail(ctx, HYB_ERROR_NOT_FINITE, "the gradient of %s is not finite", t->name);
+        total += sum;
+    }
+    *norm = sqrt(total);
+    return HYB_OK;
+}
+
+hyb_status hyb_language_model_gradients(hyb_language_model *model, const uint32_t *tokens, size_t n_sequences,
+                                        size_t n_context, hyb_gradient_statistics *statistics) {
+    if (model == NULL || tokens == NULL || statistics == NULL)
+        return hyb_fail(model ? model->ctx : NULL, HYB_ERROR_INVALID_ARGUMENT, "no argument may be NULL");
+    HYB_TRY(check_step(model, tokens, n_sequences, n_context));
+    HYB_TRY(hyb_model_refresh(model, NULL, NULL));
+    hyb_training *t = model->training;
+    t->has_gradients = 0;
+    hyb_batch batch = fill_batch(t, tokens, n_sequences, n_context);
+    forward(model, &batch, n_context);
+    hyb_backward(model, &batch, n_context);
+    double loss = 0.0, norm = 0.0;
+    for (size_t i = 0; i < batch.n_tokens; i++) loss += t->losses[i];
+    loss /= (double)batch.n_tokens;
+    if (!hyb_is_finite((float)loss)) return hyb_fail(model->ctx, HYB_ERROR_NOT_FINITE, "the loss is not finite");
+    HYB_TRY(gradient_norm(model, &norm));
+    statistics->loss = loss;
+    statistics->gradient_norm = t->gradient_norm = norm;
+    t->has_gradients = 1;
+    return HYB_OK;
+}
+
+/* ---- update ---- */
+
+hyb_status hyb_language_model_apply(hyb_language_model *model, const hyb_adamw *adamw, float clip_norm,
+                                    hyb_update_statistics *statistics) {
+    if (model == NULL || adamw == NULL)
+        return hyb_fail(model ? model->ctx : NULL, HYB_ERROR_INVALID_ARGUMENT, "model and adamw must not be NULL");
+    hyb_ctx *ctx = model->ctx;
+    hyb_training *t = model->training;
+    if (t == NULL || !t->has_gradients)
+        return hyb_fail(ctx, HYB_ERROR_STATE, "call hyb_language_model_gradients first");
+    if (!(clip_norm >= 0.0f) || !hyb_is_finite(clip_norm))
+        return hyb_fail(ctx, HYB_ERROR_INVALID_ARGUMENT, "clip_norm is %g, must be 0 (none) or more", clip_norm);
+    hyb_adamw options = *adamw;
+    if (clip_norm > 0.0f && t->gradient_norm > (double)clip_norm)
+        options.gradient_scale *= (float)((double)clip_norm / t->gradient_norm);
+    uint64_t flipped = 0, zeros = 0, linear = 0;
+    for (size_t i = 0; i < model->n_tensors; i++) {
+        hyb_tensor *tensor = &model->tensors[i];
+        options.weight_decay = tensor->is_linear ? adamw->weight_decay : 0.0f;
+        HYB_TRY(hyb_adamw_update(ctx, &options, hyb_tensor_size(tensor), tensor->gradient, tensor->values,
+                                 tensor->first_moment, tensor->second_moment));
+        if (tensor->is_linear && hyb_tensor_is_quantized(tensor)) linear += hyb_tensor_size(tensor);
+    }
+    t->has_gradients = 0;
+    model->stale = 1;
+    HYB_TRY(hyb_model_refresh(model, &flipped, &zeros));
+    if (statistics != NULL) {
+        statistics->flipped_share = linear ? (double)flipped / (double)linear : 0.0;
+        statistics->zero_share = linear ? (double)zeros / (double)linear : 0.0;
+    }
+    return HYB_OK;
+}

@@ -1,0 +1,239 @@
+/* matmul_avx512.c - packed integer weights x int8 activations with AVX-512 VNNI. Specification: ref/matmul_ref.c.
+ *
+ * vpdpbusd multiplies unsigned by signed bytes and adds four products to an int32, without saturation. So weights enter
+ * as ternary code + 1 in {0, 1, 2} or int8 code + 128 in [1, 255], and the excess, 1 or 128 times the sum of the token's
+ * activations, is subtracted at the end. Longest safe sum: 255 * 127 * 65536 = 2.12e9 < 2^31.
+ *
+ * One token: weights are used as they lie in memory. More: the job's rows are unpacked to bytes in scratch once, then a
+ * register tile of 4 row blocks x up to 6 tokens runs over all columns (24 accumulators, 10 loads for 24 products).
+ */
+#include "../common.h"
+
+#if HYB_X86
+#include <immintrin.h>
+
+#if defined(__clang__)
+#define UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define UNROLL _Pragma("GCC unroll 16")
+#endif
+
+/* gcc 12 keeps two copies of each accumulator of a loop and spills them; an empty statement that "changes" the one
+ * leaves it no second. Clang needs none of it. */
+#if defined(__clang__)
+#define HOLD(v) ((void)0)
+#else
+#define HOLD(v) __asm__("" : "+v"(v))
+#endif
+
+#define MAX_BLOCKS (HYB_MATMUL_JOB_ROWS / HYB_BLOCK_ROWS)
+#define TILE_TOKENS 6
+#define LINE 64
+/* Bytes that software prefetch runs ahead in each row block: the hardware follows the four streams, but not far. */
+#define PREFETCH_BYTES 2048
+
+HYB_INLINE HYB_TARGET_AVX512_VNNI __m512i broadcast_i8x4(const int8_t *x) {
+    int32_t four;
+    memcpy(&four, x, sizeof four);
+    return _mm512_set1_epi32(four);
+}
+
+HYB_INLINE HYB_TARGET_AVX512_VNNI __m512i load_line(const uint8_t *p) {
+    return _mm512_load_si512((const void *)p);
+}
+
+/* Results of 16 rows (fewer in the last block) for one token; excess is what the unsigned codes added. */
+HYB_INLINE HYB_TARGET_AVX512_VNNI void store_block(const hyb_matmul_job *job, size_t block, size_t token, __m512i sum,
+                                                   int32_t excess) {
+    size_t row = block * HYB_BLOCK_ROWS, n = hyb_min_size(job->n_rows - row, HYB_BLOCK_ROWS);
+    __mmask16 mask = (__mmask16)((1u << n) - 1u);
+    sum = _mm512_sub_epi32(sum, _mm512_set1_epi32(excess));
+    if (job->y == NULL) {
+        _mm512_mask_storeu_epi32(job->y_i32 + token * job->ld_y + row, mask, sum);
+        return;
+    }
+    __m512 row_scales = _mm512_maskz_loadu_ps(mask, job->row_scales + row);
+    __m512 scale = _mm512_mul_ps(_mm512_set1_ps(job->x_scales[token]), row_scales);
+    _mm512_mask_storeu_ps(job->y + token * job->ld_y + row, mask, _mm512_mul_ps(_mm512_cvtepi32_ps(sum), scale));
+}
+
+/* One token, n_blocks row blocks side by side so that they share the broadcast activations. The four planes of codes
+ * are masked in place: plane p counts 4^p times too much in an accumulator of its own, a multiple of 4^p, so that the
+ * shift at the end is exact. Largest: 2 * 64 * 127 * 16384 = 2.7e8. */
+HYB_INLINE HYB_TARGET_AVX512_VNNI void ternary_token(const hyb_matmul_job *job, size_t first, const size_t n_blocks) {
+    const uint8_t *weights = job->weights + first * job->n_k16 * LINE;
+    const size_t stride = job->n_k16 * LINE;
+    const __m512i mask0 = _mm512_set1_epi8(3), mask1 = _mm512_set1_epi8(12);
+    const __m512i mask2 = _mm512_set1_epi8(48), mask3 = _mm512_set1_epi8((char)192);
+    __m512i plane0[MAX_BLOCKS], plane1[MAX_BLOCKS], plane2[MAX_BLOCKS], plane3[MAX_BLOCKS];
+    UNROLL for (size_t b = 0; b < n_blocks; ++b)
+        plane0[b] = plane1[b] = plane2[b] = plane3[b] = _mm512_setzero_si512();
+    const int8_t *x = job->x;
+    for (size_t k = 0; k < job->n_k16; ++k, x += HYB_BLOCK_COLS, weights += LINE) {
+        __m512i x0 = broadcast_i8x4(x), x1 = broadcast_i8x4(x + 4);
+        __m512i x2 = broadcast_i8x4(x + 8), x3 = broadcast_i8x4(x + 12);
+        UNROLL for (size_t b = 0; b < n_blocks; ++b) {
+            __m512i w = load_line(weights + b * stride);
+            _mm_prefetch((const char *)(weights + b * stride + PREFETCH_BYTES), _MM_HINT_T0);
+            plane0[b] = _mm512_dpbusd_epi32(plane0[b], _mm512_and_si512(w, mask0), x0);
+            plane1[b] = _mm512_dpbusd_epi32(plane1[b], _mm512_and_si512(w, mask1), x1);
+            plane2[b] = _mm512_dpbusd_epi32(plane2[b], _mm512_and_si512(w, mask2), x2);
+            plane3[b] = _mm512_dpbusd_epi32(plane3[b], _mm512_and_si512(w, mask3), x3);
+        }
+    }
+    UNROLL for (size_t b = 0; b < n_blocks; ++b) {
+        __m512i low = _mm512_add_epi32(plane0[b], _mm512_srai_epi32(plane1[b], 2));
+        __m512i high = _mm512_add_epi32(_mm512_srai_epi32(plane2[b], 4), _mm512_srai_epi32(plane3[b], 6));
+        store_block(job, first + b, 0, _mm512_add_epi32(low, high), job->x_sums[0]);
+    }
+}
+
+HYB_INLINE HYB_TARGET_AVX512_VNNI void int8_token(const hyb_matmul_job *job, size_t first, const size_t n_blocks) {
+    const size_t n_k4 = job->n_k16 * 4, stride = n_k4 * LINE;
+    const uint8_t *weights = job->weights + first * stride;
+    const __m512i flip = _mm512_set1_epi8((char)0x80); /* two's complement code to code + 128 */
+    __m512i even[MAX_BLOCKS], odd[MAX_BLOCKS];
+    UNROLL for (size_t b = 0; b < n_blocks; ++b) even[b] = odd[b] = _mm512_setzero_si512();
+    const int8_t *x = job->x;
+    for (size_t k = 0; k < n_k4; k += 2, x += 8, weights += (size_t)2 * LINE) {
+        __m512i x0 = broadcast_i8x4(x), x1 = broadcast_i8x4(x + 4);
+        UNROLL for (size_t b = 0; b < n_blocks; ++b) {
+            const uint8_t *w = weights + b * stride;
+            _mm_prefetch((const char *)(w + PREFETCH_BYTES), _MM_HINT_T0);
+            _mm_prefetch((const char *)(w + PREFETCH_BYTES + LINE), _MM_HINT_T0);
+            even[b] = _mm512_dpbusd_epi32(even[b], _mm512_xor_si512(load_line(w), flip), x0);
+            odd[b] = _mm512_dpbusd_epi32(odd[b], _mm512_xor_si512(load_line(w + LINE), flip), x1);
+        }
+    }
+    UNROLL for (size_t b = 0; b < n_blocks; ++b)
+        store_block(job, first + b, 0, _mm512_add_epi32(even[b], odd[b]), job->x_sums[0] * 128);
+}
+
+/* ---- several tokens ---- */
+
+/* Scratch: [k4][n_blocks][16 rows][4 columns] unsigned codes. */
+static HYB_TARGET_AVX512_VNNI void unpack_ternary(const hyb_matmul_job *job, size_t n_blocks) {
+    const __m512i mask = _mm512_set1_epi8(3);
+    const size_t plane = n_blocks * LINE;
+    for (size_t b = 0; b < n_blocks; ++b) {
+        const uint8_t *weights = job->weights + b * job->n_k16 * LINE;
+        uint8_t *out = job->scratch + b * LINE;
+        for (size_t k = 0; k < job->n_k16; ++k, weights += LINE, out += 4 * plane) {
+            __m512i w = load_line(weights);
+            _mm_prefetch((const char *)(weights + PREFETCH_BYTES), _MM_HINT_T0);
+            _mm512_store_si512((void *)out, _mm512_and_si512(w, mask));
+            _mm512_store_si512((void *)(out + plane), _mm512_and_si512(_mm512_srli_epi16(w, 2), mask));
+            _mm512_store_si512((void *)(out + 2 * plane), _mm512_and_si512(_mm512_srli_epi16(w, 4), mask));
+            _mm512_store_si512((void *)(out + 3 * plane), _mm512_and_si512(_mm512_srli_epi16(w, 6), mask));
+        }
+    }
+}
+
+static HYB_TARGET_AVX512_VNNI void unpack_int8(const hyb_matmul_job *job, size_t n_blocks) {
+    const __m512i flip = _mm512_set1_epi8((char)0x80);
+    const size_t n_k4 = job->n_k16 * 4;
+    for (size_t b = 0; b < n_blocks; ++b) {
+        const uint8_t *weights = job->weights + b * n_k4 * LINE;
+        for (size_t k = 0; k < n_k4; ++k) {
+            __m512i w = _mm512_xor_si512(load_line(weights + k * LINE), flip);
+            _mm512_store_si512((void *)(job->scratch + (k * n_blocks + b) * LINE), w);
+        }
+    }
+}
+
+/* One token of a tile. Its sums are an array of their own: compilers keep these in registers, and spill one of [6][4]. */
+#define ADD_TOKEN(t)                                                                                                   \
+    if (n_tokens > t) {                                                                                                \
+        __m512i x_t = broadcast_i8x4(x + t * ld_x);                                                                    \
+        UNROLL for (size_t b = 0; b < n_blocks; ++b) {                                                                 \
+            sums##t[b] = _mm512_dpbusd_epi32(sums##t[b], w[b], x_t);                                                   \
+            HOLD(sums##t[b]);                                                                                          \
+        }                                                                                                              \
+    }
+#define CLEAR_TOKEN(t)                                                                                                 \
+    UNROLL for (size_t b = 0; b < n_blocks; ++b) sums##t[b] = _mm512_setzero_si512();
+#define STORE_TOKEN(t)                                                                                                 \
+    if (n_tokens > t) {                                                                                                \
+        UNROLL for (size_t b = 0; b < n_blocks; ++b)                                                                   \
+            store_block(job, b, token + t, sums##t[b], job->x_sums[token + t] * per_sum);                              \
+    }
+#define EACH_TOKEN(DO) DO(0) DO(1) DO(2) DO(3) DO(4) DO(5)
+
+/* n_blocks x n_tokens results from unpacked weights; per_sum is what a unit of the token's sum added to each row. */
+HYB_INLINE HYB_TARGET_AVX512_VNNI void tile(const hyb_matmul_job *job, size_t token, const size_t n_blocks,
+                                            const size_t n_tokens, int32_t per_sum) {
+    __m512i sums0[MAX_BLOCKS], sums1[MAX_BLOCKS], sums2[MAX_BLOCKS];
+    __m512i sums3[MAX_BLOCKS], sums4[MAX_BLOCKS], sums5[MAX_BLOCKS];
+    EACH_TOKEN(CLEAR_TOKEN)
+    const size_t ld_x = job->ld_x;
+    const int8_t *x = job->x + token * ld_x, *end = x + job->n_k16 * HYB_BLOCK_COLS;
+    const uint8_t *weights = job->scratch;
+    for (; x < end; x += 4, weights += n_blocks * LINE) {
+        __m512i w[MAX_BLOCKS];
+        UNROLL for (size_t b = 0; b < n_blocks; ++b) w[b] = load_line(weights + b * LINE);
+        EACH_TOKEN(ADD_TOKEN)
+    }
+    EACH_TOKEN(STORE_TOKEN)
+}
+
+HYB_INLINE HYB_TARGET_AVX512_VNNI void tile_of_tokens(const hyb_matmul_job *job, size_t token, const size_t n_blocks,
+                                                      size_t n_tokens, int32_t per_sum) {
+    switch (n_tokens) {
+    case 6: tile(job, token, n_blocks, 6, per_sum); break;
+    case 5: tile(job, token, n_blocks, 5, per_sum); break;
+    case 4: tile(job, token, n_blocks, 4, per_sum); break;
+    case 3: tile(job, token, n_blocks, 3, per_sum); break;
+    case 2: tile(job, token, n_blocks, 2, per_sum); break;
+    default: tile(job, token, n_blocks, 1, per_sum); break;
+    }
+}
+
+static HYB_TARGET_AVX512_VNNI void multiply_unpacked(const hyb_matmul_job *job, size_t n_blocks, int32_t per_sum) {
+    size_t n_tiles = hyb_ceil_div(job->n_tokens, TILE_TOKENS);
+    for (size_t i = 0, token = 0; i < n_tiles; ++i) {
+        size_t n = (job->n_tokens - token) / (n_tiles - i); /* tiles as even as they go: 8 tokens are 4 + 4 */
+        switch (n_blocks) {
+        case 4: tile_of_tokens(job, token, 4, n, per_sum); break;
+        case 3: tile_of_tokens(job, token, 3, n, per_sum); break;
+        case 2: tile_of_tokens(job, token, 2, n, per_sum); break;
+        default: tile_of_tokens(job, token, 1, n, per_sum); break;
+        }
+        token += n;
+    }
+}
+
+static HYB_TARGET_AVX512_VNNI void hyb_matmul_ternary_avx512(const hyb_matmul_job *job) {
+    size_t n_blocks = hyb_ceil_div(job->n_rows, HYB_BLOCK_ROWS);
+    if (job->n_tokens > 1) {
+        unpack_ternary(job, n_blocks);
+        multiply_unpacked(job, n_blocks, 1);
+        return;
+    }
+    switch (n_blocks) {
+    case 4: ternary_token(job, 0, 4); break;
+    case 3: ternary_token(job, 0, 3); break;
+    case 2: ternary_token(job, 0, 2); break;
+    default: ternary_token(job, 0, 1); break;
+    }
+}
+
+static HYB_TARGET_AVX512_VNNI void hyb_matmul_int8_avx512(const hyb_matmul_job *job) {
+    size_t n_blocks = hyb_ceil_div(job->n_rows, HYB_BLOCK_ROWS);
+    if (job->n_tokens > 1) {
+        unpack_int8(job, n_blocks);
+        multiply_unpacked(job, n_blocks, 128);
+        return;
+    }
+    switch (n_blocks) {
+    case 4: int8_token(job, 0, 4); break;
+    case 3: int8_token(job, 0, 3); break;
+    case 2: int8_token(job, 0, 2); break;
+    default: int8_token(job, 0, 1); break;
+    }
+}
+
+void hyb_install_matmul_avx512(hyb_kernels *table) {
+    HYB_INSTALL(table, matmul_ternary, avx512, HYB_ISA_AVX512_VNNI);
+    HYB_INSTALL(table, matmul_int8, avx512, HYB_ISA_AVX512_VNNI);
+}
+#endif

@@ -1,0 +1,68 @@
+/* quantize_avx512.c - elementwise kernels between floats and int8 codes, AVX-512 F, BW, DQ, VL. Specification:
+ * ref/quantize_ref.c. Tails are masked loads and stores, which touch nothing outside the arrays.
+ */
+#include "../common.h"
+
+#if HYB_X86
+#include <immintrin.h>
+
+/* The lowest n bits, n <= 16 or 64. */
+#define MASK16(n) ((__mmask16)((1u << (n)) - 1u))
+#define MASK64(n) ((n) == 64 ? ~(__mmask64)0 : ((__mmask64)1 << (n)) - 1)
+
+static HYB_TARGET_AVX512 int32_t hyb_quantize_i8_avx512(const float *x, size_t n, float inverse_scale, int8_t *codes) {
+    __m512 scale = _mm512_set1_ps(inverse_scale), high = _mm512_set1_ps(127.0f), low = _mm512_set1_ps(-127.0f);
+    __m512i sum_i32x16 = _mm512_setzero_si512();
+    for (size_t i = 0; i < n; i += 16) {
+        __mmask16 mask = MASK16(hyb_min_size(n - i, 16));
+        __m512 v = _mm512_mul_ps(_mm512_maskz_loadu_ps(mask, x + i), scale);
+        v = _mm512_maskz_mov_ps(mask, _mm512_max_ps(_mm512_min_ps(v, high), low));
+        __m512i rounded = _mm512_cvtps_epi32(v);
+        _mm_mask_storeu_epi8(codes + i, mask, _mm512_cvtepi32_epi8(rounded));
+        sum_i32x16 = _mm512_add_epi32(sum_i32x16, rounded);
+    }
+    return _mm512_reduce_add_epi32(sum_i32x16);
+}
+
+static HYB_TARGET_AVX512 void hyb_ternarize_avx512(const float *w, size_t n, float threshold, int8_t *codes) {
+    __m512 high = _mm512_set1_ps(threshold), low = _mm512_set1_ps(-threshold);
+    __m128i one = _mm_set1_epi8(1), minus_one = _mm_set1_epi8(-1);
+    for (size_t i = 0; i < n; i += 16) {
+        __mmask16 mask = MASK16(hyb_min_size(n - i, 16));
+        __m512 v = _mm512_maskz_loadu_ps(mask, w + i);
+        __m128i above = _mm_maskz_mov_epi8(_mm512_cmp_ps_mask(v, high, _CMP_GT_OQ), one);
+        __m128i below = _mm_maskz_mov_epi8(_mm512_cmp_ps_mask(v, low, _CMP_LT_OQ), minus_one);
+        _mm_mask_storeu_epi8(codes + i, mask, _mm_add_epi8(above, below));
+    }
+}
+
+static HYB_TARGET_AVX512 size_t hyb_count_flips_avx512(const int8_t *a, const int8_t *b, size_t n, size_t *n_zeros) {
+    size_t n_flips = 0, zeros = 0;
+    for (size_t i = 0; i < n; i += 64) {
+        size_t count = hyb_min_size(n - i, 64);
+        __mmask64 mask = MASK64(count);
+        __m512i u = _mm512_maskz_loadu_epi8(mask, a + i), v = _mm512_maskz_loadu_epi8(mask, b + i);
+        uint64_t differ = _mm512_mask_cmpneq_epi8_mask(mask, u, v), zero = _mm512_mask_testn_epi8_mask(mask, v, v);
+        n_flips += (size_t)__builtin_popcountll(differ);
+        zeros += (size_t)__builtin_popcountll(zero);
+    }
+    *n_zeros += zeros;
+    return n_flips;
+}
+
+static HYB_TARGET_AVX512 void hyb_dequantize_i8_avx512(const int8_t *codes, size_t n, float s, float *y) {
+    __m512 scale = _mm512_set1_ps(s);
+    for (size_t i = 0; i < n; i += 16) {
+        __mmask16 mask = MASK16(hyb_min_size(n - i, 16));
+        __m512i wide = _mm512_cvtepi8_epi32(_mm_maskz_loadu_epi8(mask, codes + i));
+        _mm512_mask_storeu_ps(y + i, mask, _mm512_mul_ps(_mm512_cvtepi32_ps(wide), scale));
+    }
+}
+
+void hyb_install_quantize_avx512(hyb_kernels *table) {
+    HYB_INSTALL(table, quantize_i8, avx512, HYB_ISA_AVX512);
+    HYB_INSTALL(table, ternarize, avx512, HYB_ISA_AVX512);
+    HYB_INSTALL(table, count_flips, avx512, HYB_ISA_AVX512);
+    HYB_INSTALL(table, dequantize_i8, avx512, HYB_ISA_AVX512);
+}
+#endif

@@ -1,0 +1,126 @@
+"""Train 1.58-bit (ternary) language models on text, store them in one small file, and run them anywhere.
+
+    >>> import pyhybrid
+    >>> model = pyhybrid.LanguageModel(pyhybrid.PRESETS["tiny"].model)
+    >>> result = pyhybrid.Trainer(model, "book.txt", out="runs/book").train()   # doctest: +SKIP
+    >>> pyhybrid.LanguageModel.load("runs/book/model.hyb").generate("Once")     # doctest: +SKIP
+
+Names are loaded when they are first used, so that importing the package is quick.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pyhybrid._context import Context as Context
+    from pyhybrid._context import default_context as default_context
+    from pyhybrid._errors import CancelledError as CancelledError
+    from pyhybrid._errors import ChecksumError as ChecksumError
+    from pyhybrid._errors import FileFormatError as FileFormatError
+    from pyhybrid._errors import FileIOError as FileIOError
+    from pyhybrid._errors import HybridError as HybridError
+    from pyhybrid._errors import InvalidArgumentError as InvalidArgumentError
+    from pyhybrid._errors import NotFiniteError as NotFiniteError
+    from pyhybrid._errors import OutOfMemoryError as OutOfMemoryError
+    from pyhybrid._errors import StateError as StateError
+    from pyhybrid._errors import ThreadError as ThreadError
+    from pyhybrid._errors import TruncatedFileError as TruncatedFileError
+    from pyhybrid._errors import UnsupportedError as UnsupportedError
+    from pyhybrid._errors import VersionError as VersionError
+    from pyhybrid.config import PRESETS as PRESETS
+    from pyhybrid.config import ConfigError as ConfigError
+    from pyhybrid.config import DataConfig as DataConfig
+    from pyhybrid.config import ModelConfig as ModelConfig
+    from pyhybrid.config import RunConfig as RunConfig
+    from pyhybrid.config import TrainingConfig as TrainingConfig
+    from pyhybrid.config import load_config as load_config
+    from pyhybrid.data import Dataset as Dataset
+    from pyhybrid.data import embedded_text as embedded_text
+    from pyhybrid.data import load_dataset as load_dataset
+    from pyhybrid.doctor import diagnose as diagnose
+    from pyhybrid.language_model import Evaluation as Evaluation
+    from pyhybrid.language_model import Generation as Generation
+    from pyhybrid.language_model import LanguageModel as LanguageModel
+    from pyhybrid.language_model import MemoryEstimate as MemoryEstimate
+    from pyhybrid.language_model import Parameter as Parameter
+    from pyhybrid.model_file import ModelInfo as ModelInfo
+    from pyhybrid.model_file import inspect as inspect
+    from pyhybrid.quantization import PackedWeights as PackedWeights
+    from pyhybrid.quantization import dequantize as dequantize
+    from pyhybrid.quantization import gemm as gemm
+    from pyhybrid.quantization import matmul as matmul
+    from pyhybrid.quantization import pack as pack
+    from pyhybrid.quantization import quantize as quantize
+    from pyhybrid.quantization import quantize_activations as quantize_activations
+    from pyhybrid.quantization import unpack as unpack
+    from pyhybrid.tokenizer import Tokenizer as Tokenizer
+    from pyhybrid.trainer import Trainer as Trainer
+    from pyhybrid.trainer import TrainingResult as TrainingResult
+
+#: The version of the C library that runs.
+__version__: str
+
+#: Where each public name is defined.
+_HOMES: dict[str, tuple[str, ...]] = {
+    "_context": ("Context", "default_context"),
+    "_errors": (
+        "CancelledError",
+        "ChecksumError",
+        "FileFormatError",
+        "FileIOError",
+        "HybridError",
+        "InvalidArgumentError",
+        "NotFiniteError",
+        "OutOfMemoryError",
+        "StateError",
+        "ThreadError",
+        "TruncatedFileError",
+        "UnsupportedError",
+        "VersionError",
+    ),
+    "config": (
+        "PRESETS",
+        "ConfigError",
+        "DataConfig",
+        "ModelConfig",
+        "RunConfig",
+        "TrainingConfig",
+        "load_config",
+    ),
+    "data": ("Dataset", "embedded_text", "load_dataset"),
+    "doctor": ("diagnose",),
+    "language_model": ("Evaluation", "Generation", "LanguageModel", "MemoryEstimate", "Parameter"),
+    "model_file": ("ModelInfo", "inspect"),
+    "quantization": (
+        "PackedWeights",
+        "dequantize",
+        "gemm",
+        "matmul",
+        "pack",
+        "quantize",
+        "quantize_activations",
+        "unpack",
+    ),
+    "tokenizer": ("Tokenizer",),
+    "trainer": ("Trainer", "TrainingResult"),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = sorted(_HOME_OF)  # noqa: PLE0605
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from pyhybrid._native import ffi, lib
+
+        return ffi.string(lib.hyb_version_string()).decode()
+    home = _HOME_OF.get(name)
+    if home is None:
+        raise AttributeError(f"module 'pyhybrid' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"pyhybrid.{home}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOME_OF, "__version__"])

@@ -1,0 +1,225 @@
+"""Contexts: the threads, the instruction sets and the error detail that every C call needs.
+
+Place in the data flow: each wrapper takes a `Context` (or the default one) and holds its lock around the C call, because
+a C context serves one thread at a time and cffi releases the interpreter's lock.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from types import TracebackType
+from typing import Any, Literal
+
+from pyhybrid._errors import InvalidArgumentError, StateError, UnsupportedError, check
+from pyhybrid._native import ffi, lib
+
+__all__ = ["Context", "Isa", "cpu_name", "default_context", "detected_isa"]
+
+Isa = Literal["scalar", "avx2", "avx512", "neon"]
+
+_AVX512 = lib.HYB_ISA_AVX2 | lib.HYB_ISA_AVX512 | lib.HYB_ISA_AVX512_VNNI
+_MASKS: dict[str, int] = {
+    "scalar": lib.HYB_ISA_MASK_SCALAR,
+    "avx2": lib.HYB_ISA_AVX2,
+    "avx512": _AVX512,
+    "neon": lib.HYB_ISA_NEON,
+}
+#: Names of single tiers, the highest first.
+_TIERS: tuple[tuple[int, str], ...] = (
+    (lib.HYB_ISA_AVX512_VNNI, "avx512vnni"),
+    (lib.HYB_ISA_AVX512, "avx512"),
+    (lib.HYB_ISA_AVX2, "avx2"),
+    (lib.HYB_ISA_NEON, "neon"),
+)
+_LOG_LEVELS = {
+    lib.HYB_LOG_DEBUG: logging.DEBUG,
+    lib.HYB_LOG_INFO: logging.INFO,
+    lib.HYB_LOG_WARNING: logging.WARNING,
+}
+_logger = logging.getLogger("pyhybrid")
+
+
+@ffi.def_extern()  # type: ignore[untyped-decorator]
+def pyhybrid_on_log(user: Any, level: int, message: Any) -> None:
+    """Passes a message of the C library to the logger "pyhybrid"."""
+    _logger.log(_LOG_LEVELS.get(level, logging.INFO), "%s", ffi.string(message).decode("utf-8", "replace"))
+
+
+def _highest_tier(mask: int) -> str:
+    return next((name for bit, name in _TIERS if mask & bit), "scalar")
+
+
+def detected_isa() -> str:
+    """Returns the highest instruction-set tier of this processor, whatever the environment says."""
+    return _highest_tier(lib.hyb_isa_detect())
+
+
+def cpu_name() -> str:
+    """Returns the processor's own name, or "unknown"."""
+    buffer = ffi.new("char[]", 256)
+    lib.hyb_cpu_name(buffer, 256)
+    return ffi.string(buffer).decode("utf-8", "replace").strip()
+
+
+def _usable_processors() -> int:
+    """Processors that this process may run on, as os.process_cpu_count counts them from Python 3.13 on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0)) or 1
+    return os.cpu_count() or 1
+
+
+class _CallLock:
+    """A lock that one thread may take once: a second time means that a callback calls back into the C context."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._owner: int | None = None
+
+    def __enter__(self) -> None:
+        if self._owner == threading.get_ident():
+            raise StateError(
+                "this context is in the middle of a call: a streaming callback must not use the model that generates; "
+                "load it with another Context for that"
+            )
+        self._lock.acquire()
+        self._owner = threading.get_ident()
+
+    def __exit__(self, *_: object) -> None:
+        self._owner = None
+        self._lock.release()
+
+
+class Context:
+    """Threads and instruction sets for the C library; every result is the same whatever they are.
+
+    A context may be shared between Python threads: calls take turns. Models keep their context alive.
+
+    Args:
+        threads: threads that compute, 1 to 256; None: the environment's HYB_NUM_THREADS, or every processor that this
+            process may use.
+        isa: highest instruction-set tier to use, 'scalar', 'avx2', 'avx512' or 'neon'; None: the best there is. What
+            the processor lacks, or the environment's HYB_ISA forbids, is never used; see the property `isa`.
+
+    Raises:
+        InvalidArgumentError: a value out of its range.
+    """
+
+    def __init__(self, threads: int | None = None, isa: Isa | None = None) -> None:
+        if threads is None:
+            threads = 0 if os.environ.get("HYB_NUM_THREADS") else min(_usable_processors(), 256)
+        elif isinstance(threads, bool) or not isinstance(threads, int) or not 1 <= threads <= 256:
+            raise InvalidArgumentError(f"threads is {threads!r}; give a whole number from 1 to 256, or None")
+        if isa is not None and isa not in _MASKS:
+            raise InvalidArgumentError(f"isa is {isa!r}; choose one of {', '.join(map(repr, _MASKS))}, or None")
+        options = ffi.new("hyb_ctx_options *")
+        options.struct_size = ffi.sizeof("hyb_ctx_options")
+        options.n_threads = threads
+        options.isa_mask = 0 if isa is None else _MASKS[isa]
+        options.log = lib.pyhybrid_on_log
+        out = ffi.new("hyb_ctx **")
+        check(lib.hyb_ctx_create(options, out))
+        # Whatever is made with the context keeps this object, so the context is destroyed last.
+        self._owned: Any = ffi.gc(out[0], lib.hyb_ctx_destroy)
+        #: Held around every C call with this context.
+        self.lock = _CallLock()
+
+    @property
+    def handle(self) -> Any:
+        """The hyb_ctx pointer.
+
+        Raises:
+            StateError: the context was closed.
+        """
+        if self._owned is None:
+            raise StateError("this context was closed; make a new one")
+        return self._owned
+
+    @property
+    def threads(self) -> int:
+        """Number of threads that compute; may be set between calls."""
+        return int(lib.hyb_ctx_n_threads(self.handle))
+
+    @threads.setter
+    def threads(self, threads: int) -> None:
+        if isinstance(threads, bool) or not isinstance(threads, int) or not 1 <= threads <= 256:
+            raise InvalidArgumentError(f"threads is {threads!r}; give a whole number from 1 to 256")
+        with self.lock:
+            self.check(lib.hyb_ctx_set_n_threads(self.handle, threads))
+
+    @property
+    def isa(self) -> str:
+        """Highest instruction-set tier in use: 'scalar', 'avx2', 'avx512', 'avx512vnni' or 'neon'."""
+        return _highest_tier(lib.hyb_ctx_isa(self.handle))
+
+    def kernels(self) -> dict[str, str]:
+        """Returns the tier that was chosen for each kernel, by the kernel's name."""
+        handle = self.handle
+        text = [
+            (lib.hyb_ctx_kernel_name(handle, i), lib.hyb_ctx_kernel_tier(handle, i))
+            for i in range(lib.hyb_ctx_kernel_count(handle))
+        ]
+        return {ffi.string(name).decode(): ffi.string(tier).decode() for name, tier in text}
+
+    def self_test(self) -> str | None:
+        """Runs the known-answer test of the numerics contract.
+
+        Returns:
+            None if it passed, else the first check that failed.
+
+        Raises:
+            HybridError: it could not be run.
+        """
+        with self.lock:
+            try:
+                self.check(lib.hyb_ctx_self_test(self.handle))
+            except UnsupportedError as error:
+                return str(error)
+        return None
+
+    def check(self, status: int) -> None:
+        """Raises the exception of a status with this context's detail; call it with the lock held."""
+        check(status, self._owned)
+
+    def own(self, pointer: Any, destroy: Any) -> Any:
+        """Returns a C handle that is destroyed with its last reference, and always before this context.
+
+        Args:
+            pointer: handle made with this context.
+            destroy: C function that takes it; it only frees memory, so it needs no lock.
+        """
+        context = self.handle
+
+        def release(owned: Any, _context: Any = context) -> None:
+            destroy(owned)
+
+        return ffi.gc(pointer, release)
+
+    def close(self) -> None:
+        """Ends the use of this context; its memory goes with the last model that was made with it."""
+        self._owned = None
+
+    def __enter__(self) -> Context:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return "Context(closed)" if self._owned is None else f"Context(threads={self.threads}, isa={self.isa!r})"
+
+
+_default: Context | None = None
+_default_lock = threading.Lock()
+
+
+def default_context() -> Context:
+    """Returns the context that functions use when none is given; made by the first call."""
+    global _default
+    with _default_lock:
+        if _default is None:
+            _default = Context()
+        return _default

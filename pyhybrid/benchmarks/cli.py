@@ -1,0 +1,193 @@
+"""`pyhybrid bench`: measures rows of the registry and prints them, for people or as JSON.
+
+Place in the data flow: cli.py of the package calls `add_arguments` and `run`; tools/make_benchmarks renders what `--out` wrote.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from pyhybrid.benchmarks.registry import SECTIONS, Options, rows
+
+__all__ = ["add_arguments", "run"]
+
+_EPILOG = """examples:
+  pyhybrid bench train --peers --json
+  pyhybrid bench quality --peers --data tinyshakespeare.txt --threads 2
+  pyhybrid bench all --peers --out results.json
+
+exit codes: 0 measured; 1 answers differ, a side failed, or with --check a claim does not hold; 2 wrong usage
+"""
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    try:
+        numbers = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        numbers = ()
+    if not numbers or any(not 1 <= number <= 256 for number in numbers):
+        raise argparse.ArgumentTypeError(f"{text!r}: give whole numbers from 1 to 256, as in 1,2")
+    return numbers
+
+
+def _positive(text: str) -> int:
+    try:
+        number = int(text)
+    except ValueError:
+        number = 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: give a whole number of at least 1")
+    return number
+
+
+def _presets(text: str) -> tuple[str, ...]:
+    from pyhybrid.config import PRESETS
+
+    names = tuple(text.split(","))
+    unknown = [name for name in names if name not in PRESETS]
+    if unknown:
+        raise argparse.ArgumentTypeError(f"{unknown[0]!r}: choose among {', '.join(PRESETS)}")
+    return names
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of `pyhybrid bench`.
+
+    Args:
+        parser: of the subcommand.
+    """
+    parser.description = "Measures speed, quality and size; with --peers beside PyTorch and NumPy in the same run."
+    parser.epilog = _EPILOG
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    default = Options()
+    parser.add_argument("section", nargs="?", default="all", choices=[*SECTIONS, "all"], help="what to measure")
+    parser.add_argument("--peers", action="store_true", help="run the peers too (needs the extra `peers`: torch)")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="also write the JSON to a file")
+    parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw the figures (needs matplotlib)")
+    parser.add_argument("--check", action="store_true", help="exit with 1 if a claim does not hold")
+    parser.add_argument("--filter", default="", metavar="TEXT", help="only rows whose name contains it")
+    parser.add_argument("--list", action="store_true", help="print the rows' names, measure nothing")
+    parser.add_argument("--presets", type=_presets, default=default.presets, help="of model rows: small,base")
+    parser.add_argument("--threads", type=_numbers, default=default.threads, help="of model rows: 1,2")
+    parser.add_argument("--rounds", type=_positive, help="measurements a side (quality: see --seeds)")
+    parser.add_argument("--steps", type=_positive, default=default.steps, help="steps of a quality run")
+    parser.add_argument("--seeds", type=_positive, default=default.seeds, help="quality runs")
+    parser.add_argument("--data", type=Path, help="text of the quality runs; default: the embedded one")
+    parser.add_argument("--compile", action="store_true", help="also measure torch.compile")
+
+
+def _table(result: dict[str, Any]) -> list[str]:
+    """Lines for people: one a side."""
+    unit, ours = result["unit"], result["ours"]
+    spread = f"{ours['lowest']:.5g} to {ours['highest']:.5g}"
+    lines = [f"{result['name']}", f"  {'ours':<18}{ours['median']:>12.5g} {unit:<12} ({spread})"]
+    for name, peer in result["peers"].items():
+        spread = f"{peer['lowest']:.5g} to {peer['highest']:.5g}"
+        relation = f"ratio {peer['ratio']:.3f}, difference {peer['difference']:+.4g}"
+        lines.append(f"  {name:<18}{peer['median']:>12.5g} {unit:<12} ({spread}); {relation}")
+    goal = result["goal"]
+    if goal:
+        verdict = {True: "holds", False: "DOES NOT HOLD", None: "not measured: run with --peers"}[goal["holds"]]
+        lines.append(f"  claim: {goal['text']} {verdict}")
+    return lines
+
+
+def _plot(results: list[dict[str, Any]], path: Path) -> None:
+    """Our median by each peer's, as bars on a logarithmic axis."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    bars = [(f"{r['name']} : {name}", p["ratio"]) for r in results for name, p in r["peers"].items()]
+    figure, axes = pyplot.subplots(figsize=(9, 0.6 + 0.3 * max(1, len(bars))))
+    axes.barh([name for name, _ in bars], [ratio for _, ratio in bars], color="tab:blue")
+    axes.axvline(1, color="black", linewidth=1)
+    axes.set_xscale("log")
+    axes.invert_yaxis()
+    axes.set_xlabel("ours / peer (above 1: we are better)")
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)
+
+
+def _options(args: argparse.Namespace) -> Options:
+    return Options(
+        peers=args.peers,
+        presets=args.presets,
+        threads=args.threads,
+        rounds=args.rounds,
+        steps=args.steps,
+        seeds=args.seeds,
+        data=args.data,
+        compile=args.compile,
+    )
+
+
+def _missing_part(args: argparse.Namespace) -> str | None:
+    """What must be installed or given before anything is measured."""
+    import importlib.util
+
+    if args.peers and importlib.util.find_spec("torch") is None:
+        return "--peers needs PyTorch: pip install 'pyhybrid[peers]'"
+    if args.plot and importlib.util.find_spec("matplotlib") is None:
+        return "--plot needs matplotlib: pip install matplotlib"
+    if args.data is not None and not args.data.is_file():
+        return f"--data {args.data}: no such file"
+    return None
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measures what the arguments choose.
+
+    Args:
+        args: of `add_arguments`.
+
+    Returns:
+        The exit code: 0, 1 or 2 as in the help.
+    """
+    options = _options(args)
+    chosen = [row for row in rows(args.section, options) if args.filter in row.name]
+    if args.list:
+        print("\n".join(row.name for row in chosen))
+        return 0
+    problem = _missing_part(args) or (None if chosen else f"no row's name contains {args.filter!r}; see --list")
+    if problem:
+        print(f"pyhybrid bench: {problem}", file=sys.stderr)
+        return 2
+    from pyhybrid.benchmarks.measure import BenchmarkError, machine, measure, versions
+
+    document: dict[str, Any] = {"machine": machine(), "versions": versions(args.peers), "rows": []}
+    if not args.json:
+        print(", ".join(f"{key}: {value}" for key, value in (document["machine"] | document["versions"]).items()))
+    failed = False
+    for row in chosen:
+        rounds = None if row.section in ("quality", "size") else options.rounds
+        try:
+            result = measure(row, peers=args.peers, rounds=rounds, progress=_progress)
+        except BenchmarkError as error:
+            print(f"pyhybrid bench: {row.name}: {error}", file=sys.stderr)
+            failed = True
+            continue
+        document["rows"].append(result)
+        failed = failed or (args.check and bool(result["goal"]) and result["goal"]["holds"] is not True)
+        if not args.json:
+            print("\n".join(_table(result)), flush=True)
+    text = json.dumps(document, indent=1, allow_nan=False)
+    if args.json:
+        print(text)
+    if args.out:
+        args.out.write_text(text + "\n", encoding="utf-8")
+    if args.plot:
+        _plot(document["rows"], args.plot)
+    return 1 if failed else 0
+
+
+def _progress(line: str) -> None:
+    if sys.stderr.isatty():
+        print(line, file=sys.stderr, flush=True)

@@ -1,0 +1,145 @@
+"""The registry of benchmark rows: what is measured, against which peer, and what is claimed about it.
+
+Place in the data flow: the modules training, generation, matmul, quality and size each give their rows; cli.py and the
+tests choose among them; measure.py runs them. A side (ours or a peer) is named by the path of a class, "module:name", so
+that it can be made in a process of its own: see `Side`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from numpy.typing import NDArray
+
+__all__ = ["SECTIONS", "Goal", "Options", "Row", "Side", "rows"]
+
+#: Sections in the order of the report; each is a module of this package with a function `rows(options)`.
+SECTIONS: dict[str, str] = {
+    "train": "training",
+    "generate": "generation",
+    "matmul": "matmul",
+    "quality": "quality",
+    "size": "size",
+}
+
+Answer = Mapping[str, NDArray[Any]]
+
+
+class Side(Protocol):
+    """One side of a comparison; made with the row's sizes as keyword arguments, in a process of its own."""
+
+    def answer(self) -> Answer:
+        """What it computes, as arrays: compared between the sides before anything is timed."""
+        ...
+
+    def run(self, round_number: int) -> float:
+        """Measures once.
+
+        Args:
+            round_number: 0, 1, ...; the same for both sides of a pair.
+
+        Returns:
+            The figure, in the row's unit.
+        """
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Goal:
+    """A claim that a row must bear out.
+
+    Args:
+        text: the claim, one sentence.
+        kind: 'ratio' (median of ours / peer, or its inverse where lower is better, at least the limit), 'difference'
+            (mean of ours - peer at most the limit in magnitude), or 'value' (median of ours at most the limit).
+        limit: see kind.
+        peer: the peer's name; None for 'value'.
+    """
+
+    text: str
+    kind: Literal["ratio", "difference", "value"]
+    limit: float
+    peer: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One line of a benchmark table.
+
+    Args:
+        name: unique; section/what/sizes.
+        section: key of SECTIONS.
+        unit: of the figures.
+        better: whether 'higher' or 'lower' figures are better.
+        ours: "module:class" of our Side.
+        peers: name to "module:class" of each peer's Side.
+        sizes: keyword arguments of every side; what the table prints.
+        hidden: further keyword arguments, such as paths, which are not printed.
+        threads: threads that each side may use.
+        rounds: measurements of each side.
+        agreement: name of an answer's array to the largest relative difference (Euclidean norm of the difference by the
+            norm of the peer's) that is accepted; 0: equal.
+        goal: claim, if any.
+        note: what a reader must know to read the figures.
+    """
+
+    name: str
+    section: str
+    unit: str
+    better: Literal["higher", "lower"]
+    ours: str
+    peers: Mapping[str, str] = field(default_factory=dict)
+    sizes: Mapping[str, Any] = field(default_factory=dict)
+    hidden: Mapping[str, Any] = field(default_factory=dict)
+    threads: int = 1
+    rounds: int = 5
+    agreement: Mapping[str, float] = field(default_factory=dict)
+    goal: Goal | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What the user of `pyhybrid bench` chose.
+
+    Args:
+        peers: run the peers too.
+        presets: of the model rows.
+        threads: numbers of threads for rows that are measured at several.
+        rounds: measurements a side; None: the row's own number.
+        steps: optimiser steps of a quality run.
+        seeds: quality runs, seeds 0 to seeds - 1.
+        data: text of the quality runs; None: the embedded documentation text.
+        compile: also measure torch.compile.
+    """
+
+    peers: bool = False
+    presets: tuple[str, ...] = ("small", "base")
+    threads: tuple[int, ...] = (1, 2)
+    rounds: int | None = None
+    steps: int = 600
+    seeds: int = 3
+    data: Path | None = None
+    compile: bool = False
+
+
+def rows(section: str, options: Options) -> list[Row]:
+    """Returns the rows of a section, or of all.
+
+    Args:
+        section: key of SECTIONS, or 'all'.
+        options: what the user chose.
+
+    Raises:
+        KeyError: no such section.
+    """
+    names = list(SECTIONS) if section == "all" else [section]
+    found: list[Row] = []
+    for name in names:
+        module = importlib.import_module(f"pyhybrid.benchmarks.{SECTIONS[name]}")
+        found.extend(module.rows(options))
+    return found

@@ -1,0 +1,165 @@
+"""Training speed: tokens a second of whole optimiser steps, beside PyTorch on the same weights and batches.
+
+Each side does what a training loop does: forward, backward, clipping, AdamW, new quantised weights. The peer is the model of
+torch_model.py in eager mode, fp32 with fake quantisation, fused AdamW, the same number of threads.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pyhybrid.benchmarks.registry import Answer, Goal, Options, Row
+from pyhybrid.config import PRESETS, ModelConfig, TrainingConfig
+
+__all__ = ["Ours", "TorchCompiled", "TorchEager", "rows"]
+
+# Steps of one measurement, and tokens of one step, by preset: a measurement takes about a second.
+_STEPS = {"tiny": 6, "small": 4, "base": 1, "large": 1}
+_BATCH = {"tiny": (16, 128), "small": (16, 128), "base": (4, 512), "large": (1, 512)}
+# Relative differences between our first step and PyTorch's, both fp32. A loss is off by about the square root of the
+# number of operations that a token passes, times 2^-24; a few activations fall on the other side of a rounding tie of their
+# int8 code, which moves the gradient by about 1 / 127 of their share.
+_LOSS_BOUND, _NORM_BOUND = 1e-3, 1e-2
+
+
+def _batch(config: ModelConfig, batch_size: int, context: int, number: int) -> NDArray[np.uint32]:
+    """Random tokens: speed does not depend on them."""
+    random = np.random.default_rng((7, number))
+    return random.integers(0, config.vocab_size, (batch_size, context + 1)).astype(np.uint32)
+
+
+class Ours:
+    """pyhybrid.LanguageModel."""
+
+    def __init__(self, *, preset: str, batch_size: int, context: int, steps: int, threads: int) -> None:
+        from pyhybrid._context import Context
+        from pyhybrid.language_model import LanguageModel
+
+        self.config, self.training = PRESETS[preset].model, PRESETS[preset].training
+        self.shape, self.steps, self.done = (batch_size, context), steps, 0
+        self.model = LanguageModel(self.config, seed=1, context=Context(threads=threads))
+        self.model.prepare(batch_size, context)
+
+    def answer(self) -> Answer:
+        """Loss and gradient norm of the first batch."""
+        loss, norm = self.model.gradients(_batch(self.config, *self.shape, 0))
+        return {"loss": np.array(loss), "gradient_norm": np.array(norm)}
+
+    def _step(self) -> None:
+        t = self.training
+        self.model.gradients(_batch(self.config, *self.shape, self.done))
+        self.done += 1
+        self.model.apply(
+            learning_rate=t.learning_rate / 10, step=self.done, beta1=t.beta1, beta2=t.beta2, epsilon=t.epsilon,
+            weight_decay=t.weight_decay, clip_norm=t.clip_norm,
+        )  # fmt: skip
+
+    def run(self, round_number: int) -> float:
+        """Tokens a second over some steps; one more step warms up before the first."""
+        return _tokens_per_second(self, round_number)
+
+
+class TorchEager:
+    """torch_model.Decoder with the same initial weights."""
+
+    compiled = False
+
+    def __init__(self, *, preset: str, batch_size: int, context: int, steps: int, threads: int) -> None:
+        import torch
+
+        from pyhybrid.benchmarks.torch_model import Decoder, make_optimizer
+
+        torch.set_num_threads(threads)
+        self.config, self.training = PRESETS[preset].model, PRESETS[preset].training
+        self.shape, self.steps, self.done = (batch_size, context), steps, 0
+        self.model = Decoder(self.config)
+        self.model.load(initial_weights(self.config, 1))
+        self.optimizer = make_optimizer(self.model, self.training)
+        self.loss: Any = torch.compile(self.model.loss) if self.compiled else self.model.loss
+
+    def _windows(self) -> Any:
+        import torch
+
+        return torch.from_numpy(_batch(self.config, *self.shape, self.done).astype(np.int64))
+
+    def answer(self) -> Answer:
+        """Loss and gradient norm of the first batch."""
+        loss = self.loss(self._windows())
+        loss.backward()
+        norm = np.sqrt(sum(float(np.sum(g * g)) for g in self.model.gradients().values()))
+        return {"loss": np.array(float(loss)), "gradient_norm": np.array(norm)}
+
+    def _step(self) -> None:
+        from pyhybrid.benchmarks.torch_model import train_step
+
+        t = self.training
+        train_step(self.model, self.optimizer, self._windows(), t.learning_rate / 10, t.clip_norm, self.loss)
+        self.done += 1
+
+    def run(self, round_number: int) -> float:
+        """Tokens a second over some steps; one more step warms up before the first."""
+        return _tokens_per_second(self, round_number)
+
+
+class TorchCompiled(TorchEager):
+    """The same with torch.compile."""
+
+    compiled = True
+
+
+def _tokens_per_second(side: Any, round_number: int) -> float:
+    if round_number == 0:
+        side._step()
+    start = time.perf_counter()
+    for _ in range(side.steps):
+        side._step()
+    seconds = time.perf_counter() - start
+    return float(side.steps * side.shape[0] * side.shape[1] / seconds)
+
+
+def initial_weights(config: ModelConfig, seed: int) -> dict[str, NDArray[np.float32]]:
+    """The weights that pyhybrid.LanguageModel starts from, by name."""
+    from pyhybrid.language_model import LanguageModel
+
+    parameters = LanguageModel(config, seed=seed).parameters()
+    return {name: np.array(parameter.values) for name, parameter in parameters.items()}
+
+
+def rows(options: Options) -> list[Row]:
+    """Every chosen preset at every chosen number of threads."""
+    here = "pyhybrid.benchmarks.training"
+    peers = {"PyTorch eager": f"{here}:TorchEager"}
+    if options.compile:
+        peers["PyTorch compiled"] = f"{here}:TorchCompiled"
+    found = []
+    for preset in options.presets:
+        for threads in options.threads:
+            batch_size, context = _BATCH[preset]
+            text = f"Training of `{preset}` on {threads} thread(s) is at least as fast as PyTorch eager's."
+            found.append(
+                Row(
+                    name=f"train/{preset}/{threads}-threads",
+                    section="train",
+                    unit="tokens/s",
+                    better="higher",
+                    ours=f"{here}:Ours",
+                    peers=peers,
+                    sizes={"preset": preset, "batch_size": batch_size, "context": context, "steps": _STEPS[preset]},
+                    threads=threads,
+                    rounds=7 if preset in ("tiny", "small") else 3,
+                    agreement={"loss": _LOSS_BOUND, "gradient_norm": _NORM_BOUND},
+                    goal=Goal(text=text, kind="ratio", limit=1.0, peer="PyTorch eager"),
+                )
+            )
+    return found
+
+
+def default_training(steps: int, seed: int) -> TrainingConfig:
+    """The configuration of the quality runs: the preset `small` with another length and seed."""
+    from dataclasses import replace
+
+    return replace(PRESETS["small"].training, steps=steps, seed=seed)

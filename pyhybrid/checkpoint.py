@@ -1,0 +1,407 @@
+"""Checkpoints: all that a run needs to go on bit for bit, written so that a crash never costs the last one.
+
+Place in the data flow: the trainer saves after some steps and on a signal, and reads the newest good one to
+resume.
+
+    DIR/checkpoint/latest                          name of the newest folder, for people and scripts
+    DIR/checkpoint/step-00000120/tensors.safetensors   fp32 weights.*, first_moment.*, second_moment.*
+    DIR/checkpoint/step-00000120/state.json            the rest, with the SHA-256 of both files
+
+A folder is written under a temporary name, flushed to the disk, and renamed when it is complete; older ones
+are deleted after that. Reading checks the hashes, and goes back to the previous folder with a warning where
+they fail. Nothing is ever unpickled. Format of the tensors: https://github.com/huggingface/safetensors.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import shutil
+import struct
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pyhybrid._errors import HybridError
+
+__all__ = [
+    "Checkpoint",
+    "CheckpointError",
+    "CheckpointWarning",
+    "checkpoint_folder",
+    "load_checkpoint",
+    "read_tensors",
+    "remove_checkpoints",
+    "save_checkpoint",
+    "write_tensors",
+]
+
+#: Version of the layout above; a reader refuses a newer one.
+FORMAT_VERSION = 1
+
+_TENSORS = "tensors.safetensors"
+_STATE = "state.json"
+_PREFIX = "step-"
+_TEMPORARY = ".writing-"
+_BLOCK_BYTES = 8 << 20
+# More than this is no header of ours; the safetensors library has the same limit.
+_MAX_HEADER_BYTES = 100_000_000
+
+Array = NDArray[np.float32]
+
+
+class CheckpointError(HybridError):
+    """A checkpoint cannot be written, read or used; the message says why and how to mend it."""
+
+
+class CheckpointWarning(UserWarning):
+    """A damaged checkpoint was passed over."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One good checkpoint, read and checked.
+
+    Args:
+        folder: where it lies.
+        step: updates that were done.
+        state: what the trainer gave to `save_checkpoint`.
+    """
+
+    folder: Path
+    step: int
+    state: dict[str, Any]
+
+    def restore(self, tensors: Mapping[str, Array]) -> None:
+        """Copies the stored tensors into arrays of the same names and shapes.
+
+        Args:
+            tensors: fp32 arrays to be overwritten; all of the checkpoint's, and no other.
+
+        Raises:
+            CheckpointError: a name or shape differs; then nothing was copied. Or the file was changed
+                meanwhile.
+        """
+        stored = read_tensors(self.folder / _TENSORS)
+        missing = sorted(set(tensors) ^ set(stored))
+        if missing:
+            raise CheckpointError(
+                f"{self.folder}: the model and the checkpoint differ in tensor {missing[0]!r}"
+                f" ({len(missing)} in all); resume with the configuration that the checkpoint was made with"
+            )
+        for name, array in tensors.items():
+            if stored[name].shape != array.shape:
+                raise CheckpointError(
+                    f"{self.folder}: tensor {name!r} has shape {stored[name].shape}, the model's "
+                    f"{array.shape}; resume with the configuration that the checkpoint was made with"
+                )
+        for name, array in tensors.items():
+            array[...] = stored[name]
+
+
+def checkpoint_folder(out: str | os.PathLike[str]) -> Path:
+    """Returns the folder of a run's checkpoints.
+
+    Args:
+        out: the run's output folder.
+    """
+    return Path(out) / "checkpoint"
+
+
+# ---- safetensors ----
+
+
+def write_tensors(path: str | os.PathLike[str], tensors: Mapping[str, Array]) -> str:
+    """Writes a safetensors file and flushes it to the disk.
+
+    Args:
+        path: the file; written from the start.
+        tensors: fp32 arrays by name, C order; their bytes are written without a copy.
+
+    Returns:
+        SHA-256 of the whole file, hexadecimal.
+
+    Raises:
+        OSError: the disk is full or gone.
+    """
+    header: dict[str, Any] = {"__metadata__": {"format": "pyhybrid"}}
+    offset = 0
+    for name, array in tensors.items():
+        header[name] = {
+            "dtype": "F32",
+            "shape": list(array.shape),
+            "data_offsets": [offset, offset + array.size * 4],
+        }
+        offset += array.size * 4
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # the data begin at a multiple of 8
+    digest = hashlib.sha256()
+    with open(path, "wb") as file:
+        for part in _blocks(struct.pack("<Q", len(text)) + text, tensors):
+            digest.update(part)
+            file.write(part)
+        file.flush()
+        os.fsync(file.fileno())
+    return digest.hexdigest()
+
+
+def _blocks(head: bytes, tensors: Mapping[str, Array]) -> Iterator[Any]:
+    yield head
+    for array in tensors.values():
+        data = np.ascontiguousarray(array, "<f4").reshape(-1)
+        for start in range(0, data.size, _BLOCK_BYTES // 4):
+            yield data[start : start + _BLOCK_BYTES // 4].data
+
+
+def read_tensors(path: str | os.PathLike[str]) -> dict[str, Array]:
+    """Maps the tensors of a safetensors file that holds fp32 only.
+
+    Args:
+        path: the file.
+
+    Returns:
+        Read-only fp32 arrays by name, which stay valid as long as they are held.
+
+    Raises:
+        CheckpointError: not such a file, or its lengths contradict each other.
+        OSError: the file cannot be read.
+    """
+    size = os.path.getsize(path)
+    with open(path, "rb") as file:
+        head = file.read(8)
+        length = struct.unpack("<Q", head)[0] if len(head) == 8 else 0
+        if not 2 <= length <= min(size - 8, _MAX_HEADER_BYTES):
+            raise CheckpointError(f"{os.fspath(path)}: not a safetensors file, or cut short")
+        try:
+            header = json.loads(file.read(length))
+            entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
+            layout = [
+                (name, entry["dtype"], tuple(map(int, entry["shape"])), int(begin), int(end))
+                for name, entry in entries.items()
+                for begin, end in [entry["data_offsets"]]
+            ]
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise CheckpointError(f"{os.fspath(path)}: its header is not valid ({error})") from error
+    tensors: dict[str, Array] = {}
+    base = 8 + length
+    for name, dtype, shape, begin, end in layout:
+        n_values = 1
+        for extent in shape:
+            n_values *= extent
+        fits = min((0, *shape)) >= 0 and 0 <= begin <= end <= size - base and end - begin == 4 * n_values
+        if dtype != "F32" or not fits:
+            raise CheckpointError(f"{os.fspath(path)}: tensor {name!r} does not fit into the file")
+        tensors[name] = (
+            np.memmap(path, "<f4", "r", base + begin, shape) if n_values else np.empty(shape, np.float32)
+        )
+    return tensors
+
+
+# ---- writing ----
+
+
+def _sync_folder(folder: Path) -> None:
+    """Flushes a folder's entries, so that a rename in it outlives a power cut."""
+    if os.name == "nt":
+        return  # folders cannot be opened there
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _write_text(path: Path, text: str) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _seal(state: Mapping[str, Any]) -> str:
+    """The state as JSON with a hash of itself."""
+    plain = json.dumps(state, sort_keys=True, allow_nan=False)
+    return json.dumps(
+        {"state": json.loads(plain), "sha256": hashlib.sha256(plain.encode()).hexdigest()}, indent=1
+    )
+
+
+def save_checkpoint(
+    out: str | os.PathLike[str],
+    step: int,
+    tensors: Mapping[str, Array],
+    state: Mapping[str, Any],
+    *,
+    keep: int = 2,
+) -> Path:
+    """Writes a checkpoint, then deletes the ones that it replaces.
+
+    Args:
+        out: the run's output folder; made where it is missing.
+        step: updates that were done.
+        tensors: fp32 arrays by name.
+        state: JSON values: configurations, totals, the data's hash.
+        keep: newest checkpoints to keep, this one included; at least 1.
+
+    Returns:
+        The new folder.
+
+    Raises:
+        CheckpointError: the disk is full or cannot be written; earlier checkpoints are untouched.
+    """
+    parent = checkpoint_folder(out)
+    temporary = parent / f"{_TEMPORARY}{step:08d}"
+    final = parent / f"{_PREFIX}{step:08d}"
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        _clean(parent)
+        temporary.mkdir()
+        digest = write_tensors(temporary / _TENSORS, tensors)
+        whole = {
+            "format_version": FORMAT_VERSION,
+            "step": step,
+            "tensors": {"file": _TENSORS, "sha256": digest},
+            **state,
+        }
+        _write_text(temporary / _STATE, _seal(whole))
+        _sync_folder(temporary)
+        if final.exists():  # the same step again, after a return to an older checkpoint
+            os.rename(final, parent / f"{_TEMPORARY}old-{step:08d}")
+        os.rename(temporary, final)
+        _sync_folder(parent)
+        pointer = parent / f"{_TEMPORARY}latest"
+        _write_text(pointer, final.name + "\n")
+        os.replace(pointer, parent / "latest")
+        _sync_folder(parent)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            _clean(parent)
+        raise CheckpointError(_write_failure(parent, step, error)) from error
+    except BaseException:  # an abort by the user: leave no half-written folder behind
+        with contextlib.suppress(OSError):
+            _clean(parent)
+        raise
+    with contextlib.suppress(OSError):
+        _clean(parent)
+        # Steps beyond this one are of a run that was given up: it went on from an older checkpoint.
+        folders = _folders(parent)
+        older = [folder for number, folder in folders if number < step]
+        for folder in [folder for number, folder in folders if number > step] + older[max(keep, 1) - 1 :]:
+            shutil.rmtree(folder, ignore_errors=True)
+    return final
+
+
+def _write_failure(parent: Path, step: int, error: OSError) -> str:
+    kept = _folders(parent) if parent.is_dir() else []
+    last = f"the checkpoint of step {kept[0][0]} is kept" if kept else "there is no earlier checkpoint"
+    if error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", None), errno.EFBIG):
+        reason = f"no space is left ({error.strerror}); free some, or give another output folder"
+    else:
+        reason = f"{error.strerror or error}; check the output folder"
+    return f"{parent}: the checkpoint of step {step} cannot be written: {reason}; {last}"
+
+
+def _clean(parent: Path) -> None:
+    """Deletes what an interrupted writer left."""
+    for entry in parent.glob(f"{_TEMPORARY}*"):
+        if entry.is_dir():
+            shutil.rmtree(entry, ignore_errors=True)
+        else:
+            entry.unlink(missing_ok=True)
+
+
+def _folders(parent: Path) -> list[tuple[int, Path]]:
+    """The checkpoints of a run by step, the newest first."""
+    found = []
+    for entry in parent.glob(f"{_PREFIX}*"):
+        number = entry.name.removeprefix(_PREFIX)
+        if number.isascii() and number.isdigit() and entry.is_dir():
+            found.append((int(number), entry))
+    return sorted(found, reverse=True)
+
+
+def remove_checkpoints(out: str | os.PathLike[str]) -> None:
+    """Deletes all checkpoints of a run, and nothing else.
+
+    Args:
+        out: the run's output folder.
+
+    Raises:
+        CheckpointError: the folder cannot be written.
+    """
+    parent = checkpoint_folder(out)
+    if not parent.is_dir():
+        return
+    try:
+        _clean(parent)
+        for _, folder in _folders(parent):
+            shutil.rmtree(folder)
+        (parent / "latest").unlink(missing_ok=True)
+    except OSError as error:
+        raise CheckpointError(f"{parent}: cannot be emptied ({error.strerror})") from error
+
+
+# ---- reading ----
+
+
+def _read(folder: Path, step: int) -> Checkpoint:
+    """Reads and checks one folder."""
+    try:
+        sealed = json.loads((folder / _STATE).read_text(encoding="utf-8"))
+        state = sealed["state"]
+        plain = json.dumps(state, sort_keys=True, allow_nan=False)
+        if hashlib.sha256(plain.encode()).hexdigest() != sealed["sha256"]:
+            raise CheckpointError(f"{_STATE} was changed after it was written")
+        if state["format_version"] > FORMAT_VERSION:
+            raise CheckpointError(
+                f"its format version {state['format_version']} is newer than {FORMAT_VERSION}"
+            )
+        if state["step"] != step:
+            raise CheckpointError(f"the folder says step {step}, {_STATE} {state['step']}")
+        with (folder / state["tensors"]["file"]).open("rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != state["tensors"]["sha256"]:
+                raise CheckpointError(f"{_TENSORS} was changed after it was written, or cut short")
+    except CheckpointError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"it cannot be read ({error})") from error
+    return Checkpoint(folder, step, state)
+
+
+def load_checkpoint(out: str | os.PathLike[str]) -> Checkpoint | None:
+    """Finds the newest checkpoint whose hashes are right.
+
+    Args:
+        out: the run's output folder.
+
+    Returns:
+        The checkpoint; None if the run has none at all. A damaged one is passed over with a
+        CheckpointWarning.
+
+    Raises:
+        CheckpointError: there are checkpoints, and all of them are damaged.
+    """
+    parent = checkpoint_folder(out)
+    folders = _folders(parent) if parent.is_dir() else []
+    reasons = []
+    for step, folder in folders:
+        try:
+            checkpoint = _read(folder, step)
+        except CheckpointError as error:
+            reasons.append(f"{folder}: {error}")
+            continue
+        for reason in reasons:
+            message = f"damaged checkpoint passed over: {reason}; going on from step {step}"
+            warnings.warn(message, CheckpointWarning, stacklevel=2)
+        return checkpoint
+    if reasons:
+        raise CheckpointError("no checkpoint is usable: " + "; ".join(reasons))
+    return None

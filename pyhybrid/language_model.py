@@ -1,0 +1,889 @@
+"""A ternary language model: make, train, evaluate, save, load and generate with it.
+
+Place in the data flow: config.py -> `LanguageModel` -> the C library, which owns all arithmetic. The trainer calls
+`gradients` and `apply`; the command line and users call the rest. Architecture and sources: hybrid/language_model.h.
+"""
+
+from __future__ import annotations
+
+import codecs
+import json
+import math
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from pyhybrid._buffers import Array, input_array, output_array, pointer, view
+from pyhybrid._context import Context, default_context
+from pyhybrid._errors import InvalidArgumentError, OutOfMemoryError
+from pyhybrid._native import ffi, lib
+from pyhybrid.config import ModelConfig
+from pyhybrid.data import validation_batches
+from pyhybrid.quantization import (
+    FORMAT_BITS,
+    FORMAT_NAMES,
+    GRANULARITIES,
+    THRESHOLDS,
+    bits_to_format,
+    choose,
+)
+from pyhybrid.tokenizer import Tokenizer
+
+__all__ = [
+    "Evaluation",
+    "Generation",
+    "GradientStatistics",
+    "LanguageModel",
+    "MemoryEstimate",
+    "Parameter",
+    "ParameterCount",
+    "UpdateStatistics",
+    "config_from_struct",
+]
+
+#: A text as str or UTF-8 bytes, or token ids.
+TextOrTokens = str | bytes | npt.NDArray[Any] | Sequence[int]
+StreamCallback = Callable[[str, int], object]
+CacheFormat = Literal["f32", "int8"]
+
+_ACTIVATIONS = {"silu": lib.HYB_ACTIVATION_SILU, "squared_relu": lib.HYB_ACTIVATION_SQUARED_RELU}
+_CACHES = {"f32": lib.HYB_CACHE_F32, "int8": lib.HYB_CACHE_INT8}
+_STOP_REASONS = {
+    lib.HYB_STOP_LENGTH: "length",
+    lib.HYB_STOP_STRING: "stop",
+    lib.HYB_STOP_TOKEN: "token",
+    lib.HYB_STOP_CALLBACK: "callback",
+}
+# Tokens that one C call evaluates: Ctrl-C is noticed between two calls.
+_EVALUATION_TOKENS = 8192
+
+
+class GradientStatistics(NamedTuple):
+    """What a forward and backward pass saw.
+
+    Args:
+        loss: mean cross-entropy, nats per token.
+        gradient_norm: Euclidean norm over all parameters, before clipping.
+    """
+
+    loss: float
+    gradient_norm: float
+
+
+class UpdateStatistics(NamedTuple):
+    """What an update changed, over the layers' quantised matrices.
+
+    Args:
+        flipped_share: share of codes that differ from those before.
+        zero_share: share of codes that are 0.
+    """
+
+    flipped_share: float
+    zero_share: float
+
+
+class ParameterCount(NamedTuple):
+    """Numbers of parameters.
+
+    Args:
+        total: all of them.
+        linear: those in the layers' matrices.
+    """
+
+    total: int
+    linear: int
+
+
+class MemoryEstimate(NamedTuple):
+    """Bytes that a model takes.
+
+    Args:
+        weight_bytes: parameters, codes and packed weights.
+        training_bytes: gradients, moments and activations.
+    """
+
+    weight_bytes: int
+    training_bytes: int
+
+    @property
+    def total_bytes(self) -> int:
+        """Both together."""
+        return self.weight_bytes + self.training_bytes
+
+
+class Evaluation(NamedTuple):
+    """How well a model predicts a text.
+
+    Args:
+        loss: nats per predicted token.
+        perplexity: exp(loss).
+        bits_per_byte: bits per byte of the predicted text; NaN if the tokens have no text.
+        tokens: number of predicted tokens.
+        bytes: bytes of text that they stand for.
+    """
+
+    loss: float
+    perplexity: float
+    bits_per_byte: float
+    tokens: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One tensor of a model; the arrays are views of the model's memory, which they keep alive.
+
+    Args:
+        name: 'embedding', 'blk.0.attn_q', ...
+        index: place in the file's order.
+        format: 'f32', 'ternary', 'binary', 'int2', 'int4' or 'int8'.
+        scale: what one weight scale covers, 'tensor' or 'row'.
+        shape: (rows, columns); a norm gain has one row.
+        values: float32 master weights; None in a loaded model. Call `LanguageModel.touch` after writing.
+        gradient: float32, of the last `gradients`; None before `prepare`.
+        first_moment: float32 AdamW state; None before `prepare`.
+        second_moment: float32 AdamW state; None before `prepare`.
+    """
+
+    name: str
+    index: int
+    format: str
+    scale: str
+    shape: tuple[int, int]
+    values: Array | None
+    gradient: Array | None
+    first_moment: Array | None
+    second_moment: Array | None
+
+
+@dataclass(frozen=True)
+class Generation:
+    """What was generated from one prompt.
+
+    Args:
+        text: the new text, without the prompt and without a stop string.
+        tokens: uint32 [n], all new tokens.
+        stop_reason: 'length' (tokens or context used up), 'stop' (a stop string) or 'callback'.
+    """
+
+    text: str
+    tokens: Array
+    stop_reason: str
+
+
+def _shortest(value: float) -> float:
+    """The shortest decimal that gives this binary32 number: 1e-05, not 9.999999747378752e-06."""
+    return float(str(np.float32(value)))
+
+
+def _config_struct(config: ModelConfig) -> Any:
+    if not isinstance(config, ModelConfig):
+        raise InvalidArgumentError(f"config is {type(config).__name__}; give a ModelConfig")
+    struct = ffi.new("hyb_language_model_config *")
+    struct.struct_size = ffi.sizeof("hyb_language_model_config")
+    for name in ("vocab_size", "dim", "n_layers", "n_heads", "ffn_dim", "max_context", "rope_theta", "norm_epsilon"):
+        setattr(struct, name, getattr(config, name))
+    struct.n_kv_heads = config.kv_heads
+    struct.activation = choose(_ACTIVATIONS, config.activation, "activation")
+    struct.sub_norms = int(config.sub_norms)
+    struct.tied_embeddings = int(config.tied_embeddings)
+    struct.linear_format = bits_to_format(config.bits)
+    struct.linear_granularity = choose(GRANULARITIES, config.scale, "scale")
+    struct.linear_threshold = choose(THRESHOLDS, config.threshold, "threshold")
+    struct.embedding_format = bits_to_format(config.embedding_bits)
+    return struct
+
+
+def _name_of(table: Mapping[str, int], code: int) -> Any:
+    return next(name for name, value in table.items() if value == code)
+
+
+def config_from_struct(struct: Any) -> ModelConfig:
+    """Returns a C configuration as a ModelConfig.
+
+    Args:
+        struct: hyb_language_model_config pointer.
+    """
+    return ModelConfig(
+        vocab_size=struct.vocab_size,
+        dim=struct.dim,
+        n_layers=struct.n_layers,
+        n_heads=struct.n_heads,
+        n_kv_heads=struct.n_kv_heads,
+        ffn_dim=struct.ffn_dim,
+        max_context=struct.max_context,
+        rope_theta=_shortest(struct.rope_theta),
+        norm_epsilon=_shortest(struct.norm_epsilon),
+        activation=_name_of(_ACTIVATIONS, struct.activation),
+        sub_norms=bool(struct.sub_norms),
+        tied_embeddings=bool(struct.tied_embeddings),
+        bits=FORMAT_BITS[struct.linear_format],
+        scale=_name_of(GRANULARITIES, struct.linear_granularity),
+        threshold=_name_of(THRESHOLDS, struct.linear_threshold),
+        embedding_bits=FORMAT_BITS[struct.embedding_format],
+    )
+
+
+def _physical_memory() -> int | None:
+    """Bytes of memory of this machine, or of the group that the process is confined to; None if unknown."""
+    limits = []
+    try:
+        limits.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    except (AttributeError, OSError, ValueError):
+        pass
+    try:
+        with open("/sys/fs/cgroup/memory.max", encoding="ascii") as file:
+            limits.append(int(file.read()))
+    except (OSError, ValueError):
+        pass
+    return min(limits, default=None)
+
+
+def _check_seed(seed: int) -> int:
+    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or not 0 <= seed < 2**64:
+        raise InvalidArgumentError(f"seed is {seed!r}; give a whole number from 0 to 2^64 - 1")
+    return int(seed)
+
+
+def encode_path(path: str | os.PathLike[str]) -> bytes:
+    encoded = os.fsencode(path)
+    if not encoded or b"\0" in encoded:
+        raise InvalidArgumentError(f"path is {os.fspath(path)!r}; give the name of a file")
+    return encoded
+
+
+# ---- streaming ----
+
+
+class _Stream:
+    """Collects the text of each sequence, and passes whole characters on to the user's callback."""
+
+    def __init__(self, n: int, callback: StreamCallback | None) -> None:
+        self.pieces: list[list[str]] = [[] for _ in range(n)]
+        self.reasons = ["callback"] * n
+        self.error: BaseException | None = None
+        self._callback = callback
+        # A character may be split over tokens; what never becomes one is shown as U+FFFD.
+        decoder = codecs.getincrementaldecoder("utf-8")
+        self._decoders = [decoder(errors="replace") for _ in range(n)]
+
+    def receive(self, sequence: int, data: bytes, final: bool) -> bool:
+        """Takes bytes of a sequence; True asks to end it."""
+        text = self._decoders[sequence].decode(data, final)
+        if not text:
+            return False
+        self.pieces[sequence].append(text)
+        return bool(self._callback is not None and self._callback(text, sequence))
+
+    def finish(self) -> None:
+        """Passes on what the decoders of sequences that the callback ended still hold."""
+        for sequence, reason in enumerate(self.reasons):
+            if reason == "callback":
+                self.receive(sequence, b"", True)
+
+
+def _on_error(kind: Any, error: BaseException, trace: Any) -> int:
+    """An exception in the callback, Ctrl-C included: keep it for `generate`, and end every sequence."""
+    if trace is not None and "user" in trace.tb_frame.f_locals:
+        ffi.from_handle(trace.tb_frame.f_locals["user"]).error = error
+    return 1
+
+
+@ffi.def_extern(error=1, onerror=_on_error)  # type: ignore[untyped-decorator]
+def pyhybrid_on_text(
+    user: Any, sequence: int, text: Any, n_bytes: int, token: int, finished: int, stop_reason: int
+) -> int:
+    """Receives text from the C library (hyb_text_callback)."""
+    stream: _Stream = ffi.from_handle(user)
+    if stream.error is not None:
+        return 1
+    if finished:
+        stream.reasons[sequence] = _STOP_REASONS.get(stop_reason, str(stop_reason))
+    data = bytes(ffi.buffer(text, n_bytes)) if n_bytes else b""
+    return int(stream.receive(sequence, data, bool(finished)))
+
+
+# ---- the model ----
+
+
+class LanguageModel:
+    """A Llama-shaped decoder with ternary linear layers.
+
+    A model that is made has float32 master weights and can be trained; a model that is loaded holds packed weights only.
+    Calls from several threads take turns.
+
+    Args:
+        config: shape and formats.
+        seed: of the initial weights; the same seed gives the same weights everywhere.
+        context: threads and instruction sets; None for the default context.
+
+    Raises:
+        InvalidArgumentError: a value out of its range.
+        OutOfMemoryError: the model does not fit in this machine's memory.
+    """
+
+    def __init__(self, config: ModelConfig, *, seed: int = 0, context: Context | None = None) -> None:
+        context = context or default_context()
+        struct = _config_struct(config)
+        needed = self.memory_estimate(config, 1, 1, context=context).total_bytes
+        memory = _physical_memory()
+        if memory is not None and needed > memory:
+            # Asking for it could succeed, and the first touch of the pages would then end the process.
+            raise OutOfMemoryError(
+                f"this model needs {needed / 2**30:.1f} GiB to be made, the machine has {memory / 2**30:.1f} GiB; "
+                "choose a smaller preset or shape"
+            )
+        out = ffi.new("hyb_language_model **")
+        with context.lock:
+            context.check(lib.hyb_language_model_create(context.handle, struct, _check_seed(seed), out))
+        self._adopt(context, out[0], trainable=True)
+
+    def _adopt(self, context: Context, pointer_: Any, *, trainable: bool) -> None:
+        self.context = context
+        self._trainable = trainable
+        self._handle = context.own(pointer_, lib.hyb_language_model_destroy)
+        struct = ffi.new("hyb_language_model_config *")
+        struct.struct_size = ffi.sizeof("hyb_language_model_config")
+        context.check(lib.hyb_language_model_get_config(self._handle, struct))
+        self._config = config_from_struct(struct)
+        self._tokenizer: Tokenizer | None = None
+        #: Anything worth keeping with the model, as JSON values; saved with it.
+        self.metadata: dict[str, Any] = self._read_metadata()
+
+    def _read_metadata(self) -> dict[str, Any]:
+        n_bytes = ffi.new("size_t *")
+        text = lib.hyb_language_model_metadata(self._handle, n_bytes)
+        raw = bytes(ffi.buffer(text, n_bytes[0])).decode("utf-8", "replace") if n_bytes[0] else ""
+        try:
+            parsed = json.loads(raw) if raw else {}
+        except ValueError:
+            parsed = raw
+        return parsed if isinstance(parsed, dict) else {"text": parsed}
+
+    @classmethod
+    def load(cls, source: str | os.PathLike[str] | bytes, *, context: Context | None = None) -> Self:
+        """Loads a .hyb file for inference.
+
+        Args:
+            source: path of the file, or its content as bytes.
+            context: None for the default context.
+
+        Raises:
+            FileIOError: it cannot be read.
+            FileFormatError: it is not a model file, or a damaged one (TruncatedFileError, ChecksumError, VersionError).
+        """
+        context = context or default_context()
+        out = ffi.new("hyb_language_model **")
+        with context.lock:
+            if isinstance(source, (bytes, bytearray, memoryview)):
+                data = ffi.from_buffer(source)
+                status = lib.hyb_language_model_load_memory(context.handle, data, len(data), out)
+            else:
+                status = lib.hyb_language_model_load(context.handle, encode_path(source), out)
+            context.check(status)
+        model = cls.__new__(cls)
+        model._adopt(context, out[0], trainable=False)
+        return model
+
+    def save(self, path: str | os.PathLike[str], metadata: Mapping[str, Any] | None = None) -> None:
+        """Writes a .hyb file at once: a crash leaves the old file or the new one.
+
+        Args:
+            path: the file.
+            metadata: JSON values to keep with the model; None: `self.metadata`.
+
+        Raises:
+            InvalidArgumentError: metadata cannot be written as JSON.
+            NotFiniteError: a weight is NaN or infinite; the message names the tensor.
+            FileIOError: it cannot be written.
+        """
+        values = dict(self.metadata if metadata is None else metadata)
+        try:
+            text = json.dumps(values, allow_nan=False, ensure_ascii=False).encode() if values else b""
+        except (TypeError, ValueError) as error:
+            raise InvalidArgumentError(f"metadata cannot be written as JSON: {error}") from error
+        with self.context.lock:
+            self.context.check(
+                lib.hyb_language_model_save(self.handle, encode_path(path), text or ffi.NULL, len(text))
+            )
+        self.metadata = values
+
+    @property
+    def handle(self) -> Any:
+        """The hyb_language_model pointer."""
+        return self._handle
+
+    @property
+    def config(self) -> ModelConfig:
+        """Shape and formats."""
+        return self._config
+
+    @property
+    def trainable(self) -> bool:
+        """True if the model was made, not loaded: it has master weights."""
+        return self._trainable
+
+    def __repr__(self) -> str:
+        c = self._config
+        return f"LanguageModel({self.count().total:,} parameters, {c.n_layers} layers of {c.dim}, {c.bits:g} bits)"
+
+    # ---- tokenizer ----
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer: bytes unless another one was set or loaded."""
+        if self._tokenizer is None:
+            n_bytes = ffi.new("size_t *")
+            tokenizer = lib.hyb_language_model_tokenizer(self._handle)
+            lib.hyb_tokenizer_serialize(tokenizer, ffi.NULL, 0, n_bytes)  # says TOO_SMALL, and the size
+            section = ffi.new("uint8_t[]", n_bytes[0])
+            self.context.check(lib.hyb_tokenizer_serialize(tokenizer, section, n_bytes[0], n_bytes))
+            self._tokenizer = Tokenizer.deserialize(bytes(ffi.buffer(section, n_bytes[0])))
+        return self._tokenizer
+
+    @tokenizer.setter
+    def tokenizer(self, tokenizer: Tokenizer) -> None:
+        if not isinstance(tokenizer, Tokenizer):
+            raise InvalidArgumentError(f"tokenizer is {type(tokenizer).__name__}; give a Tokenizer")
+        with self.context.lock:
+            self.context.check(lib.hyb_language_model_set_tokenizer(self.handle, tokenizer.handle))
+        self._tokenizer = tokenizer
+
+    def _tokens(self, source: TextOrTokens, name: str) -> Array:
+        if isinstance(source, (str, bytes)):
+            return input_array(self.tokenizer.encode(source), np.uint32, name, (None,))
+        return input_array(source, np.uint32, name, (None,))
+
+    # ---- parameters ----
+
+    @classmethod
+    def memory_estimate(
+        cls, config: ModelConfig, batch: int = 0, context_length: int = 0, *, context: Context | None = None
+    ) -> MemoryEstimate:
+        """Returns the bytes that a model takes, from the formulas that the allocations use.
+
+        Args:
+            config: shape and formats.
+            batch: sequences a step; 0 without training.
+            context_length: tokens a sequence; 0 without training.
+            context: its number of threads matters; None for the default context.
+
+        Raises:
+            InvalidArgumentError: a value out of its range.
+        """
+        context = context or default_context()
+        weights, training = ffi.new("uint64_t *"), ffi.new("uint64_t *")
+        sizes = [_size(batch, "batch"), _size(context_length, "context_length")]
+        with context.lock:
+            context.check(
+                lib.hyb_language_model_memory(context.handle, _config_struct(config), *sizes, weights, training)
+            )
+        return MemoryEstimate(weights[0], training[0])
+
+    @classmethod
+    def count_of(cls, config: ModelConfig, *, context: Context | None = None) -> ParameterCount:
+        """Returns the numbers of parameters of a configuration, without making the model."""
+        context = context or default_context()
+        total, linear = ffi.new("uint64_t *"), ffi.new("uint64_t *")
+        with context.lock:
+            context.check(lib.hyb_language_model_count(context.handle, _config_struct(config), total, linear))
+        return ParameterCount(total[0], linear[0])
+
+    def count(self) -> ParameterCount:
+        """Returns the numbers of parameters."""
+        return self.count_of(self._config, context=self.context)
+
+    def _each(self) -> Iterable[Parameter]:
+        struct = ffi.new("hyb_parameter *")
+        for index in range(lib.hyb_language_model_parameter_count(self._handle)):
+            self.context.check(lib.hyb_language_model_parameter(self._handle, index, struct))
+            shape = (struct.n_rows, struct.n_cols)
+            arrays = [
+                view(memory, np.float32, shape, self._handle)
+                for memory in (struct.values, struct.gradient, struct.first_moment, struct.second_moment)
+            ]
+            yield Parameter(
+                ffi.string(struct.name).decode("ascii"), index, FORMAT_NAMES[struct.format],
+                _name_of(GRANULARITIES, struct.granularity), shape, *arrays,
+            )  # fmt: skip
+
+    def parameters(self) -> dict[str, Parameter]:
+        """Returns the model's tensors by name, in the file's order, as views without copies."""
+        return {parameter.name: parameter for parameter in self._each()}
+
+    def effective(self, name: str, *, out: Array | None = None) -> Array:
+        """Returns the weights that the forward pass uses: scale * code, or the float32 values.
+
+        Args:
+            name: of the parameter.
+            out: float32 [rows, columns] to write to; None for a new array.
+
+        Raises:
+            InvalidArgumentError: no parameter has this name.
+            NotFiniteError: a master weight is NaN or infinite.
+        """
+        parameter = self.parameters().get(name)
+        if parameter is None:
+            raise InvalidArgumentError(f"no parameter is called {name!r}; see parameters()")
+        values = output_array(out, np.float32, parameter.shape)
+        with self.context.lock:
+            self.context.check(
+                lib.hyb_language_model_effective(self.handle, parameter.index, pointer(values, write=True))
+            )
+        return values
+
+    def touch(self) -> None:
+        """Says that master weights were written: they are quantised again before the next use.
+
+        Raises:
+            StateError: a loaded model has none.
+        """
+        with self.context.lock:
+            self.context.check(lib.hyb_language_model_touch(self.handle))
+
+    # ---- training ----
+
+    def prepare(self, batch: int, context_length: int) -> None:
+        """Allocates what training needs; a step allocates nothing after it. Moments are kept when called again.
+
+        Args:
+            batch: most sequences a step.
+            context_length: most tokens a sequence.
+
+        Raises:
+            InvalidArgumentError: a size out of its range.
+            StateError: a loaded model cannot be trained.
+            OutOfMemoryError: it does not fit.
+        """
+        sizes = _size(batch, "batch"), _size(context_length, "context_length")
+        with self.context.lock:
+            self.context.check(lib.hyb_language_model_prepare(self.handle, *sizes))
+
+    def gradients(self, tokens: npt.ArrayLike) -> GradientStatistics:
+        """Runs forward and backward over a batch; the gradients replace those before.
+
+        Args:
+            tokens: uint32 [sequences, context + 1]; position t predicts token t + 1.
+
+        Raises:
+            InvalidArgumentError: a token outside the vocabulary, or a batch larger than prepared.
+            StateError: `prepare` was not called.
+            NotFiniteError: loss or gradient is NaN or infinite; the weights are unchanged.
+        """
+        rows = self._rows(tokens)
+        statistics = ffi.new("hyb_gradient_statistics *")
+        with self.context.lock:
+            self.context.check(
+                lib.hyb_language_model_gradients(
+                    self.handle, pointer(rows), rows.shape[0], rows.shape[1] - 1, statistics
+                )
+            )
+        return GradientStatistics(statistics.loss, statistics.gradient_norm)
+
+    def apply(
+        self,
+        *,
+        learning_rate: float,
+        step: int,
+        beta1: float = 0.9,
+        beta2: float = 0.95,
+        epsilon: float = 1e-8,
+        weight_decay: float = 0.0,
+        clip_norm: float = 0.0,
+    ) -> UpdateStatistics:
+        """Makes one AdamW update from the current gradients.
+
+        Args:
+            learning_rate: of this step.
+            step: 1 for the first update; used by the bias correction.
+            beta1: decay of the first moment.
+            beta2: decay of the second moment.
+            epsilon: added to the root of the second moment.
+            weight_decay: decoupled, on the layers' matrices only.
+            clip_norm: gradients are scaled down to this norm; 0 for no clipping.
+
+        Raises:
+            InvalidArgumentError: a value out of its range.
+            StateError: `gradients` was not called since the last update.
+            NotFiniteError: a weight became NaN or infinite.
+
+        Source: Loshchilov & Hutter 2019.
+        """
+        adamw = ffi.new("hyb_adamw *")
+        values = {"learning_rate": learning_rate, "beta1": beta1, "beta2": beta2, "epsilon": epsilon}
+        for name, value in (values | {"weight_decay": weight_decay}).items():
+            try:
+                setattr(adamw, name, value)
+            except (TypeError, OverflowError) as error:
+                raise InvalidArgumentError(f"{name} is {value!r}; give a number") from error
+        adamw.gradient_scale = 1.0
+        adamw.step = _size(step, "step")
+        statistics = ffi.new("hyb_update_statistics *")
+        with self.context.lock:
+            self.context.check(lib.hyb_language_model_apply(self.handle, adamw, clip_norm, statistics))
+        return UpdateStatistics(statistics.flipped_share, statistics.zero_share)
+
+    # ---- evaluation ----
+
+    def _rows(self, tokens: npt.ArrayLike) -> Array:
+        rows = input_array(tokens, np.uint32, "tokens", (None, None))
+        if rows.shape[0] < 1 or rows.shape[1] < 2:
+            raise InvalidArgumentError(
+                f"tokens has shape {list(rows.shape)}; give [sequences, context + 1] with at least 1 x 2 tokens"
+            )
+        return rows
+
+    def loss_sum(self, tokens: npt.ArrayLike) -> float:
+        """Returns the sum of the cross-entropy in nats, with the inference path.
+
+        Args:
+            tokens: uint32 [sequences, context + 1]; position t predicts token t + 1.
+
+        Raises:
+            InvalidArgumentError: a token outside the vocabulary, or more than max_context positions.
+            NotFiniteError: the loss is NaN or infinite.
+        """
+        rows = self._rows(tokens)
+        total = ffi.new("double *")
+        with self.context.lock:
+            self.context.check(
+                lib.hyb_language_model_loss(self.handle, pointer(rows), rows.shape[0], rows.shape[1] - 1, total)
+            )
+        return float(total[0])
+
+    def logits(self, tokens: TextOrTokens, *, out: Array | None = None) -> Array:
+        """Returns the logits of every position of one sequence, the same bits on every processor.
+
+        Args:
+            tokens: uint32 [n], or a text; at most max_context tokens.
+            out: float32 [n, vocab_size] to write to; None for a new array.
+
+        Raises:
+            InvalidArgumentError: empty, a token outside the vocabulary, or too many tokens.
+        """
+        ids = self._tokens(tokens, "tokens")
+        self._check_length(ids.size, "tokens")
+        result = output_array(out, np.float32, (ids.size, self._config.vocab_size))
+        with self.context.lock:
+            self.context.check(
+                lib.hyb_language_model_logits(self.handle, pointer(ids), ids.size, pointer(result, write=True))
+            )
+        return result
+
+    def _check_length(self, n: int, name: str) -> None:
+        if not 1 <= n <= self._config.max_context:
+            raise InvalidArgumentError(
+                f"{name} has {n} tokens; give 1 to {self._config.max_context}, the positions that the model has"
+            )
+
+    def evaluate(
+        self,
+        source: TextOrTokens,
+        *,
+        context_length: int | None = None,
+        progress: Callable[[int, int], object] | None = None,
+    ) -> Evaluation:
+        """Measures how well the model predicts a text.
+
+        The tokens are cut into windows of context_length without overlap; each token but the first is predicted once.
+
+        Args:
+            source: a text, or tokens (any unsigned integers) [n].
+            context_length: tokens a window; None: max_context.
+            progress: called with the tokens done and those in all.
+
+        Raises:
+            InvalidArgumentError: fewer than two tokens, or a token outside the vocabulary.
+        """
+        ids = source if isinstance(source, np.ndarray) and source.dtype.kind == "u" else self._tokens(source, "source")
+        length = self._config.max_context if context_length is None else _size(context_length, "context_length")
+        if not 1 <= length <= self._config.max_context:
+            raise InvalidArgumentError(f"context_length is {length}; give 1 to {self._config.max_context}")
+        if ids.ndim != 1 or ids.size < 2:
+            raise InvalidArgumentError(f"source has {ids.size} tokens; a prediction needs at least 2")
+        total, done = 0.0, 0
+        batch_size = max(1, _EVALUATION_TOKENS // length)
+        for rows in validation_batches(ids, batch_size=batch_size, context=length):
+            total += self.loss_sum(rows)
+            done += rows.shape[0] * (rows.shape[1] - 1)
+            if progress is not None:
+                progress(done, ids.size - 1)
+        n_bytes = len(self.tokenizer.decode_bytes(ids[1:]))
+        loss = total / done
+        return Evaluation(
+            loss=loss,
+            perplexity=math.exp(min(loss, 700.0)),
+            bits_per_byte=total / math.log(2) / n_bytes if n_bytes else math.nan,
+            tokens=done,
+            bytes=n_bytes,
+        )
+
+    def loss(self, source: TextOrTokens) -> float:
+        """Returns the mean cross-entropy in nats per token; see `evaluate`."""
+        return self.evaluate(source).loss
+
+    def perplexity(self, source: TextOrTokens) -> float:
+        """Returns exp(loss) per token; see `evaluate`."""
+        return self.evaluate(source).perplexity
+
+    def bits_per_byte(self, source: TextOrTokens) -> float:
+        """Returns the bits that the model needs for a byte of the text; see `evaluate`."""
+        return self.evaluate(source).bits_per_byte
+
+    # ---- generation ----
+
+    def generate(
+        self,
+        prompt: TextOrTokens | list[str] | list[bytes],
+        *,
+        tokens: int = 200,
+        temperature: float = 0.8,
+        top_k: int = 0,
+        top_p: float = 0.0,
+        seed: int = 0,
+        stop: str | Iterable[str] = (),
+        stream: StreamCallback | None = None,
+        cache: CacheFormat = "f32",
+    ) -> str | list[str]:
+        """Continues a prompt, or several at once.
+
+        Args:
+            prompt: a text, or its tokens; a list of texts gives a list of results, each as it would be alone.
+            tokens: most new tokens; fewer where the model's context is full.
+            temperature: 0 takes the most likely token; higher is more varied.
+            top_k: draw from the k most likely tokens; 0: from all.
+            top_p: draw from the smallest set whose probability reaches this; 0 or 1: from all.
+            seed: the same seed gives the same text on every machine; sequence i draws from stream i of it.
+            stop: texts that end a sequence; they are not part of it.
+            stream: called as stream(text, sequence) as soon as text is certain; a true result ends the sequence. It
+                must not use this model's context.
+            cache: number format of keys and values: 'f32', or 'int8' for a quarter of the memory.
+
+        Returns:
+            The new text without the prompt; a list of them for a list of prompts.
+
+        Raises:
+            InvalidArgumentError: an empty prompt, a prompt beyond max_context, or a value out of its range.
+            NotFiniteError: the model gives NaN.
+        """
+        several = isinstance(prompt, list) and all(isinstance(item, (str, bytes)) for item in prompt)
+        prompts: Any = prompt if several else [prompt]
+        results = self.generate_all(
+            prompts, tokens=tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, stop=stop,
+            stream=stream, cache=cache,
+        )  # fmt: skip
+        return [result.text for result in results] if several else results[0].text
+
+    def generate_all(
+        self,
+        prompts: Sequence[TextOrTokens],
+        *,
+        tokens: int = 200,
+        temperature: float = 0.8,
+        top_k: int = 0,
+        top_p: float = 0.0,
+        seed: int = 0,
+        stop: str | Iterable[str] = (),
+        stream: StreamCallback | None = None,
+        cache: CacheFormat = "f32",
+    ) -> list[Generation]:
+        """Continues prompts and says more about each than `generate`: its tokens and why it ended.
+
+        Args: those of `generate`; prompts may be texts or arrays of tokens.
+
+        Raises: those of `generate`.
+        """
+        ids = [self._tokens(prompt, f"prompt {i}") for i, prompt in enumerate(prompts)]
+        if not ids:
+            return []
+        for i, prompt in enumerate(ids):
+            if prompt.size == 0:
+                raise InvalidArgumentError(f"prompt {i} is empty: give at least one character to continue")
+            self._check_length(prompt.size, f"prompt {i}")
+        if _size(tokens, "tokens") < 1:
+            raise InvalidArgumentError(f"tokens is {tokens}; give at least 1")
+        # The cache ends generation anyway, so nothing larger is ever needed.
+        longest = max(prompt.size for prompt in ids)
+        n_new = min(tokens, self._config.max_context)
+        state = _Stream(len(ids), stream)
+        user = ffi.new_handle(state)
+        options, keep = self._generate_options(n_new, temperature, top_k, top_p, seed, stop, user)
+        pointers = [pointer(prompt) for prompt in ids]
+        prompt_array = ffi.new("uint32_t *[]", pointers)
+        sizes = ffi.new("size_t[]", [prompt.size for prompt in ids])
+        new_tokens = np.empty((len(ids), n_new), np.uint32)
+        n_tokens = ffi.new("size_t[]", len(ids))
+        session_out = ffi.new("hyb_session **")
+        cache_format = choose(_CACHES, cache, "cache")
+        n_context = min(self._config.max_context, longest + n_new)
+        with self.context.lock:
+            self.context.check(
+                lib.hyb_session_create(self.handle, len(ids), n_context, cache_format, session_out)
+            )
+            session = ffi.gc(session_out[0], lib.hyb_session_destroy)
+            try:
+                status = lib.hyb_generate(
+                    session, prompt_array, sizes, len(ids), options, pointer(new_tokens, write=True), n_tokens
+                )
+                if state.error is None:
+                    self.context.check(status)
+            finally:
+                ffi.release(session)
+        del keep
+        if state.error is not None:
+            raise state.error
+        state.finish()
+        return [
+            Generation("".join(state.pieces[i]), new_tokens[i, : n_tokens[i]].copy(), state.reasons[i])
+            for i in range(len(ids))
+        ]
+
+    def _generate_options(
+        self,
+        tokens: int,
+        temperature: float,
+        top_k: int,
+        top_p: float,
+        seed: int,
+        stop: str | Iterable[str],
+        user: Any,
+    ) -> tuple[Any, list[Any]]:
+        """The C options, and what must stay alive with them."""
+        texts = [stop] if isinstance(stop, str) else list(stop)
+        strings = []
+        for text in texts:
+            if not isinstance(text, str) or not text or "\0" in text:
+                raise InvalidArgumentError(f"stop holds {text!r}; give texts that are not empty and hold no NUL")
+            strings.append(ffi.new("char[]", text.encode("utf-8", "surrogateescape")))
+        stop_array = ffi.new("char *[]", strings)
+        options = ffi.new("hyb_generate_options *")
+        options.struct_size = ffi.sizeof("hyb_generate_options")
+        sampler = options.sampler
+        sampler.struct_size = ffi.sizeof("hyb_sampler")
+        try:
+            sampler.temperature = temperature
+            sampler.top_p = top_p
+        except TypeError as error:
+            raise InvalidArgumentError(f"temperature {temperature!r} and top_p {top_p!r} must be numbers") from error
+        if isinstance(top_k, bool) or not isinstance(top_k, int) or not 0 <= top_k < 2**32:
+            raise InvalidArgumentError(f"top_k is {top_k!r}; give a whole number from 0 (all)")
+        sampler.top_k = top_k
+        sampler.seed = _check_seed(seed)
+        options.max_tokens = tokens
+        options.stop = stop_array if strings else ffi.NULL
+        options.n_stop = len(strings)
+        options.stop_token = -1
+        options.callback = lib.pyhybrid_on_text
+        options.user = user
+        return options, [strings, stop_array, user]
+
+
+def _size(value: Any, name: str) -> int:
+    """A whole number that a size_t holds."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not 0 <= value < 2**63:
+        raise InvalidArgumentError(f"{name} is {value!r}; give a whole number that is not negative")
+    return int(value)

@@ -1,0 +1,53 @@
+"""The learning rate of each step, computed by the C library.
+
+Place in the data flow: the trainer asks for the rate of a step and hands it to the model's update.
+"""
+
+from __future__ import annotations
+
+from pyhybrid._errors import check
+from pyhybrid._native import ffi, lib
+from pyhybrid.config import TrainingConfig
+
+__all__ = ["LearningRateSchedule"]
+
+_SHAPES: dict[str, int] = {
+    "constant": lib.HYB_SCHEDULE_CONSTANT,
+    "cosine": lib.HYB_SCHEDULE_COSINE,
+    "linear": lib.HYB_SCHEDULE_LINEAR,
+    "wsd": lib.HYB_SCHEDULE_WSD,
+}
+
+
+class LearningRateSchedule:
+    """Warm-up, then the shape that the configuration names.
+
+    Args:
+        config: gives schedule, warmup_fraction, decay_fraction, final_ratio and learning_rate.
+        total_steps: length of the run.
+
+    Source: include/hybrid/optimize.h.
+    """
+
+    def __init__(self, config: TrainingConfig, total_steps: int) -> None:
+        warmup = min(round(config.warmup_fraction * total_steps), total_steps)
+        self._base = config.learning_rate
+        self._schedule = ffi.new("hyb_schedule *")
+        self._schedule.shape = _SHAPES[config.schedule]
+        self._schedule.final_ratio = config.final_ratio
+        self._schedule.total_steps = total_steps
+        self._schedule.warmup_steps = warmup
+        self._schedule.decay_steps = min(round(config.decay_fraction * total_steps), total_steps - warmup)
+
+    def rate(self, step: int) -> float:
+        """Returns the learning rate of an update.
+
+        Args:
+            step: 1 for the first update, at most total_steps.
+
+        Raises:
+            InvalidArgumentError: step is 0 or beyond the end.
+        """
+        multiplier = ffi.new("double *")
+        check(lib.hyb_schedule_multiplier(self._schedule, step, multiplier))
+        return self._base * float(multiplier[0])

@@ -1,0 +1,304 @@
+/* check_matmul.c - every variant of the integer matrix products against the reference, bit for bit: random odd sizes,
+ * the extremes of the number range, memory that ends at a guard page, results that begin poisoned.
+ * With --bench [tier]: speed.
+ */
+#include "testing.h"
+
+#include <time.h>
+
+#include <hybrid/quantize.h>
+
+#include "matmul.h"
+
+#define MAX_TIERS 3
+
+typedef void (*matmul_kernel)(const hyb_matmul_job *job);
+
+typedef struct tier {
+    const char *name;
+    matmul_kernel ternary, int8;
+} tier;
+
+/* The reference, and the variants that this processor runs. */
+static size_t find_tiers(tier *tiers) {
+    size_t n = 0;
+    tiers[n++] = (tier){"scalar", hyb_matmul_ternary_ref, hyb_matmul_int8_ref};
+#if HYB_X86
+    static hyb_kernels avx2, avx512;
+    if (hyb_isa_detect() & HYB_ISA_AVX2) {
+        hyb_install_matmul_avx2(&avx2);
+        tiers[n++] = (tier){"avx2", avx2.matmul_ternary, avx2.matmul_int8};
+    }
+    if (hyb_isa_detect() & HYB_ISA_AVX512_VNNI) {
+        hyb_install_matmul_avx512(&avx512);
+        tiers[n++] = (tier){"avx512", avx512.matmul_ternary, avx512.matmul_int8};
+    }
+#endif
+    return n;
+}
+
+/* Where the codes and activations of a case come from. */
+typedef enum fill { FILL_RANDOM, FILL_LARGEST, FILL_MIXED_EXTREMES, FILL_BITNET_OVERFLOW } fill;
+
+static int random_code(fill how, int largest, uint64_t *state) {
+    switch (how) {
+    case FILL_LARGEST: return largest;
+    case FILL_MIXED_EXTREMES: return test_random(state) & 1 ? largest : -largest;
+    case FILL_BITNET_OVERFLOW: return 1;
+    default: return (int)test_random_below(state, (size_t)largest * 2 + 1) - largest;
+    }
+}
+
+/* A job in guarded memory; its y has a wider ld than rows, so that writes between tokens show. */
+typedef struct test_case {
+    int ternary;
+    size_t n_rows, n_cols, n_tokens, block_bytes, n_blocks;
+    uint8_t *weights, *scratch;
+    int8_t *codes, *x;
+    int32_t *x_sums, *y_i32;
+    float *x_scales, *row_scales, *y;
+    size_t weight_bytes, x_bytes, y_bytes, scratch_bytes;
+    hyb_matmul_job job;
+} test_case;
+
+static void pack_weights(test_case *c, fill how, uint64_t *state) {
+    size_t n_k16 = c->job.n_k16;
+    for (size_t r = 0; r < c->n_blocks * 16; ++r)
+        for (size_t k = 0; k < n_k16 * 16; ++k) {
+            int code = 0;
+            if (r < c->n_rows && k < c->n_cols) {
+                code = random_code(how, c->ternary ? 1 : 127, state);
+                c->codes[r * c->n_cols + k] = (int8_t)code;
+            }
+            uint8_t *block = c->weights + r / 16 * c->block_bytes;
+            if (c->ternary)
+                block[(k / 16 * 16 + r % 16) * 4 + k % 4] |= (uint8_t)((code + 1) << (k % 16 / 4 * 2));
+            else
+                block[(k / 4 * 16 + r % 16) * 4 + k % 4] = (uint8_t)code;
+        }
+}
+
+static void make_case(test_case *c, int ternary, size_t n_rows, size_t n_cols, size_t n_tokens, fill how,
+                      uint64_t *state) {
+    memset(c, 0, sizeof *c);
+    c->ternary = ternary;
+    c->n_rows = n_rows;
+    c->n_cols = n_cols;
+    c->n_tokens = n_tokens;
+    size_t n_k16 = hyb_ceil_div(n_cols, 16), ld_y = n_rows + test_random_below(state, 3);
+    size_t ld_x = 16 * (n_k16 + test_random_below(state, 3));
+    c->n_blocks = hyb_ceil_div(n_rows, 16);
+    c->block_bytes = n_k16 * (ternary ? 64u : 256u);
+    c->weight_bytes = c->n_blocks * c->block_bytes;
+    c->x_bytes = (n_tokens - 1) * ld_x + 16 * n_k16;
+    c->y_bytes = ((n_tokens - 1) * ld_y + n_rows) * 4;
+    c->scratch_bytes = HYB_MATMUL_SCRATCH_BYTES(n_k16);
+    c->weights = test_guarded_alloc(c->weight_bytes);
+    c->x = test_guarded_alloc(c->x_bytes);
+    c->x_sums = test_guarded_alloc(n_tokens * 4);
+    c->x_scales = test_guarded_alloc(n_tokens * 4);
+    c->row_scales = test_guarded_alloc(n_rows * 4);
+    c->y = test_guarded_alloc(c->y_bytes);
+    c->y_i32 = test_guarded_alloc(c->y_bytes);
+    c->scratch = test_guarded_alloc(c->scratch_bytes);
+    c->codes = malloc(n_rows * n_cols);
+    memset(c->weights, 0, c->weight_bytes);
+    memset(c->x, 0, c->x_bytes);
+    c->job = (hyb_matmul_job){.weights = c->weights, .n_rows = n_rows, .n_k16 = n_k16, .x = c->x, .ld_x = ld_x,
+                              .x_sums = c->x_sums, .n_tokens = n_tokens, .x_scales = c->x_scales,
+                              .row_scales = c->row_scales, .ld_y = ld_y, .scratch = c->scratch};
+    pack_weights(c, how, state);
+    for (size_t t = 0; t < n_tokens; ++t) {
+        c->x_sums[t] = 0;
+        for (size_t k = 0; k < n_cols; ++k) {
+            int code = how == FILL_BITNET_OVERFLOW ? 64 : random_code(how, 127, state);
+            c->x[t * ld_x + k] = (int8_t)code;
+            c->x_sums[t] += code;
+        }
+        c->x_scales[t] = test_random_float(state);
+    }
+    for (size_t r = 0; r < n_rows; ++r) c->row_scales[r] = test_random_float(state);
+}
+
+static void free_case(test_case *c) {
+    test_guarded_free(c->weights, c->weight_bytes);
+    test_guarded_free(c->x, c->x_bytes);
+    test_guarded_free(c->x_sums, c->n_tokens * 4);
+    test_guarded_free(c->x_scales, c->n_tokens * 4);
+    test_guarded_free(c->row_scales, c->n_rows * 4);
+    test_guarded_free(c->y, c->y_bytes);
+    test_guarded_free(c->y_i32, c->y_bytes);
+    test_guarded_free(c->scratch, c->scratch_bytes);
+    free(c->codes);
+}
+
+static void run_case(test_case *c, matmul_kernel kernel) {
+    memset(c->y, 0xa5, c->y_bytes);
+    memset(c->y_i32, 0xa5, c->y_bytes);
+    memset(c->scratch, 0xa5, c->scratch_bytes);
+    c->job.y = c->y;
+    c->job.y_i32 = NULL;
+    kernel(&c->job);
+    memset(c->scratch, 0x5a, c->scratch_bytes);
+    c->job.y = NULL;
+    c->job.y_i32 = c->y_i32;
+    kernel(&c->job);
+}
+
+/* The reference equals a sum written out from the row-major codes, in a 64-bit integer. */
+static void check_reference(const test_case *c) {
+    size_t n_wrong = 0;
+    for (size_t t = 0; t < c->n_tokens; ++t)
+        for (size_t r = 0; r < c->n_rows; ++r) {
+            int64_t sum = 0;
+            for (size_t k = 0; k < c->n_cols; ++k)
+                sum += (int64_t)c->codes[r * c->n_cols + k] * c->x[t * c->job.ld_x + k];
+            volatile float scale = c->x_scales[t] * c->row_scales[r];
+            volatile float y = (float)sum * scale;
+            n_wrong += c->y_i32[t * c->job.ld_y + r] != sum;
+            n_wrong += hyb_bits_of(c->y[t * c->job.ld_y + r]) != hyb_bits_of(y);
+        }
+    CHECK(n_wrong == 0);
+}
+
+/* One size and filling, on every tier; whole buffers are compared, so stray writes between rows show too. */
+static void check_size(const tier *tiers, size_t n_tiers, int ternary, size_t n_rows, size_t n_cols, size_t n_tokens,
+                       fill how, uint64_t *state) {
+    test_case c;
+    make_case(&c, ternary, n_rows, n_cols, n_tokens, how, state);
+    run_case(&c, ternary ? tiers[0].ternary : tiers[0].int8);
+    check_reference(&c);
+    float *y = malloc(c.y_bytes);
+    int32_t *y_i32 = malloc(c.y_bytes);
+    memcpy(y, c.y, c.y_bytes);
+    memcpy(y_i32, c.y_i32, c.y_bytes);
+    for (size_t i = 1; i < n_tiers; ++i) {
+        run_case(&c, ternary ? tiers[i].ternary : tiers[i].int8);
+        int same = memcmp(y, c.y, c.y_bytes) == 0 && memcmp(y_i32, c.y_i32, c.y_bytes) == 0;
+        if (!same)
+            fprintf(stderr, "%s %s differs: %zu rows, %zu columns, %zu tokens, filling %d\n", tiers[i].name,
+                    ternary ? "ternary" : "int8", n_rows, n_cols, n_tokens, (int)how);
+        CHECK(same);
+    }
+    free(y);
+    free(y_i32);
+    free_case(&c);
+}
+
+/* ---- benchmark ---- */
+
+static double seconds(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
+}
+
+static void *aligned(size_t n_bytes) {
+    void *memory = NULL;
+    if (posix_memalign(&memory, 64, n_bytes) != 0) abort();
+    return memory;
+}
+
+static int compare_doubles(const void *a, const void *b) {
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+typedef struct bench {
+    int ternary;
+    size_t n_rows, n_cols, n_tokens, n_copies; /* copies of the weights, read in turn: 1 is hot */
+    size_t block_bytes, ld;
+    uint8_t *weights, *scratch;
+    int8_t *x;
+    int32_t *sums;
+    float *x_scales, *row_scales, *y;
+} bench;
+
+static void bench_pass(const bench *b, matmul_kernel kernel, size_t copy) {
+    size_t n_blocks = b->n_rows / 16;
+    hyb_matmul_job job = {.n_k16 = b->n_cols / 16, .x = b->x, .ld_x = b->ld, .x_sums = b->sums,
+                          .n_tokens = b->n_tokens, .x_scales = b->x_scales, .ld_y = b->n_rows, .scratch = b->scratch};
+    for (size_t row = 0; row < b->n_rows; row += HYB_MATMUL_JOB_ROWS) {
+        job.weights = b->weights + (copy * n_blocks + row / 16) * b->block_bytes;
+        job.n_rows = hyb_min_size(HYB_MATMUL_JOB_ROWS, b->n_rows - row);
+        job.row_scales = b->row_scales + row;
+        job.y = b->y + row;
+        kernel(&job);
+    }
+}
+
+static void bench_one(const tier *t, int ternary, size_t n_rows, size_t n_cols, size_t n_tokens, int cold) {
+    bench b = {.ternary = ternary, .n_rows = n_rows, .n_cols = n_cols, .n_tokens = n_tokens};
+    b.block_bytes = n_cols / 16 * (ternary ? 64u : 256u);
+    size_t bytes = n_rows / 16 * b.block_bytes;
+    b.n_copies = cold ? ((size_t)192 << 20) / bytes + 1 : 1; /* several times the last-level cache */
+    b.ld = hyb_activations_ld(n_cols);
+    b.weights = aligned(bytes * b.n_copies);
+    b.scratch = aligned(HYB_MATMUL_SCRATCH_BYTES(n_cols / 16));
+    b.x = aligned(n_tokens * b.ld);
+    b.sums = calloc(n_tokens, 4);
+    b.x_scales = calloc(n_tokens, 4);
+    b.row_scales = calloc(n_rows, 4);
+    b.y = malloc(n_tokens * n_rows * 4);
+    memset(b.weights, ternary ? 0x64 : 0x11, bytes * b.n_copies);
+    memset(b.x, 3, n_tokens * b.ld);
+    matmul_kernel kernel = ternary ? t->ternary : t->int8;
+    double operations = 2.0 * (double)n_rows * (double)n_cols * (double)n_tokens, times[15], started = seconds();
+    bench_pass(&b, kernel, 0);
+    size_t repeats = (size_t)(0.02 / (seconds() - started + 1e-9)) + 1, n = 0, copy = 0;
+    for (; n < 15 && (n < 3 || seconds() - started < 1.0); ++n) {
+        double begin = seconds();
+        for (size_t i = 0; i < repeats; ++i, copy = (copy + 1) % b.n_copies) bench_pass(&b, kernel, copy);
+        times[n] = (seconds() - begin) / (double)repeats;
+    }
+    qsort(times, n, sizeof times[0], compare_doubles);
+    double median = times[n / 2];
+    printf("%-7s %-7s %5zu x %4zu, %3zu tokens %-4s %9.1f us %7.1f GOP/s %6.1f GB/s, spread %2.0f %%\n", t->name,
+           ternary ? "ternary" : "int8", n_rows, n_cols, n_tokens, cold ? "DRAM" : "hot", median * 1e6,
+           operations / median * 1e-9, (double)bytes / median * 1e-9, (times[n * 3 / 4] - times[n / 4]) / median * 100);
+    fflush(stdout);
+    free(b.weights), free(b.scratch), free(b.x), free(b.sums), free(b.x_scales), free(b.row_scales), free(b.y);
+}
+
+/* only: NULL, or the name of one tier. */
+static int run_benchmark(const tier *tiers, size_t n_tiers, const char *only) {
+    static const size_t shapes[][2] = {{768, 768}, {4096, 4096}, {11008, 4096}}, tokens[] = {8, 128, 512};
+    char name[128];
+    hyb_cpu_name(name, sizeof name);
+    printf("%s, compiler %s, one thread, median of up to 15\n", name, __VERSION__);
+    for (size_t i = n_tiers; i-- > 0;) {
+        if (only != NULL && strcmp(only, tiers[i].name) != 0) continue;
+        for (int ternary = 1; ternary >= 0; --ternary)
+            for (size_t s = 0; s < 3; ++s) {
+                bench_one(&tiers[i], ternary, shapes[s][0], shapes[s][1], 1, 0);
+                bench_one(&tiers[i], ternary, shapes[s][0], shapes[s][1], 1, 1);
+                for (size_t t = 0; t < 3 && (i > 0 || t < 1); ++t)
+                    bench_one(&tiers[i], ternary, shapes[s][0], shapes[s][1], tokens[t], 0);
+            }
+    }
+    return 0;
+}
+
+int main(int argc, char **argv) {
+    tier tiers[MAX_TIERS];
+    size_t n_tiers = find_tiers(tiers);
+    if (argc > 1 && strcmp(argv[1], "--bench") == 0) return run_benchmark(tiers, n_tiers, argc > 2 ? argv[2] : NULL);
+    uint64_t state = 2;
+    for (int ternary = 0; ternary < 2; ++ternary) {
+        for (int i = 0; i < 300; ++i) {
+            size_t n_rows = 1 + test_random_below(&state, HYB_MATMUL_JOB_ROWS);
+            size_t n_cols = 1 + test_random_below(&state, i % 4 == 0 ? 1500 : 100);
+            size_t n_tokens = i % 3 == 0 ? 1 : 1 + test_random_below(&state, 20);
+            check_size(tiers, n_tiers, ternary, n_rows, n_cols, n_tokens, (fill)(i % 3), &state);
+        }
+        /* Sums near the edges of int16 and int32; the shape where 16-bit accumulators of a known library overflow. */
+        check_size(tiers, n_tiers, ternary, 64, 4096, 1, FILL_BITNET_OVERFLOW, &state);
+        check_size(tiers, n_tiers, ternary, 64, 4096, 7, FILL_BITNET_OVERFLOW, &state);
+        for (size_t n_tokens = 1; n_tokens <= 3; n_tokens += 2)
+            for (fill how = FILL_RANDOM; how <= FILL_MIXED_EXTREMES; how = (fill)(how + 1))
+                check_size(tiers, n_tiers, ternary, 33, HYB_MATMUL_MAX_COLS, n_tokens, how, &state);
+    }
+    for (size_t i = 1; i < n_tiers; ++i) printf("%s: equal to the reference\n", tiers[i].name);
+    if (n_tiers == 1) TEST_SKIP("this processor has no variant beyond the reference");
+    return TEST_RESULT();
+}
