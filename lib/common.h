@@ -36,6 +36,10 @@
 #define HYB_ATOMIC_LOAD(p) __atomic_load_n(p, __ATOMIC_ACQUIRE)
 #define HYB_ATOMIC_STORE(p, value) __atomic_store_n(p, value, __ATOMIC_RELEASE)
 #define HYB_ATOMIC_FETCH_ADD(p, value) __atomic_fetch_add(p, value, __ATOMIC_ACQ_REL)
+#define HYB_ATOMIC_FETCH_SUB(p, value) __atomic_fetch_sub(p, value, __ATOMIC_ACQ_REL)
+/* 1 if *p was *expected and is `value` now; else *expected receives *p. */
+#define HYB_ATOMIC_COMPARE_EXCHANGE(p, expected, value)                                                                \
+    __atomic_compare_exchange_n(p, expected, value, 0, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE)
 /* Before a loop of a constant, small number of turns over an array that should live in registers. */
 #if defined(__clang__)
 #define HYB_UNROLL _Pragma("unroll")

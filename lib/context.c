@@ -109,8 +109,6 @@ uint32_t hyb_ctx_isa(const hyb_ctx *ctx) { return ctx != NULL ? ctx->isa : 0; }
 #define TEXT_OF(value) #value
 #define VERSION_TEXT(major, minor, patch) TEXT_OF(major) "." TEXT_OF(minor) "." TEXT_OF(patch)
 
-const char *hyb_version_string(void) {
-    return VERSION_TEXT(HYB_VERSION_MAJOR, HYB_VERSION_MINOR, HYB_VERSION_PATCH);
-}
+const char *hyb_version_string(void) { return VERSION_TEXT(HYB_VERSION_MAJOR, HYB_VERSION_MINOR, HYB_VERSION_PATCH); }
 
 uint32_t hyb_abi_version(void) { return HYB_ABI_VERSION; }

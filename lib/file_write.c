@@ -97,6 +97,8 @@ static hyb_status make_plan(hyb_ctx *ctx, const hyb_file_contents *contents, pla
     const hyb_file_contents *c = &p->contents;
     if (c->config == NULL || c->tensors == NULL || c->n_tensors == 0)
         return hyb_fail(ctx, HYB_ERROR_INVALID_ARGUMENT, "hyb_file_write: a configuration and a tensor are needed");
+    if (hyb_mul_overflows(c->n_tensors, sizeof *c->tensors))
+        return hyb_fail(ctx, HYB_ERROR_INVALID_ARGUMENT, "hyb_file_write: %zu tensors are no array", c->n_tensors);
     if ((c->tokenizer == NULL && c->tokenizer_bytes > 0) || (c->metadata == NULL && c->metadata_bytes > 0))
         return hyb_fail(ctx, HYB_ERROR_INVALID_ARGUMENT, "hyb_file_write: tokenizer or metadata is NULL with a size");
     HYB_TRY(hyb_read_struct(ctx, "hyb_language_model_config", &p->config, c->config, sizeof p->config));

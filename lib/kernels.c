@@ -37,10 +37,15 @@ const char *hyb_ctx_kernel_name(const hyb_ctx *ctx, size_t index) {
 const char *hyb_ctx_kernel_tier(const hyb_ctx *ctx, size_t index) {
     if (ctx == NULL || index >= HYB_KERNEL_COUNT) return NULL;
     switch (ctx->kernels.tier[index]) {
-    case HYB_ISA_AVX2: return "avx2";
-    case HYB_ISA_AVX512: return "avx512";
-    case HYB_ISA_AVX512_VNNI: return "avx512vnni";
-    case HYB_ISA_NEON: return "neon";
-    default: return "scalar";
+    case HYB_ISA_AVX2:
+        return "avx2";
+    case HYB_ISA_AVX512:
+        return "avx512";
+    case HYB_ISA_AVX512_VNNI:
+        return "avx512vnni";
+    case HYB_ISA_NEON:
+        return "neon";
+    default:
+        return "scalar";
     }
 }

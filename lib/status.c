@@ -11,21 +11,36 @@
 
 const char *hyb_status_string(hyb_status status) {
     switch (status) {
-    case HYB_OK: return "ok";
-    case HYB_ERROR_INVALID_ARGUMENT: return "invalid argument";
-    case HYB_ERROR_STRUCT_SIZE: return "struct of an unknown size";
-    case HYB_ERROR_OUT_OF_MEMORY: return "out of memory";
-    case HYB_ERROR_TOO_SMALL: return "buffer too small";
-    case HYB_ERROR_UNSUPPORTED: return "unsupported";
-    case HYB_ERROR_NOT_FINITE: return "not finite";
-    case HYB_ERROR_IO: return "input or output failed";
-    case HYB_ERROR_FORMAT: return "malformed file";
-    case HYB_ERROR_TRUNCATED: return "truncated file";
-    case HYB_ERROR_CHECKSUM: return "checksum mismatch";
-    case HYB_ERROR_VERSION: return "newer format version";
-    case HYB_ERROR_STATE: return "called in the wrong order";
-    case HYB_ERROR_CANCELLED: return "cancelled";
-    case HYB_ERROR_THREAD: return "no thread available";
+    case HYB_OK:
+        return "ok";
+    case HYB_ERROR_INVALID_ARGUMENT:
+        return "invalid argument";
+    case HYB_ERROR_STRUCT_SIZE:
+        return "struct of an unknown size";
+    case HYB_ERROR_OUT_OF_MEMORY:
+        return "out of memory";
+    case HYB_ERROR_TOO_SMALL:
+        return "buffer too small";
+    case HYB_ERROR_UNSUPPORTED:
+        return "unsupported";
+    case HYB_ERROR_NOT_FINITE:
+        return "not finite";
+    case HYB_ERROR_IO:
+        return "input or output failed";
+    case HYB_ERROR_FORMAT:
+        return "malformed file";
+    case HYB_ERROR_TRUNCATED:
+        return "truncated file";
+    case HYB_ERROR_CHECKSUM:
+        return "checksum mismatch";
+    case HYB_ERROR_VERSION:
+        return "newer format version";
+    case HYB_ERROR_STATE:
+        return "called in the wrong order";
+    case HYB_ERROR_CANCELLED:
+        return "cancelled";
+    case HYB_ERROR_THREAD:
+        return "no thread available";
     }
     return "unknown status";
 }

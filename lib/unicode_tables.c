@@ -1,7 +1,7 @@
-/* unicode_tables.c - character classes of Unicode 16.0.0, for the splitting of text before BPE.
+/* unicode_tables.c - character classes of Unicode 16.0.0, for splitting text.
  *
- * Written by tools/gen_unicode.py from the general categories L* and N* and the property White_Space: do not edit.
- * Each entry of the table begins a run of code points of one class; the run ends before the next entry.
+ * Written by tools/gen_unicode.py from the general categories L* and N* and the property White_Space; do not
+ * edit. Each entry of the table begins a run of code points of one class; the run ends before the next entry.
  */
 #include "unicode_tables.h"
 
@@ -143,7 +143,7 @@ int hyb_unicode_class(uint32_t code_point) {
     size_t low = 0, high = sizeof unicode_runs / sizeof unicode_runs[0];
     if (code_point < 128) return hyb_unicode_ascii[code_point];
     if (code_point > 0x10ffff) return HYB_CHAR_OTHER;
-    while (high - low > 1) { /* unicode_runs[low] begins at or before code_point, unicode_runs[high] behind it */
+    while (high - low > 1) { /* run [low] begins at or before code_point, run [high] behind it */
         size_t middle = low + (high - low) / 2;
         if (unicode_runs[middle] >> 2 <= code_point)
             low = middle;

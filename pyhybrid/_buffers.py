@@ -1,7 +1,7 @@
 """NumPy arrays to checked C pointers, and C memory to NumPy views.
 
-Place in the data flow: between the public functions, which take what a user has, and the C calls, which trust their
-pointers. Inputs are converted only where no value changes; outputs are never copied.
+Place in the data flow: between the public functions, which take what a user has, and the C calls, which trust
+their pointers. Inputs are converted only where no value changes; outputs are never copied.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def _check_shape(array: Array, shape: Shape | None, name: str) -> None:
         return
     if array.ndim != len(shape):
         raise InvalidArgumentError(
-            f"{name} has {array.ndim} dimensions {list(array.shape)}; give an array of shape {_describe(shape)}"
+            f"{name} has {array.ndim} dimensions {list(array.shape)}; give shape {_describe(shape)}"
         )
     for given, wanted in zip(array.shape, shape, strict=True):
         if wanted is not None and given != wanted:
@@ -51,7 +51,7 @@ def _convert(array: Array, dtype: np.dtype[Any], name: str, exact: bool) -> Arra
     """The array in another dtype if every value survives."""
     if array.size == 0 and array.dtype == np.float64 and not exact:
         return array.astype(dtype)  # an empty list has no type of its own
-    if array.dtype.kind not in "biuf" or (dtype.kind in "iu" and array.dtype.kind == "f"):
+    if dtype.kind in "iu" and array.dtype.kind == "f":
         raise InvalidArgumentError(f"{name} has dtype {array.dtype}; give {dtype}")
     if np.can_cast(array.dtype, dtype, "safe"):
         return array.astype(dtype)
@@ -60,11 +60,15 @@ def _convert(array: Array, dtype: np.dtype[Any], name: str, exact: bool) -> Arra
         low, high = (int(array.min()), int(array.max())) if array.size else (0, 0)
         if low < limits.min or high > limits.max:
             worst = low if low < limits.min else high
-            raise InvalidArgumentError(f"{name} holds {worst}; {dtype} goes from {limits.min} to {limits.max}")
+            raise InvalidArgumentError(
+                f"{name} holds {worst}; {dtype} goes from {limits.min} to {limits.max}"
+            )
         return array.astype(dtype)
     with np.errstate(over="ignore", invalid="ignore"):
         converted = array.astype(dtype)
-        lost = exact and not np.array_equal(converted.astype(array.dtype), array, equal_nan=array.dtype.kind == "f")
+        lost = exact and not np.array_equal(
+            converted.astype(array.dtype), array, equal_nan=array.dtype.kind == "f"
+        )
     if lost:
         raise InvalidArgumentError(
             f"{name} has dtype {array.dtype} and values that {dtype} cannot hold; convert it yourself, "
@@ -76,8 +80,8 @@ def _convert(array: Array, dtype: np.dtype[Any], name: str, exact: bool) -> Arra
 def input_array(values: Any, dtype: npt.DTypeLike, name: str, shape: Shape | None = None) -> Array:
     """Returns values as a C-contiguous array of a dtype.
 
-    An array that fits already is passed on without a copy. Another dtype is converted if no value changes; Python
-    numbers, which have no precision to lose, are rounded to the nearest.
+    An array that fits already is passed on without a copy. Another dtype is converted if no value changes;
+    Python numbers, which have no precision to lose, are rounded to the nearest.
 
     Args:
         values: array, or anything that numpy.asarray takes.
@@ -96,6 +100,8 @@ def input_array(values: Any, dtype: npt.DTypeLike, name: str, shape: Shape | Non
         array = np.asarray(values)
     except (ValueError, TypeError, OverflowError) as error:
         raise InvalidArgumentError(f"{name} is not an array of numbers: {error}") from error
+    if array.dtype.kind not in "biuf":
+        raise InvalidArgumentError(f"{name} has dtype {array.dtype}; give {wanted}")
     _check_shape(array, shape, name)
     if array.dtype != wanted:
         array = _convert(array, wanted, name, exact=isinstance(values, (np.ndarray, np.generic)))
@@ -117,10 +123,14 @@ def output_array(out: Array | None, dtype: npt.DTypeLike, shape: Sequence[int], 
     if out is None:
         return np.empty(tuple(shape), dtype)
     if not isinstance(out, np.ndarray) or out.dtype != np.dtype(dtype):
-        raise InvalidArgumentError(f"{name} must be a NumPy array of dtype {np.dtype(dtype)}: it is written in place")
+        raise InvalidArgumentError(
+            f"{name} must be a NumPy array of dtype {np.dtype(dtype)}: it is written in place"
+        )
     _check_shape(out, shape, name)
     if not (out.flags.c_contiguous and out.flags.writeable and out.flags.aligned):
-        raise InvalidArgumentError(f"{name} must be C-contiguous, aligned and writeable: it is written in place")
+        raise InvalidArgumentError(
+            f"{name} must be C-contiguous, aligned and writeable: it is written in place"
+        )
     return out
 
 
@@ -139,7 +149,12 @@ class _Memory:
 
     def __init__(self, address: int, dtype: np.dtype[Any], shape: tuple[int, ...], owner: object) -> None:
         self.owner = owner
-        self.__array_interface__ = {"version": 3, "typestr": dtype.str, "shape": shape, "data": (address, False)}
+        self.__array_interface__ = {
+            "version": 3,
+            "typestr": dtype.str,
+            "shape": shape,
+            "data": (address, False),
+        }
 
 
 def view(memory: Any, dtype: npt.DTypeLike, shape: Sequence[int], owner: object) -> Array | None:

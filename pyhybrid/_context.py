@@ -1,7 +1,7 @@
 """Contexts: the threads, the instruction sets and the error detail that every C call needs.
 
-Place in the data flow: each wrapper takes a `Context` (or the default one) and holds its lock around the C call, because
-a C context serves one thread at a time and cffi releases the interpreter's lock.
+Place in the data flow: each wrapper takes a `Context` (or the default one) and holds its lock around the C
+call, because a C context serves one thread at a time and cffi releases the interpreter's lock.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def cpu_name() -> str:
     """Returns the processor's own name, or "unknown"."""
     buffer = ffi.new("char[]", 256)
     lib.hyb_cpu_name(buffer, 256)
-    return ffi.string(buffer).decode("utf-8", "replace").strip()
+    return str(ffi.string(buffer).decode("utf-8", "replace")).strip()
 
 
 def _usable_processors() -> int:
@@ -71,7 +71,7 @@ def _usable_processors() -> int:
 
 
 class _CallLock:
-    """A lock that one thread may take once: a second time means that a callback calls back into the C context."""
+    """A lock that a thread may take once: a second time is a callback that calls back into the context."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -80,8 +80,8 @@ class _CallLock:
     def __enter__(self) -> None:
         if self._owner == threading.get_ident():
             raise StateError(
-                "this context is in the middle of a call: a streaming callback must not use the model that generates; "
-                "load it with another Context for that"
+                "this context is in the middle of a call: a streaming callback must not use the model that "
+                "generates; load it with another Context for that"
             )
         self._lock.acquire()
         self._owner = threading.get_ident()
@@ -97,10 +97,11 @@ class Context:
     A context may be shared between Python threads: calls take turns. Models keep their context alive.
 
     Args:
-        threads: threads that compute, 1 to 256; None: the environment's HYB_NUM_THREADS, or every processor that this
-            process may use.
-        isa: highest instruction-set tier to use, 'scalar', 'avx2', 'avx512' or 'neon'; None: the best there is. What
-            the processor lacks, or the environment's HYB_ISA forbids, is never used; see the property `isa`.
+        threads: threads that compute, 1 to 256; None: the environment's HYB_NUM_THREADS, or every processor
+            that this process may use.
+        isa: highest instruction-set tier to use, 'scalar', 'avx2', 'avx512' or 'neon'; None: the best there
+            is. What the processor lacks, or the environment's HYB_ISA forbids, is never used; see the
+            property `isa`.
 
     Raises:
         InvalidArgumentError: a value out of its range.
@@ -112,7 +113,9 @@ class Context:
         elif isinstance(threads, bool) or not isinstance(threads, int) or not 1 <= threads <= 256:
             raise InvalidArgumentError(f"threads is {threads!r}; give a whole number from 1 to 256, or None")
         if isa is not None and isa not in _MASKS:
-            raise InvalidArgumentError(f"isa is {isa!r}; choose one of {', '.join(map(repr, _MASKS))}, or None")
+            raise InvalidArgumentError(
+                f"isa is {isa!r}; choose one of {', '.join(map(repr, _MASKS))}, or None"
+            )
         options = ffi.new("hyb_ctx_options *")
         options.struct_size = ffi.sizeof("hyb_ctx_options")
         options.n_threads = threads
@@ -209,7 +212,9 @@ class Context:
         self.close()
 
     def __repr__(self) -> str:
-        return "Context(closed)" if self._owned is None else f"Context(threads={self.threads}, isa={self.isa!r})"
+        return (
+            "Context(closed)" if self._owned is None else f"Context(threads={self.threads}, isa={self.isa!r})"
+        )
 
 
 _default: Context | None = None

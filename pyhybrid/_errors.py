@@ -1,7 +1,8 @@
 """The exceptions of the package, and the step from a C status to one of them.
 
-Place in the data flow: every wrapper passes the status of a C call to `check`. Each class also derives from the built-in
-exception that a caller would expect, so that ``except ValueError`` works without knowing this library.
+Place in the data flow: every wrapper passes the status of a C call to `check`. Each class also derives from
+the built-in exception that a caller would expect, so that ``except ValueError`` works without knowing this
+library.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""The library's operations in plain NumPy, written from the headers alone: what the tests compare the C library with.
+"""The library's operations in plain NumPy, written from the headers: the oracle of the tests.
 
-Place in the data flow: beside it. Nothing here is fast and nothing here is shared with the C code, so an error would have
-to be made twice to go unseen. Integers are exact. Floats follow the numerics contract, every product and sum rounded to
-binary32 by itself and sums taken in 16 lanes, so that they can be compared bit for bit, too.
+Place in the data flow: beside it. Nothing here is fast and nothing here is shared with the C code, so an
+error would have to be made twice to go unseen. Integers are exact. Floats follow the numerics contract, every
+product and sum rounded to binary32 by itself and sums taken in 16 lanes, so that they can be compared bit for
+bit, too.
 
 Sources: those of include/hybrid/quantize.h and language_model.h; exp: Cephes expf (Moshier).
 """
@@ -71,7 +72,7 @@ def exp(x: Floats) -> Floats:
     top = whole == 128
     power = (((np.where(top, 127, whole) + 127) << 23).astype(np.uint32)).view(F32)
     result = t * power
-    return np.where(top, result * F32(2), result).astype(F32)
+    return np.asarray(result * np.where(top, F32(2), F32(1)), F32)
 
 
 def to_half(value: npt.ArrayLike) -> Floats:
@@ -123,10 +124,10 @@ def _codes_of(weights: Floats, scale: np.float32, bits: float) -> Codes:
     if bits == 1.58:
         return (np.sign(weights) * (np.abs(weights) > scale * F32(0.5))).astype(np.int8)
     if bits == 8:
-        return np.clip(np.rint(weights / scale), -127, 127).astype(np.int8)
+        return np.asarray(np.clip(np.rint(weights / scale), -127, 127), np.int8)
     levels = 2 ** int(bits) // 2
     steps = np.clip(np.floor(weights / (F32(2) * scale)), -levels, levels - 1)
-    return (2 * steps + 1).astype(np.int8)
+    return np.asarray(2 * steps + 1, np.int8)
 
 
 def quantize(
@@ -155,7 +156,7 @@ def dequantize(codes: Codes, scales: Floats) -> Floats:
 
 
 def quantize_activations(x: Floats) -> tuple[Codes, Floats]:
-    """Quantises float32 [..., n] to int8 over the last axis by its largest magnitude; scales float32 [...]."""
+    """Quantises float32 [..., n] to int8 by the largest magnitude of the last axis; scales float32 [...]."""
     largest = np.abs(x).max(axis=-1)
     with np.errstate(divide="ignore", over="ignore"):
         inverse = np.asarray(F32(127) / largest, F32)

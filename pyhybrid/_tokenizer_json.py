@@ -1,7 +1,7 @@
 """What a tokenizer is made of, and how a Hugging Face tokenizer.json becomes it.
 
-Place in the data flow: tokenizer.json -> `read_json` -> `describe` -> `Description` -> tokenizer.py, which passes it to the
-C library. Whatever would encode differently there is refused here, with the name of the feature.
+Place in the data flow: tokenizer.json -> `read_json` -> `describe` -> `Description` -> tokenizer.py, which
+passes it to the C library. Whatever would encode differently there is refused here, by its name.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Description(NamedTuple):
 
 
 def read_json(source: Any) -> Mapping[str, Any]:
-    """Reads the tokenizer.json of a path, a tokenizers.Tokenizer, or an object with one as `backend_tokenizer`.
+    """Reads a tokenizer.json from a path, a tokenizers.Tokenizer, or what has one as `backend_tokenizer`.
 
     Raises:
         InvalidArgumentError: something else.
@@ -56,7 +56,7 @@ def read_json(source: Any) -> Mapping[str, Any]:
         backend = getattr(source, "backend_tokenizer", source)
         if not callable(getattr(backend, "to_str", None)):
             raise InvalidArgumentError(
-                f"source is {type(source).__name__}; give the path of a tokenizer.json or a tokenizers.Tokenizer"
+                f"source is {type(source).__name__}; pass a tokenizer.json's path or a tokenizers.Tokenizer"
             )
         text, name = backend.to_str(), type(source).__name__
     try:
@@ -80,7 +80,7 @@ def _byte_of_char() -> dict[str, int]:
 
 
 def _token_bytes(token: str) -> bytes:
-    """The bytes of a vocabulary entry; one with characters outside GPT-2's alphabet stands for its own UTF-8."""
+    """The bytes of a vocabulary entry; one with characters outside GPT-2's alphabet is its own UTF-8."""
     alphabet = _byte_of_char()
     try:
         return bytes([alphabet[character] for character in token])
@@ -181,7 +181,8 @@ def _check_model(model: Mapping[str, Any]) -> None:
     for option in ("dropout", "continuing_subword_prefix", "end_of_word_suffix", "ignore_merges"):
         if model.get(option):
             raise UnsupportedError(
-                f"model.{option} is {model[option]!r}, which is not supported; decode_only=True takes the vocabulary alone"
+                f"model.{option} is {model[option]!r}, which is not supported; decode_only=True takes the "
+                "vocabulary alone"
             )
 
 
@@ -191,18 +192,19 @@ def _check_added(added: Sequence[Mapping[str, Any]]) -> None:
         for option in ("single_word", "lstrip", "rstrip"):
             if token.get(option):
                 raise UnsupportedError(
-                    f"added token {token['content']!r} has {option}, which is not supported; set it to false, or take "
-                    "the vocabulary alone with decode_only=True"
+                    f"added token {token['content']!r} has {option}, which is not supported; set it to "
+                    "false, or take the vocabulary alone with decode_only=True"
                 )
-    # The library finds tokens with `normalized` in a second pass. One pass does the same, unless one of them could
-    # begin before a token of the first pass and reach into it, or contain it.
+    # The library finds tokens with `normalized` in a second pass. One pass does the same, unless one of them
+    # could begin before a token of the first pass and reach into it, or contain it.
     first = [token["content"] for token in added if token["content"] and not token.get("normalized")]
     second = [token["content"] for token in added if token["content"] and token.get("normalized")]
     for later in second:
         for sooner in first:
             if sooner in later or any(later.endswith(sooner[:n]) for n in range(1, len(sooner))):
                 raise UnsupportedError(
-                    f"the added tokens {sooner!r} and {later!r} (normalized) may overlap; set normalized to false"
+                    f"the added tokens {sooner!r} and {later!r} (normalized) may overlap; set normalized to "
+                    "false"
                 )
 
 
@@ -262,6 +264,6 @@ def _check_ids(
     for (left, right), joined in merges.items():
         if found.get(tokens[left] + tokens[right]) != joined:
             raise UnsupportedError(
-                f"the merge of tokens {left} and {right} is ambiguous: token {joined} is an added token with another "
-                "text, or a second one has the same bytes"
+                f"the merge of tokens {left} and {right} is ambiguous: token {joined} is an added token with "
+                "another text, or a second one has the same bytes"
             )

@@ -1,7 +1,7 @@
 """The command `pyhybrid`: parses into configurations and calls the library; it has no logic of its own.
 
-Place in the data flow: in front of everything. Results go to standard output, progress and errors to standard error. With
---json standard output holds one JSON object and nothing else. Exit codes: see EXIT_CODES below and `pyhybrid --help`.
+Place in the data flow: in front of everything. Results go to standard output, progress and errors to standard
+error. With --json standard output holds one JSON object and nothing else. Exit codes: `pyhybrid --help`.
 """
 
 from __future__ import annotations
@@ -12,9 +12,12 @@ import json
 import math
 import os
 import sys
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from pyhybrid._cli_parser import make_parser
 
 if TYPE_CHECKING:
     from pyhybrid._context import Context
@@ -27,195 +30,6 @@ if TYPE_CHECKING:
 __all__ = ["main"]
 
 OK, FAILURE, USAGE, BAD_INPUT, NOT_FINITE, INTERRUPTED = 0, 1, 2, 3, 4, 130
-
-EXIT_CODES = """\
-exit codes:
-  0    done
-  1    failed: no memory, disk full, a check of `doctor` failed ...
-  2    the command line or a configuration value is wrong
-  3    an input is bad: a missing or damaged model file, unreadable or unsuitable data
-  4    a number is not finite: NaN or infinity in the weights, the loss or the gradients
-  130  interrupted (Ctrl-C, SIGTERM); `train` saves a checkpoint first
-"""
-
-DESCRIPTION = """\
-Train 1.58-bit (ternary) language models on text, store them in one small file, and run them anywhere.
-
-first steps:
-  pyhybrid train                                    learn the documentation text that Python carries, in minutes
-  pyhybrid generate runs/tiny/model.hyb --prompt "The "
-  pyhybrid info runs/tiny/model.hyb                 what the file holds, and how small it is
-"""
-
-TRAIN = """\
-Train a ternary language model and write it to a folder.
-
-Without arguments it learns the documentation text that comes with Python, byte by byte, with the preset `tiny`, in at
-most a few minutes on two cores. The folder then holds
-  model.hyb       the model: packed weights, tokenizer, configuration
-  checkpoint/     to go on with --resume, bit for bit
-  metrics.jsonl   one JSON object a step
-  config.json     every setting of the run
-  loss.png        the loss curve, if matplotlib is installed
-"""
-
-TRAIN_EXAMPLES = """\
-examples:
-  pyhybrid train --data book.txt --out runs/book --minutes 10
-  pyhybrid train --data corpus/ --preset small --steps 2000 --tokenizer bpe:2048
-  pyhybrid train --data "notes/**/*.md" --bits 4 --set training.learning_rate=2e-3
-  cat book.txt | pyhybrid train --data - --steps 300
-  pyhybrid train --out runs/book --resume           go on after Ctrl-C, a crash or a power cut
-
-Settings come from --preset, then --config (a TOML file with the tables [model], [training], [data]), then the options,
-then --set; the later ones win.
-"""
-
-EVAL_EXAMPLES = """\
-examples:
-  pyhybrid eval runs/tiny/model.hyb                     the validation share of the embedded text
-  pyhybrid eval runs/book/model.hyb --data other.txt    all of another text
-  pyhybrid eval runs/book/model.hyb --data book.txt --split validation
-"""
-
-GENERATE_EXAMPLES = """\
-examples:
-  pyhybrid generate runs/tiny/model.hyb --prompt "The " --tokens 300
-  pyhybrid generate model.hyb --prompt "def " --temperature 0            the most likely text
-  pyhybrid generate model.hyb --prompt "Q: " --stop "\\n" --seed 7        until the end of the line
-  echo -n "Once upon" | pyhybrid generate model.hyb
-
-The same model, prompt and seed give the same text on every machine and for any number of threads.
-"""
-
-
-# ---- the parser ----
-
-
-class _Parser(argparse.ArgumentParser):
-    """argparse with the text laid out as written."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
-        super().__init__(*args, **kwargs)
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a whole number from 1")
-    return value
-
-
-_positive.__name__ = "whole number"
-
-
-def _add_common(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--threads", type=_positive, metavar="T", help="threads that compute (default: all processors)")
-    parser.add_argument("--json", action="store_true", help="print one JSON object on standard output, nothing else")
-    parser.add_argument("--debug", action="store_true", help="show the whole traceback of an error")
-
-
-def _add_train(commands: Any) -> None:
-    parser = commands.add_parser(
-        "train", help="train a model on text", description=TRAIN, epilog=f"{TRAIN_EXAMPLES}\n{EXIT_CODES}"
-    )
-    parser.add_argument(
-        "--data", nargs="+", action="extend", metavar="PATH",
-        help="files, folders, glob patterns, - for standard input, .npy token arrays (default: the embedded text)",
-    )  # fmt: skip
-    parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the run (default: runs/PRESET)")
-    length = parser.add_mutually_exclusive_group()
-    length.add_argument("--steps", type=_positive, metavar="N", help="number of updates (default: the preset's)")
-    length.add_argument("--minutes", type=float, metavar="M", help="train for about so long instead")
-    parser.add_argument("--preset", metavar="NAME", help="tiny (default), small, base or large: shape and run")
-    parser.add_argument("--bits", type=float, metavar="B", help="of the weights: 1.58 (ternary, default), 1, 2, 4, 8, 32")
-    parser.add_argument("--optimizer", metavar="NAME", help="adamw (default)")
-    parser.add_argument("--tokenizer", metavar="T", help="bytes (default), bpe:VOCAB, or a tokenizer.json")
-    parser.add_argument("--seed", type=int, metavar="S", help="of the initial weights and the batches (default: 0)")
-    parser.add_argument("--config", type=Path, metavar="FILE", help="TOML file with [model], [training], [data]")
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides",
-        help="any setting, as in training.learning_rate=2e-3; may be repeated",
-    )  # fmt: skip
-    parser.add_argument("--resume", action="store_true", help="go on from the folder's checkpoint")
-    parser.add_argument("--overwrite", action="store_true", help="replace an unfinished run in the folder")
-    _add_common(parser)
-    parser.set_defaults(run=_train)
-
-
-def _add_eval(commands: Any) -> None:
-    parser = commands.add_parser(
-        "eval", help="measure how well a model predicts a text", epilog=f"{EVAL_EXAMPLES}\n{EXIT_CODES}",
-        description="Measure how well a model predicts a text: nats per token, bits per byte, perplexity.",
-    )  # fmt: skip
-    parser.add_argument("model", metavar="MODEL", help="a .hyb file")
-    parser.add_argument("--data", nargs="+", action="extend", metavar="PATH", help="as for train")
-    parser.add_argument(
-        "--split", choices=("all", "train", "validation"),
-        help="which part of the data (default: all; validation without --data)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--validation-fraction", type=float, default=0.1, metavar="F", help="share that the split is made with (0.1)"
-    )
-    parser.add_argument(
-        "--context", type=_positive, metavar="N",
-        help="tokens a window (default: what the model was trained with, else its maximum)",
-    )  # fmt: skip
-    _add_common(parser)
-    parser.set_defaults(run=_eval)
-
-
-def _add_generate(commands: Any) -> None:
-    parser = commands.add_parser(
-        "generate", help="continue a text", epilog=f"{GENERATE_EXAMPLES}\n{EXIT_CODES}",
-        description="Continue a text; prints prompt and continuation as they come.",
-    )  # fmt: skip
-    parser.add_argument("model", metavar="MODEL", help="a .hyb file")
-    parser.add_argument(
-        "--prompt", action="append", metavar="TEXT", help="what to continue (default: standard input); may be repeated"
-    )
-    parser.add_argument("--tokens", type=_positive, default=200, metavar="N", help="most new tokens (200)")
-    parser.add_argument("--seed", type=int, default=0, metavar="S", help="of the draws (0)")
-    parser.add_argument("--temperature", type=float, default=0.8, metavar="T", help="0: the most likely token (0.8)")
-    parser.add_argument("--top-k", type=int, default=0, metavar="K", help="draw from the K most likely; 0: all (0)")
-    parser.add_argument("--top-p", type=float, default=0.0, metavar="P", help="draw from this probability; 0: all (0)")
-    parser.add_argument("--stop", action="append", default=[], metavar="TEXT", help="end before this; may be repeated")
-    parser.add_argument("--cache", choices=("f32", "int8"), default="f32", help="format of keys and values (f32)")
-    _add_common(parser)
-    parser.set_defaults(run=_generate)
-
-
-def _add_rest(commands: Any) -> None:
-    parser = commands.add_parser(
-        "info", help="what a model file holds", epilog=EXIT_CODES,
-        description="Show what a model file holds, read from the file alone: sizes, formats, configuration, tensors.",
-    )  # fmt: skip
-    parser.add_argument("model", metavar="MODEL", help="a .hyb file")
-    _add_common(parser)
-    parser.set_defaults(run=_info)
-    parser = commands.add_parser(
-        "doctor", help="what this machine offers, and whether all is well", epilog=EXIT_CODES,
-        description="Show processor, kernels, threads and optional parts, and run the known-answer test.",
-    )  # fmt: skip
-    _add_common(parser)
-    parser.set_defaults(run=_doctor)
-
-
-def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
-    parser = _Parser(prog="pyhybrid", description=DESCRIPTION, epilog=EXIT_CODES)
-    parser.add_argument("--version", action="store_true", help="print the version and exit")
-    commands = parser.add_subparsers(metavar="COMMAND", dest="command")
-    for add in (_add_train, _add_eval, _add_generate, _add_rest):
-        add(commands)
-    bench = commands.add_parser("bench", help="measure speed and quality, beside peers in the same run")
-    if "bench" in arguments[:1]:  # its imports are not for every start
-        from pyhybrid.benchmarks import cli as benchmarks
-
-        benchmarks.add_arguments(bench)
-        if bench.get_default("run") is None:
-            bench.set_defaults(run=benchmarks.run)
-    return parser
 
 
 # ---- output ----
@@ -247,7 +61,7 @@ def _print_json(values: dict[str, Any]) -> None:
 
 def _bytes(count: float) -> str:
     for unit in ("bytes", "KiB", "MiB"):
-        if count < 1024 or unit == "MiB" and count < 10 * 1024:
+        if count < 1024:
             return f"{count:,.0f} {unit}" if unit == "bytes" else f"{count:,.1f} {unit}"
         count /= 1024
     return f"{count:,.1f} GiB"
@@ -266,15 +80,19 @@ def _context(arguments: argparse.Namespace) -> Context:
 # ---- train ----
 
 
-def _run_config(arguments: argparse.Namespace) -> RunConfig:
-    """The settings in the order of --help: preset, file, options, --set."""
+def _run_config(arguments: argparse.Namespace, base: RunConfig | None = None) -> RunConfig:
+    """The settings in the order of --help: preset, file, options, --set; on top of `base` if given."""
     from pyhybrid.config import apply_overrides, from_dict, load_config, preset_config
 
-    config = None if arguments.preset is None else preset_config(arguments.preset)
+    config = base if arguments.preset is None else preset_config(arguments.preset)
     if arguments.config is not None:
         config = load_config(arguments.config, config)
     model: dict[str, Any] = {"bits": arguments.bits}
-    training = {name: getattr(arguments, name) for name in ("steps", "minutes", "optimizer", "seed", "threads")}
+    training = {
+        name: getattr(arguments, name) for name in ("steps", "minutes", "optimizer", "seed", "threads")
+    }
+    if arguments.steps is not None and config is not None and config.training.minutes is not None:
+        config = dataclasses.replace(config, training=dataclasses.replace(config.training, minutes=None))
     data: dict[str, Any] = {"paths": arguments.data, "tokenizer": arguments.tokenizer}
     kind, _, size = (arguments.tokenizer or "").partition(":")
     if kind == "bpe" and size:
@@ -290,27 +108,45 @@ def _trainer(arguments: argparse.Namespace, context: Context) -> Trainer:
     from pyhybrid.trainer import Trainer
 
     if arguments.resume:
-        out = arguments.out or Path("runs") / (arguments.preset or "tiny")
-        return Trainer.resume(out, context=context)
+        return _resumed(arguments, arguments.out or Path("runs") / (arguments.preset or "tiny"), context)
     config = _run_config(arguments)
-    out = arguments.out or Path("runs") / config.preset
+    out = arguments.out or Path("runs") / (config.preset or "tiny")
     return Trainer.from_config(config, out=out, context=context, overwrite=arguments.overwrite)
 
 
-def _announce(trainer: Trainer, say: Callable[..., None]) -> None:
-    data, config = trainer.data, trainer.config
+def _resumed(arguments: argparse.Namespace, out: Path, context: Context) -> Trainer:
+    """Goes on with a run; options that are given again must agree with it (the trainer checks its own)."""
+    from pyhybrid.config import ConfigError, differing_fields, load_config
+    from pyhybrid.trainer import Trainer
+
+    if not (out / "config.json").is_file():
+        return Trainer.resume(out, context=context)  # says what is missing
+    stored = load_config(out / "config.json")
+    wanted = _run_config(arguments, stored)
+    changed = differing_fields(stored.model, wanted.model) + differing_fields(stored.data, wanted.data)
+    if changed:
+        raise ConfigError(
+            f"{out} was begun with other settings: {'; '.join(changed)}; leave them out to resume"
+        )
+    training = None if wanted.training == stored.training else wanted.training
+    return Trainer.resume(out, config=training, context=context)
+
+
+def _announce(trainer: Trainer) -> None:
+    data, config, shape, context = trainer.data, trainer.config, trainer.model.config, trainer.model.context
     count = trainer.model.count()
-    estimate = trainer.model.memory_estimate(
-        trainer.model.config, config.batch_size, config.context, context=trainer.model.context
+    estimate = trainer.model.memory_estimate(shape, config.batch_size, config.context, context=context)
+    length = (
+        f"about {config.minutes:g} minutes" if config.minutes is not None else f"{trainer.total_steps} steps"
     )
-    length = f"about {config.minutes:g} minutes" if config.minutes is not None else f"{trainer.total_steps} steps"
-    say(
+    _say(
         f"text        {data.description}",
-        f"            SHA-256 {data.sha256}, {data.train.size:,} training and {data.validation.size:,} validation tokens",
-        f"model       {count.total:,} parameters, {count.linear:,} of them in {trainer.model.config.bits:g}-bit layers",
+        f"            SHA-256 {data.sha256}",
+        f"            {data.train.size:,} training and {data.validation.size:,} validation tokens",
+        f"model       {count.total:,} parameters, {count.linear:,} in {shape.bits:g}-bit layers",
         f"memory      about {_bytes(estimate.total_bytes)}: {_bytes(estimate.weight_bytes)} weights, "
         f"{_bytes(estimate.training_bytes)} training",
-        f"run         {length} of {config.tokens_per_step:,} tokens, {trainer.model.context.threads} threads, "
+        f"run         {length} of {config.tokens_per_step:,} tokens, {context.threads} threads, "
         f"seed {config.seed}, to {trainer.out}",
     )
 
@@ -347,14 +183,16 @@ def _train_report(trainer: Trainer, result: TrainingResult, info: ModelInfo) -> 
 def _show_report(report: dict[str, Any], out: Path) -> None:
     payload, counted = report["ternary_bits_per_weight"], report["ternary_bits_per_weight_counted"]
     size = f"{report['file_bytes']:,} bytes, {report['compression_ratio_file']:.1f} times smaller than fp32"
+    memory = _bytes(report["peak_rss_bytes"])
     _say(
         "",
         f"steps       {report['steps']:,} of {report['total_steps']:,}, {report['tokens']:,} tokens "
         f"in {report['seconds']:.0f} s",
-        f"speed       {report['tokens_per_second']:,.0f} tokens/s, peak memory {_bytes(report['peak_rss_bytes'])}",
+        f"speed       {report['tokens_per_second']:,.0f} tokens/s, peak memory {memory}",
         f"parameters  {report['parameters']:,}, {report['ternary_parameters']:,} of them ternary",
         f"file        {out / 'model.hyb'}: {size}",
-        f"weights     {_figure(payload)} bits a ternary weight (payload), {_figure(counted)} with everything counted",
+        f"weights     {_figure(payload)} bits a ternary weight (payload), "
+        f"{_figure(counted)} with everything counted",
         f"training    {_figure(report['training_loss'])} nats a token, "
         f"{_figure(report['training_bits_per_byte'])} bits a byte",
         f"validation  {_figure(report['validation_loss'])} nats a token, "
@@ -368,10 +206,8 @@ def _train(arguments: argparse.Namespace) -> int:
 
     context = _context(arguments)
     trainer = _trainer(arguments, context)
-    if arguments.json:
-        trainer.progress = False
-    else:
-        _announce(trainer, _say)
+    if not arguments.json:
+        _announce(trainer)
     result = trainer.train()
     out = Path(result.out or ".")
     report = _train_report(trainer, result, inspect(out / "model.hyb", context=context))
@@ -421,7 +257,8 @@ def _eval(arguments: argparse.Namespace) -> int:
         return OK
     _say(
         f"text        {data.description} ({split}), SHA-256 {data.sha256}",
-        f"loss        {result.loss:.4f} nats a token over {result.tokens:,} tokens, windows of {report['context']}",
+        f"loss        {result.loss:.4f} nats a token over {result.tokens:,} tokens, "
+        f"windows of {report['context']}",
         f"perplexity  {result.perplexity:.4f} a token",
         f"bits        {_figure(result.bits_per_byte, 4)} a byte",
     )
@@ -452,10 +289,16 @@ def _generate(arguments: argparse.Namespace) -> int:
     if live:
         show(prompts[0], 0)
     results = model.generate_all(
-        [prompt.encode("utf-8", "surrogateescape") for prompt in prompts], tokens=arguments.tokens,
-        temperature=arguments.temperature, top_k=arguments.top_k, top_p=arguments.top_p, seed=arguments.seed,
-        stop=arguments.stop, stream=show if live else None, cache=arguments.cache,
-    )  # fmt: skip
+        [prompt.encode("utf-8", "surrogateescape") for prompt in prompts],
+        tokens=arguments.tokens,
+        temperature=arguments.temperature,
+        top_k=arguments.top_k,
+        top_p=arguments.top_p,
+        seed=arguments.seed,
+        stop=arguments.stop,
+        stream=show if live else None,
+        cache=arguments.cache,
+    )
     if live:
         _say("")
     elif not arguments.json:
@@ -493,8 +336,8 @@ def _info(arguments: argparse.Namespace) -> int:
         "",
         f"{'tensor':<24} {'shape':>14} {'format':>8} {'packing':>9} {'scale':>7} {'bytes':>12}",
         *(
-            f"{t.name:<24} {'x'.join(map(str, t.shape)):>14} {t.format:>8} {t.packing or '-':>9} {t.scale or '-':>7} "
-            f"{t.total_bytes:>12,}"
+            f"{t.name:<24} {'x'.join(map(str, t.shape)):>14} {t.format:>8} {t.packing or '-':>9} "
+            f"{t.scale or '-':>7} {t.total_bytes:>12,}"
             for t in info.tensors
         ),
     )
@@ -514,7 +357,8 @@ def _doctor(arguments: argparse.Namespace) -> int:
     forced = ", ".join(f"{name}={value}" for name, value in found["environment"].items() if value)
     _say(
         f"pyhybrid    {found['version']} (ABI {found['abi']}), {found['python']}, {found['platform']}",
-        f"processor   {found['processor']}, {found['processors']} processors, best tier {found['isa_detected']}",
+        f"processor   {found['processor']}, {found['processors']} processors, "
+        f"best tier {found['isa_detected']}",
         f"in use      tier {found['isa']}, {found['threads']} threads{f' ({forced})' if forced else ''}",
         *(f"kernels     {tier}: {', '.join(names)}" for tier, names in tiers.items()),
         *(
@@ -538,7 +382,9 @@ def _exit_code(error: BaseException, command: str) -> int:
 
     if isinstance(error, NotFiniteError):
         return NOT_FINITE
-    writes = isinstance(error, FileIOError) or (isinstance(error, CheckpointError) and error.__cause__ is not None)
+    writes = isinstance(error, FileIOError) or (
+        isinstance(error, CheckpointError) and error.__cause__ is not None
+    )
     if command == "train" and writes and not isinstance(error, DataError):
         return FAILURE  # a run reads no model file: what failed is writing
     if isinstance(error, (DataError, FileFormatError, FileIOError, CheckpointError)):
@@ -546,6 +392,10 @@ def _exit_code(error: BaseException, command: str) -> int:
     if isinstance(error, (ConfigError, InvalidArgumentError)):
         return USAGE
     return FAILURE
+
+
+def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    _note(f"warning: {' '.join(str(message).split())}")
 
 
 def _quiet_exit() -> int:
@@ -561,10 +411,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: without the program's name; None: those of the process.
 
     Returns:
-        The exit code; see EXIT_CODES.
+        The exit code; see `pyhybrid --help`.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
-    parser = _parser(given)
+    runs = {"train": _train, "eval": _eval, "generate": _generate, "info": _info, "doctor": _doctor}
+    parser = make_parser(given, runs)
     parsed = parser.parse_args(given)
     if parsed.version:
         import pyhybrid
@@ -577,6 +428,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a terminal that lacks a character shows a question mark
             stream.reconfigure(errors="replace")
+    warnings.showwarning = _show_warning
     try:
         return int(parsed.run(parsed))
     except KeyboardInterrupt:
@@ -591,7 +443,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if getattr(parsed, "debug", False):
             raise
         text = " ".join(str(error).split())
-        if not isinstance(error, (HybridError, ConfigError, OSError)):
+        if not isinstance(error, (HybridError, ConfigError, ImportError, OSError)):
             text = f"{type(error).__name__}: {text} (--debug shows where)"
         _note(f"error: {text}")
         return _exit_code(error, parsed.command)

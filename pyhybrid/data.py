@@ -48,6 +48,8 @@ _MEMORY_LIMIT_BYTES = 256 << 20
 # Text is given to a tokenizer in pieces of about this size, cut at a line feed, so that its working memory
 # is bounded.
 _ENCODE_BYTES = 16 << 20
+# Enough docstrings: about as long as the documentation that they stand in for.
+_DOCSTRING_CHARACTERS = 700_000
 # Bytes of a folder's file that are searched for a NUL, the mark of a binary file (as grep and git do).
 _SNIFF_BYTES = 8192
 # Second word of Philox's key: keeps the batches apart from other uses of the same seed ("batch" in ASCII).
@@ -113,6 +115,8 @@ def _standard_docstrings() -> list[str]:
             continue
         kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
         parts.extend(ast.get_docstring(node) or "" for node in ast.walk(tree) if isinstance(node, kinds))
+        if sum(map(len, parts)) >= _DOCSTRING_CHARACTERS:
+            break
     return [part for part in parts if part]
 
 

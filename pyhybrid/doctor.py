@@ -1,4 +1,4 @@
-"""What this machine and installation offer, and whether the numerics contract holds here: `pyhybrid doctor`."""
+"""What this machine offers, and whether the numerics contract holds on it: `pyhybrid doctor`."""
 
 from __future__ import annotations
 
@@ -40,8 +40,9 @@ def diagnose(context: Context | None = None) -> dict[str, Any]:
         context: threads and instruction sets; None: a new one with the defaults.
 
     Returns:
-        Plain values: version, abi, python, platform, processor, isa_detected, isa, threads, kernels (name to tier),
-        environment, optional (name, version, purpose, install), self_test ('passed' or the first failing check), ok.
+        Plain values: version, abi, python, platform, processor, isa_detected, isa, threads, kernels (name to
+        tier), environment, optional (name, version, purpose, install), self_test ('passed' or the first
+        failing check), ok.
     """
     context = context or Context()
     failure = context.self_test()

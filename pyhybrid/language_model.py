@@ -1,18 +1,17 @@
 """A ternary language model: make, train, evaluate, save, load and generate with it.
 
-Place in the data flow: config.py -> `LanguageModel` -> the C library, which owns all arithmetic. The trainer calls
-`gradients` and `apply`; the command line and users call the rest. Architecture and sources: hybrid/language_model.h.
+Place in the data flow: config.py -> `LanguageModel` -> the C library, which owns all arithmetic. The trainer
+calls `gradients` and `apply`; the command line and users call the rest. Architecture and sources:
+hybrid/language_model.h.
 """
 
 from __future__ import annotations
 
-import codecs
 import json
 import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -20,17 +19,30 @@ import numpy.typing as npt
 from pyhybrid._buffers import Array, input_array, output_array, pointer, view
 from pyhybrid._context import Context, default_context
 from pyhybrid._errors import InvalidArgumentError, OutOfMemoryError
+from pyhybrid._generation import CacheFormat, Sampling, StreamCallback, run_generation
+from pyhybrid._model_config import (
+    check_seed,
+    check_size,
+    config_from_struct,
+    config_to_struct,
+    encode_path,
+    name_of,
+    parse_metadata,
+    physical_memory,
+)
+from pyhybrid._model_types import (
+    Evaluation,
+    Generation,
+    GradientStatistics,
+    MemoryEstimate,
+    Parameter,
+    ParameterCount,
+    UpdateStatistics,
+)
 from pyhybrid._native import ffi, lib
 from pyhybrid.config import ModelConfig
 from pyhybrid.data import validation_batches
-from pyhybrid.quantization import (
-    FORMAT_BITS,
-    FORMAT_NAMES,
-    GRANULARITIES,
-    THRESHOLDS,
-    bits_to_format,
-    choose,
-)
+from pyhybrid.quantization import FORMAT_NAMES, GRANULARITIES
 from pyhybrid.tokenizer import Tokenizer
 
 __all__ = [
@@ -42,279 +54,20 @@ __all__ = [
     "Parameter",
     "ParameterCount",
     "UpdateStatistics",
-    "config_from_struct",
 ]
 
 #: A text as str or UTF-8 bytes, or token ids.
 TextOrTokens = str | bytes | npt.NDArray[Any] | Sequence[int]
-StreamCallback = Callable[[str, int], object]
-CacheFormat = Literal["f32", "int8"]
 
-_ACTIVATIONS = {"silu": lib.HYB_ACTIVATION_SILU, "squared_relu": lib.HYB_ACTIVATION_SQUARED_RELU}
-_CACHES = {"f32": lib.HYB_CACHE_F32, "int8": lib.HYB_CACHE_INT8}
-_STOP_REASONS = {
-    lib.HYB_STOP_LENGTH: "length",
-    lib.HYB_STOP_STRING: "stop",
-    lib.HYB_STOP_TOKEN: "token",
-    lib.HYB_STOP_CALLBACK: "callback",
-}
 # Tokens that one C call evaluates: Ctrl-C is noticed between two calls.
 _EVALUATION_TOKENS = 8192
-
-
-class GradientStatistics(NamedTuple):
-    """What a forward and backward pass saw.
-
-    Args:
-        loss: mean cross-entropy, nats per token.
-        gradient_norm: Euclidean norm over all parameters, before clipping.
-    """
-
-    loss: float
-    gradient_norm: float
-
-
-class UpdateStatistics(NamedTuple):
-    """What an update changed, over the layers' quantised matrices.
-
-    Args:
-        flipped_share: share of codes that differ from those before.
-        zero_share: share of codes that are 0.
-    """
-
-    flipped_share: float
-    zero_share: float
-
-
-class ParameterCount(NamedTuple):
-    """Numbers of parameters.
-
-    Args:
-        total: all of them.
-        linear: those in the layers' matrices.
-    """
-
-    total: int
-    linear: int
-
-
-class MemoryEstimate(NamedTuple):
-    """Bytes that a model takes.
-
-    Args:
-        weight_bytes: parameters, codes and packed weights.
-        training_bytes: gradients, moments and activations.
-    """
-
-    weight_bytes: int
-    training_bytes: int
-
-    @property
-    def total_bytes(self) -> int:
-        """Both together."""
-        return self.weight_bytes + self.training_bytes
-
-
-class Evaluation(NamedTuple):
-    """How well a model predicts a text.
-
-    Args:
-        loss: nats per predicted token.
-        perplexity: exp(loss).
-        bits_per_byte: bits per byte of the predicted text; NaN if the tokens have no text.
-        tokens: number of predicted tokens.
-        bytes: bytes of text that they stand for.
-    """
-
-    loss: float
-    perplexity: float
-    bits_per_byte: float
-    tokens: int
-    bytes: int
-
-
-@dataclass(frozen=True)
-class Parameter:
-    """One tensor of a model; the arrays are views of the model's memory, which they keep alive.
-
-    Args:
-        name: 'embedding', 'blk.0.attn_q', ...
-        index: place in the file's order.
-        format: 'f32', 'ternary', 'binary', 'int2', 'int4' or 'int8'.
-        scale: what one weight scale covers, 'tensor' or 'row'.
-        shape: (rows, columns); a norm gain has one row.
-        values: float32 master weights; None in a loaded model. Call `LanguageModel.touch` after writing.
-        gradient: float32, of the last `gradients`; None before `prepare`.
-        first_moment: float32 AdamW state; None before `prepare`.
-        second_moment: float32 AdamW state; None before `prepare`.
-    """
-
-    name: str
-    index: int
-    format: str
-    scale: str
-    shape: tuple[int, int]
-    values: Array | None
-    gradient: Array | None
-    first_moment: Array | None
-    second_moment: Array | None
-
-
-@dataclass(frozen=True)
-class Generation:
-    """What was generated from one prompt.
-
-    Args:
-        text: the new text, without the prompt and without a stop string.
-        tokens: uint32 [n], all new tokens.
-        stop_reason: 'length' (tokens or context used up), 'stop' (a stop string) or 'callback'.
-    """
-
-    text: str
-    tokens: Array
-    stop_reason: str
-
-
-def _shortest(value: float) -> float:
-    """The shortest decimal that gives this binary32 number: 1e-05, not 9.999999747378752e-06."""
-    return float(str(np.float32(value)))
-
-
-def _config_struct(config: ModelConfig) -> Any:
-    if not isinstance(config, ModelConfig):
-        raise InvalidArgumentError(f"config is {type(config).__name__}; give a ModelConfig")
-    struct = ffi.new("hyb_language_model_config *")
-    struct.struct_size = ffi.sizeof("hyb_language_model_config")
-    for name in ("vocab_size", "dim", "n_layers", "n_heads", "ffn_dim", "max_context", "rope_theta", "norm_epsilon"):
-        setattr(struct, name, getattr(config, name))
-    struct.n_kv_heads = config.kv_heads
-    struct.activation = choose(_ACTIVATIONS, config.activation, "activation")
-    struct.sub_norms = int(config.sub_norms)
-    struct.tied_embeddings = int(config.tied_embeddings)
-    struct.linear_format = bits_to_format(config.bits)
-    struct.linear_granularity = choose(GRANULARITIES, config.scale, "scale")
-    struct.linear_threshold = choose(THRESHOLDS, config.threshold, "threshold")
-    struct.embedding_format = bits_to_format(config.embedding_bits)
-    return struct
-
-
-def _name_of(table: Mapping[str, int], code: int) -> Any:
-    return next(name for name, value in table.items() if value == code)
-
-
-def config_from_struct(struct: Any) -> ModelConfig:
-    """Returns a C configuration as a ModelConfig.
-
-    Args:
-        struct: hyb_language_model_config pointer.
-    """
-    return ModelConfig(
-        vocab_size=struct.vocab_size,
-        dim=struct.dim,
-        n_layers=struct.n_layers,
-        n_heads=struct.n_heads,
-        n_kv_heads=struct.n_kv_heads,
-        ffn_dim=struct.ffn_dim,
-        max_context=struct.max_context,
-        rope_theta=_shortest(struct.rope_theta),
-        norm_epsilon=_shortest(struct.norm_epsilon),
-        activation=_name_of(_ACTIVATIONS, struct.activation),
-        sub_norms=bool(struct.sub_norms),
-        tied_embeddings=bool(struct.tied_embeddings),
-        bits=FORMAT_BITS[struct.linear_format],
-        scale=_name_of(GRANULARITIES, struct.linear_granularity),
-        threshold=_name_of(THRESHOLDS, struct.linear_threshold),
-        embedding_bits=FORMAT_BITS[struct.embedding_format],
-    )
-
-
-def _physical_memory() -> int | None:
-    """Bytes of memory of this machine, or of the group that the process is confined to; None if unknown."""
-    limits = []
-    try:
-        limits.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-    except (AttributeError, OSError, ValueError):
-        pass
-    try:
-        with open("/sys/fs/cgroup/memory.max", encoding="ascii") as file:
-            limits.append(int(file.read()))
-    except (OSError, ValueError):
-        pass
-    return min(limits, default=None)
-
-
-def _check_seed(seed: int) -> int:
-    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or not 0 <= seed < 2**64:
-        raise InvalidArgumentError(f"seed is {seed!r}; give a whole number from 0 to 2^64 - 1")
-    return int(seed)
-
-
-def encode_path(path: str | os.PathLike[str]) -> bytes:
-    encoded = os.fsencode(path)
-    if not encoded or b"\0" in encoded:
-        raise InvalidArgumentError(f"path is {os.fspath(path)!r}; give the name of a file")
-    return encoded
-
-
-# ---- streaming ----
-
-
-class _Stream:
-    """Collects the text of each sequence, and passes whole characters on to the user's callback."""
-
-    def __init__(self, n: int, callback: StreamCallback | None) -> None:
-        self.pieces: list[list[str]] = [[] for _ in range(n)]
-        self.reasons = ["callback"] * n
-        self.error: BaseException | None = None
-        self._callback = callback
-        # A character may be split over tokens; what never becomes one is shown as U+FFFD.
-        decoder = codecs.getincrementaldecoder("utf-8")
-        self._decoders = [decoder(errors="replace") for _ in range(n)]
-
-    def receive(self, sequence: int, data: bytes, final: bool) -> bool:
-        """Takes bytes of a sequence; True asks to end it."""
-        text = self._decoders[sequence].decode(data, final)
-        if not text:
-            return False
-        self.pieces[sequence].append(text)
-        return bool(self._callback is not None and self._callback(text, sequence))
-
-    def finish(self) -> None:
-        """Passes on what the decoders of sequences that the callback ended still hold."""
-        for sequence, reason in enumerate(self.reasons):
-            if reason == "callback":
-                self.receive(sequence, b"", True)
-
-
-def _on_error(kind: Any, error: BaseException, trace: Any) -> int:
-    """An exception in the callback, Ctrl-C included: keep it for `generate`, and end every sequence."""
-    if trace is not None and "user" in trace.tb_frame.f_locals:
-        ffi.from_handle(trace.tb_frame.f_locals["user"]).error = error
-    return 1
-
-
-@ffi.def_extern(error=1, onerror=_on_error)  # type: ignore[untyped-decorator]
-def pyhybrid_on_text(
-    user: Any, sequence: int, text: Any, n_bytes: int, token: int, finished: int, stop_reason: int
-) -> int:
-    """Receives text from the C library (hyb_text_callback)."""
-    stream: _Stream = ffi.from_handle(user)
-    if stream.error is not None:
-        return 1
-    if finished:
-        stream.reasons[sequence] = _STOP_REASONS.get(stop_reason, str(stop_reason))
-    data = bytes(ffi.buffer(text, n_bytes)) if n_bytes else b""
-    return int(stream.receive(sequence, data, bool(finished)))
-
-
-# ---- the model ----
 
 
 class LanguageModel:
     """A Llama-shaped decoder with ternary linear layers.
 
-    A model that is made has float32 master weights and can be trained; a model that is loaded holds packed weights only.
-    Calls from several threads take turns.
+    A model that is made has float32 master weights and can be trained; a model that is loaded holds packed
+    weights only. Calls from several threads take turns.
 
     Args:
         config: shape and formats.
@@ -328,18 +81,18 @@ class LanguageModel:
 
     def __init__(self, config: ModelConfig, *, seed: int = 0, context: Context | None = None) -> None:
         context = context or default_context()
-        struct = _config_struct(config)
+        struct = config_to_struct(config)
         needed = self.memory_estimate(config, 1, 1, context=context).total_bytes
-        memory = _physical_memory()
+        memory = physical_memory()
         if memory is not None and needed > memory:
             # Asking for it could succeed, and the first touch of the pages would then end the process.
             raise OutOfMemoryError(
-                f"this model needs {needed / 2**30:.1f} GiB to be made, the machine has {memory / 2**30:.1f} GiB; "
-                "choose a smaller preset or shape"
+                f"this model needs {needed / 2**30:.1f} GiB to be made, the machine has "
+                f"{memory / 2**30:.1f} GiB; choose a smaller preset or shape"
             )
         out = ffi.new("hyb_language_model **")
         with context.lock:
-            context.check(lib.hyb_language_model_create(context.handle, struct, _check_seed(seed), out))
+            context.check(lib.hyb_language_model_create(context.handle, struct, check_seed(seed), out))
         self._adopt(context, out[0], trainable=True)
 
     def _adopt(self, context: Context, pointer_: Any, *, trainable: bool) -> None:
@@ -357,12 +110,7 @@ class LanguageModel:
     def _read_metadata(self) -> dict[str, Any]:
         n_bytes = ffi.new("size_t *")
         text = lib.hyb_language_model_metadata(self._handle, n_bytes)
-        raw = bytes(ffi.buffer(text, n_bytes[0])).decode("utf-8", "replace") if n_bytes[0] else ""
-        try:
-            parsed = json.loads(raw) if raw else {}
-        except ValueError:
-            parsed = raw
-        return parsed if isinstance(parsed, dict) else {"text": parsed}
+        return parse_metadata(bytes(ffi.buffer(text, n_bytes[0])) if n_bytes[0] else b"")
 
     @classmethod
     def load(cls, source: str | os.PathLike[str] | bytes, *, context: Context | None = None) -> Self:
@@ -374,7 +122,8 @@ class LanguageModel:
 
         Raises:
             FileIOError: it cannot be read.
-            FileFormatError: it is not a model file, or a damaged one (TruncatedFileError, ChecksumError, VersionError).
+            FileFormatError: it is not a model file, or a damaged one (TruncatedFileError, ChecksumError,
+                VersionError).
         """
         context = context or default_context()
         out = ffi.new("hyb_language_model **")
@@ -414,7 +163,12 @@ class LanguageModel:
 
     @property
     def handle(self) -> Any:
-        """The hyb_language_model pointer."""
+        """The hyb_language_model pointer.
+
+        Raises:
+            StateError: the model's context was closed.
+        """
+        _ = self.context.handle
         return self._handle
 
     @property
@@ -429,7 +183,8 @@ class LanguageModel:
 
     def __repr__(self) -> str:
         c = self._config
-        return f"LanguageModel({self.count().total:,} parameters, {c.n_layers} layers of {c.dim}, {c.bits:g} bits)"
+        total = self.count_of(c).total
+        return f"LanguageModel({total:,} parameters, {c.n_layers} layers of {c.dim}, {c.bits:g} bits)"
 
     # ---- tokenizer ----
 
@@ -477,10 +232,12 @@ class LanguageModel:
         """
         context = context or default_context()
         weights, training = ffi.new("uint64_t *"), ffi.new("uint64_t *")
-        sizes = [_size(batch, "batch"), _size(context_length, "context_length")]
+        sizes = [check_size(batch, "batch"), check_size(context_length, "context_length")]
         with context.lock:
             context.check(
-                lib.hyb_language_model_memory(context.handle, _config_struct(config), *sizes, weights, training)
+                lib.hyb_language_model_memory(
+                    context.handle, config_to_struct(config), *sizes, weights, training
+                )
             )
         return MemoryEstimate(weights[0], training[0])
 
@@ -490,7 +247,9 @@ class LanguageModel:
         context = context or default_context()
         total, linear = ffi.new("uint64_t *"), ffi.new("uint64_t *")
         with context.lock:
-            context.check(lib.hyb_language_model_count(context.handle, _config_struct(config), total, linear))
+            context.check(
+                lib.hyb_language_model_count(context.handle, config_to_struct(config), total, linear)
+            )
         return ParameterCount(total[0], linear[0])
 
     def count(self) -> ParameterCount:
@@ -507,9 +266,13 @@ class LanguageModel:
                 for memory in (struct.values, struct.gradient, struct.first_moment, struct.second_moment)
             ]
             yield Parameter(
-                ffi.string(struct.name).decode("ascii"), index, FORMAT_NAMES[struct.format],
-                _name_of(GRANULARITIES, struct.granularity), shape, *arrays,
-            )  # fmt: skip
+                ffi.string(struct.name).decode("ascii"),
+                index,
+                FORMAT_NAMES[struct.format],
+                name_of(GRANULARITIES, struct.granularity),
+                shape,
+                *arrays,
+            )
 
     def parameters(self) -> dict[str, Parameter]:
         """Returns the model's tensors by name, in the file's order, as views without copies."""
@@ -548,7 +311,8 @@ class LanguageModel:
     # ---- training ----
 
     def prepare(self, batch: int, context_length: int) -> None:
-        """Allocates what training needs; a step allocates nothing after it. Moments are kept when called again.
+        """Allocates what training needs; a step allocates nothing after it. Moments are kept when called
+        again.
 
         Args:
             batch: most sequences a step.
@@ -559,7 +323,7 @@ class LanguageModel:
             StateError: a loaded model cannot be trained.
             OutOfMemoryError: it does not fit.
         """
-        sizes = _size(batch, "batch"), _size(context_length, "context_length")
+        sizes = check_size(batch, "batch"), check_size(context_length, "context_length")
         with self.context.lock:
             self.context.check(lib.hyb_language_model_prepare(self.handle, *sizes))
 
@@ -621,7 +385,7 @@ class LanguageModel:
             except (TypeError, OverflowError) as error:
                 raise InvalidArgumentError(f"{name} is {value!r}; give a number") from error
         adamw.gradient_scale = 1.0
-        adamw.step = _size(step, "step")
+        adamw.step = check_size(step, "step")
         statistics = ffi.new("hyb_update_statistics *")
         with self.context.lock:
             self.context.check(lib.hyb_language_model_apply(self.handle, adamw, clip_norm, statistics))
@@ -633,7 +397,7 @@ class LanguageModel:
         rows = input_array(tokens, np.uint32, "tokens", (None, None))
         if rows.shape[0] < 1 or rows.shape[1] < 2:
             raise InvalidArgumentError(
-                f"tokens has shape {list(rows.shape)}; give [sequences, context + 1] with at least 1 x 2 tokens"
+                f"tokens has shape {list(rows.shape)}; give [sequences, context + 1], at least 1 x 2"
             )
         return rows
 
@@ -651,7 +415,9 @@ class LanguageModel:
         total = ffi.new("double *")
         with self.context.lock:
             self.context.check(
-                lib.hyb_language_model_loss(self.handle, pointer(rows), rows.shape[0], rows.shape[1] - 1, total)
+                lib.hyb_language_model_loss(
+                    self.handle, pointer(rows), rows.shape[0], rows.shape[1] - 1, total
+                )
             )
         return float(total[0])
 
@@ -670,14 +436,16 @@ class LanguageModel:
         result = output_array(out, np.float32, (ids.size, self._config.vocab_size))
         with self.context.lock:
             self.context.check(
-                lib.hyb_language_model_logits(self.handle, pointer(ids), ids.size, pointer(result, write=True))
+                lib.hyb_language_model_logits(
+                    self.handle, pointer(ids), ids.size, pointer(result, write=True)
+                )
             )
         return result
 
     def _check_length(self, n: int, name: str) -> None:
         if not 1 <= n <= self._config.max_context:
             raise InvalidArgumentError(
-                f"{name} has {n} tokens; give 1 to {self._config.max_context}, the positions that the model has"
+                f"{name} has {n} tokens; give 1 to {self._config.max_context}, the model's positions"
             )
 
     def evaluate(
@@ -689,7 +457,8 @@ class LanguageModel:
     ) -> Evaluation:
         """Measures how well the model predicts a text.
 
-        The tokens are cut into windows of context_length without overlap; each token but the first is predicted once.
+        The tokens are cut into windows of context_length without overlap; each token but the first is
+        predicted once.
 
         Args:
             source: a text, or tokens (any unsigned integers) [n].
@@ -699,8 +468,16 @@ class LanguageModel:
         Raises:
             InvalidArgumentError: fewer than two tokens, or a token outside the vocabulary.
         """
-        ids = source if isinstance(source, np.ndarray) and source.dtype.kind == "u" else self._tokens(source, "source")
-        length = self._config.max_context if context_length is None else _size(context_length, "context_length")
+        ids = (
+            source
+            if isinstance(source, np.ndarray) and source.dtype.kind == "u"
+            else self._tokens(source, "source")
+        )
+        length = (
+            self._config.max_context
+            if context_length is None
+            else check_size(context_length, "context_length")
+        )
         if not 1 <= length <= self._config.max_context:
             raise InvalidArgumentError(f"context_length is {length}; give 1 to {self._config.max_context}")
         if ids.ndim != 1 or ids.size < 2:
@@ -752,15 +529,15 @@ class LanguageModel:
         """Continues a prompt, or several at once.
 
         Args:
-            prompt: a text, or its tokens; a list of texts gives a list of results, each as it would be alone.
+            prompt: a text, or its tokens; a list of texts gives a list of results.
             tokens: most new tokens; fewer where the model's context is full.
             temperature: 0 takes the most likely token; higher is more varied.
             top_k: draw from the k most likely tokens; 0: from all.
             top_p: draw from the smallest set whose probability reaches this; 0 or 1: from all.
             seed: the same seed gives the same text on every machine; sequence i draws from stream i of it.
             stop: texts that end a sequence; they are not part of it.
-            stream: called as stream(text, sequence) as soon as text is certain; a true result ends the sequence. It
-                must not use this model's context.
+            stream: called as stream(text, sequence) as soon as text is certain; a true result ends the
+                sequence. It must not use this model's context.
             cache: number format of keys and values: 'f32', or 'int8' for a quarter of the memory.
 
         Returns:
@@ -773,9 +550,16 @@ class LanguageModel:
         several = isinstance(prompt, list) and all(isinstance(item, (str, bytes)) for item in prompt)
         prompts: Any = prompt if several else [prompt]
         results = self.generate_all(
-            prompts, tokens=tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, stop=stop,
-            stream=stream, cache=cache,
-        )  # fmt: skip
+            prompts,
+            tokens=tokens,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            seed=seed,
+            stop=stop,
+            stream=stream,
+            cache=cache,
+        )
         return [result.text for result in results] if several else results[0].text
 
     def generate_all(
@@ -797,93 +581,20 @@ class LanguageModel:
 
         Raises: those of `generate`.
         """
+        sampling = Sampling(
+            tokens=tokens,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            seed=seed,
+            stop=stop,
+            cache=cache,
+        )
         ids = [self._tokens(prompt, f"prompt {i}") for i, prompt in enumerate(prompts)]
-        if not ids:
-            return []
         for i, prompt in enumerate(ids):
             if prompt.size == 0:
                 raise InvalidArgumentError(f"prompt {i} is empty: give at least one character to continue")
             self._check_length(prompt.size, f"prompt {i}")
-        if _size(tokens, "tokens") < 1:
-            raise InvalidArgumentError(f"tokens is {tokens}; give at least 1")
-        # The cache ends generation anyway, so nothing larger is ever needed.
-        longest = max(prompt.size for prompt in ids)
-        n_new = min(tokens, self._config.max_context)
-        state = _Stream(len(ids), stream)
-        user = ffi.new_handle(state)
-        options, keep = self._generate_options(n_new, temperature, top_k, top_p, seed, stop, user)
-        pointers = [pointer(prompt) for prompt in ids]
-        prompt_array = ffi.new("uint32_t *[]", pointers)
-        sizes = ffi.new("size_t[]", [prompt.size for prompt in ids])
-        new_tokens = np.empty((len(ids), n_new), np.uint32)
-        n_tokens = ffi.new("size_t[]", len(ids))
-        session_out = ffi.new("hyb_session **")
-        cache_format = choose(_CACHES, cache, "cache")
-        n_context = min(self._config.max_context, longest + n_new)
-        with self.context.lock:
-            self.context.check(
-                lib.hyb_session_create(self.handle, len(ids), n_context, cache_format, session_out)
-            )
-            session = ffi.gc(session_out[0], lib.hyb_session_destroy)
-            try:
-                status = lib.hyb_generate(
-                    session, prompt_array, sizes, len(ids), options, pointer(new_tokens, write=True), n_tokens
-                )
-                if state.error is None:
-                    self.context.check(status)
-            finally:
-                ffi.release(session)
-        del keep
-        if state.error is not None:
-            raise state.error
-        state.finish()
-        return [
-            Generation("".join(state.pieces[i]), new_tokens[i, : n_tokens[i]].copy(), state.reasons[i])
-            for i in range(len(ids))
-        ]
-
-    def _generate_options(
-        self,
-        tokens: int,
-        temperature: float,
-        top_k: int,
-        top_p: float,
-        seed: int,
-        stop: str | Iterable[str],
-        user: Any,
-    ) -> tuple[Any, list[Any]]:
-        """The C options, and what must stay alive with them."""
-        texts = [stop] if isinstance(stop, str) else list(stop)
-        strings = []
-        for text in texts:
-            if not isinstance(text, str) or not text or "\0" in text:
-                raise InvalidArgumentError(f"stop holds {text!r}; give texts that are not empty and hold no NUL")
-            strings.append(ffi.new("char[]", text.encode("utf-8", "surrogateescape")))
-        stop_array = ffi.new("char *[]", strings)
-        options = ffi.new("hyb_generate_options *")
-        options.struct_size = ffi.sizeof("hyb_generate_options")
-        sampler = options.sampler
-        sampler.struct_size = ffi.sizeof("hyb_sampler")
-        try:
-            sampler.temperature = temperature
-            sampler.top_p = top_p
-        except TypeError as error:
-            raise InvalidArgumentError(f"temperature {temperature!r} and top_p {top_p!r} must be numbers") from error
-        if isinstance(top_k, bool) or not isinstance(top_k, int) or not 0 <= top_k < 2**32:
-            raise InvalidArgumentError(f"top_k is {top_k!r}; give a whole number from 0 (all)")
-        sampler.top_k = top_k
-        sampler.seed = _check_seed(seed)
-        options.max_tokens = tokens
-        options.stop = stop_array if strings else ffi.NULL
-        options.n_stop = len(strings)
-        options.stop_token = -1
-        options.callback = lib.pyhybrid_on_text
-        options.user = user
-        return options, [strings, stop_array, user]
-
-
-def _size(value: Any, name: str) -> int:
-    """A whole number that a size_t holds."""
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not 0 <= value < 2**63:
-        raise InvalidArgumentError(f"{name} is {value!r}; give a whole number that is not negative")
-    return int(value)
+        if not ids:
+            return []
+        return run_generation(self.context, self.handle, ids, self._config.max_context, sampling, stream)

@@ -1,20 +1,20 @@
 """What a .hyb file holds, read from the file alone: sizes, formats, configuration, tokenizer, metadata.
 
-Place in the data flow: behind `pyhybrid info` and the report of `pyhybrid train`. The byte layout: hybrid/file.h.
+Place in the data flow: behind `pyhybrid info` and the report of `pyhybrid train`. The byte layout:
+hybrid/file.h.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 from dataclasses import dataclass
 from typing import Any
 
 from pyhybrid._context import Context, default_context
+from pyhybrid._model_config import config_from_struct, encode_path, name_of, parse_metadata
 from pyhybrid._native import ffi, lib
 from pyhybrid.config import ModelConfig, to_dict
-from pyhybrid.language_model import config_from_struct, encode_path
 from pyhybrid.quantization import FORMAT_NAMES, GRANULARITIES, PACKINGS
 from pyhybrid.tokenizer import Tokenizer
 
@@ -80,12 +80,10 @@ class ModelInfo:
         """Returns plain values for JSON."""
         plain = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
         plain["config"] = to_dict(self.config)
-        plain["tensors"] = [dataclasses.asdict(tensor) | {"shape": list(tensor.shape)} for tensor in self.tensors]
+        plain["tensors"] = [
+            dataclasses.asdict(tensor) | {"shape": list(tensor.shape)} for tensor in self.tensors
+        ]
         return plain
-
-
-def _name(table: dict[str, int], code: int) -> str:
-    return next(name for name, value in table.items() if value == code)
 
 
 def _tensors(context: Context, file: Any) -> tuple[TensorInfo, ...]:
@@ -98,8 +96,8 @@ def _tensors(context: Context, file: Any) -> tuple[TensorInfo, ...]:
             TensorInfo(
                 name=ffi.string(struct.name).decode("ascii"),
                 format=FORMAT_NAMES[struct.format],
-                packing=_name(PACKINGS, struct.packing) if quantized else None,
-                scale=_name(GRANULARITIES, struct.granularity) if quantized else None,
+                packing=name_of(PACKINGS, struct.packing) if quantized else None,
+                scale=name_of(GRANULARITIES, struct.granularity) if quantized else None,
                 shape=(struct.n_rows, struct.n_cols),
                 parameters=struct.n_rows * struct.n_cols,
                 payload_bytes=struct.payload_bytes,
@@ -112,14 +110,7 @@ def _tensors(context: Context, file: Any) -> tuple[TensorInfo, ...]:
 def _metadata(file: Any) -> dict[str, Any]:
     n_bytes = ffi.new("size_t *")
     text = lib.hyb_file_metadata(file, n_bytes)
-    if n_bytes[0] == 0:
-        return {}
-    raw = bytes(ffi.buffer(text, n_bytes[0])).decode("utf-8", "replace")
-    try:
-        parsed = json.loads(raw)
-    except ValueError:
-        parsed = raw
-    return parsed if isinstance(parsed, dict) else {"text": parsed}
+    return parse_metadata(bytes(ffi.buffer(text, n_bytes[0])) if n_bytes[0] else b"")
 
 
 def _tokenizer(file: Any, vocab_size: int) -> dict[str, Any]:
@@ -162,7 +153,9 @@ def inspect(path: str | os.PathLike[str], *, context: Context | None = None) -> 
         parameters=parameters,
         ternary_parameters=n_ternary,
         ternary_bits_per_weight=sum(t.payload_bytes for t in ternary) * 8 / n_ternary if n_ternary else None,
-        ternary_bits_per_weight_counted=sum(t.total_bytes for t in ternary) * 8 / n_ternary if n_ternary else None,
+        ternary_bits_per_weight_counted=sum(t.total_bytes for t in ternary) * 8 / n_ternary
+        if n_ternary
+        else None,
         compression_ratio_file=4 * parameters / file_bytes,
         config=config,
         tokenizer=_tokenizer(file, config.vocab_size),

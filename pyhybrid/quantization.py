@@ -1,8 +1,9 @@
 """Floats to integer codes, codes to bytes, and products with packed weights: the C functions on NumPy arrays.
 
-Place in the data flow: the language model does all this inside C; these functions are for tools, tests and experiments.
-Sources: Ma et al. 2024 (BitNet b1.58, absmean ternary weights, absmax int8 activations); Lloyd 1982 (least-squares
-ternary scale).
+Place in the data flow: the language model does all this inside C; these functions are for tools, tests and
+experiments.
+Sources: Ma et al. 2024 (BitNet b1.58, absmean ternary weights, absmax int8 activations); Lloyd 1982
+(least-squares ternary scale).
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ from pyhybrid._native import ffi, lib
 __all__ = [
     "FORMAT_BITS",
     "FORMAT_NAMES",
-    "Packing",
     "PackedWeights",
+    "Packing",
     "Quantized",
     "QuantizedActivations",
     "Transpose",
@@ -155,10 +156,15 @@ def quantize(
     with context.lock:
         context.check(
             lib.hyb_quantize(
-                context.handle, quantizer, pointer(array), rows, columns,
-                pointer(codes, write=True), pointer(scales, write=True),
+                context.handle,
+                quantizer,
+                pointer(array),
+                rows,
+                columns,
+                pointer(codes, write=True),
+                pointer(scales, write=True),
             )
-        )  # fmt: skip
+        )
     return Quantized(codes, scales)
 
 
@@ -187,14 +193,21 @@ def dequantize(
     with context.lock:
         context.check(
             lib.hyb_dequantize(
-                context.handle, pointer(code_array), pointer(scale_array), scale_array.size, rows, columns,
+                context.handle,
+                pointer(code_array),
+                pointer(scale_array),
+                scale_array.size,
+                rows,
+                columns,
                 pointer(result, write=True),
             )
-        )  # fmt: skip
+        )
     return result
 
 
-def quantize_activations(activations: npt.ArrayLike, *, context: Context | None = None) -> QuantizedActivations:
+def quantize_activations(
+    activations: npt.ArrayLike, *, context: Context | None = None
+) -> QuantizedActivations:
     """Quantises activations to int8 with one absmax scale a token.
 
     Args:
@@ -218,10 +231,14 @@ def quantize_activations(activations: npt.ArrayLike, *, context: Context | None 
     with context.lock:
         context.check(
             lib.hyb_quantize_activations(
-                context.handle, pointer(array), tokens, columns,
-                pointer(codes, write=True), pointer(scales, write=True),
+                context.handle,
+                pointer(array),
+                tokens,
+                columns,
+                pointer(codes, write=True),
+                pointer(scales, write=True),
             )
-        )  # fmt: skip
+        )
     return QuantizedActivations(codes, scales)
 
 
@@ -230,7 +247,8 @@ def pack(codes: npt.ArrayLike, packing: Packing = "base3", *, context: Context |
 
     Args:
         codes: int8, any shape, read in C order.
-        packing: 'ternary2' (4 codes a byte), 'base3' (5 ternary codes a byte), 'int1', 'int2', 'int4' or 'int8'.
+        packing: 'ternary2' (4 codes a byte), 'base3' (5 ternary codes a byte), 'int1', 'int2', 'int4' or
+            'int8'.
         context: None for the default one.
 
     Returns:
@@ -245,7 +263,9 @@ def pack(codes: npt.ArrayLike, packing: Packing = "base3", *, context: Context |
     packed = np.empty(lib.hyb_packed_bytes(kind, array.size), np.uint8)
     with context.lock:
         context.check(
-            lib.hyb_pack(context.handle, kind, pointer(array.reshape(-1)), array.size, pointer(packed, write=True))
+            lib.hyb_pack(
+                context.handle, kind, pointer(array.reshape(-1)), array.size, pointer(packed, write=True)
+            )
         )
     return packed
 
@@ -274,7 +294,9 @@ def unpack(
     """
     context = context or default_context()
     kind = choose(PACKINGS, packing, "packing")
-    source: Any = np.frombuffer(packed, np.uint8) if isinstance(packed, (bytes, bytearray, memoryview)) else packed
+    source: Any = (
+        np.frombuffer(packed, np.uint8) if isinstance(packed, (bytes, bytearray, memoryview)) else packed
+    )
     array = input_array(source, np.uint8, "packed", (None,))
     sizes = (shape,) if isinstance(shape, int) else tuple(shape)
     if any(size < 0 for size in sizes):
@@ -282,11 +304,15 @@ def unpack(
     n_codes = math.prod(sizes)
     needed = lib.hyb_packed_bytes(kind, n_codes) if n_codes < 2**62 else -1
     if array.size != needed:
-        raise InvalidArgumentError(f"packed has {array.size} bytes; {n_codes} codes take {needed} as {packing!r}")
+        raise InvalidArgumentError(
+            f"packed has {array.size} bytes; {n_codes} codes take {needed} as {packing!r}"
+        )
     codes = np.empty(sizes, np.int8)
     with context.lock:
         context.check(
-            lib.hyb_unpack(context.handle, kind, pointer(array), n_codes, pointer(codes.reshape(-1), write=True))
+            lib.hyb_unpack(
+                context.handle, kind, pointer(array), n_codes, pointer(codes.reshape(-1), write=True)
+            )
         )
     return codes
 
@@ -306,7 +332,12 @@ class PackedWeights:
     """
 
     def __init__(
-        self, codes: npt.ArrayLike, scales: npt.ArrayLike, *, bits: float = 1.58, context: Context | None = None
+        self,
+        codes: npt.ArrayLike,
+        scales: npt.ArrayLike,
+        *,
+        bits: float = 1.58,
+        context: Context | None = None,
     ) -> None:
         self.context = context or default_context()
         code_array = input_array(codes, np.int8, "codes", (None, None))
@@ -316,10 +347,16 @@ class PackedWeights:
         with self.context.lock:
             self.context.check(
                 lib.hyb_weights_create(
-                    self.context.handle, bits_to_format(bits), rows, columns,
-                    pointer(code_array), pointer(scale_array), scale_array.size, out,
+                    self.context.handle,
+                    bits_to_format(bits),
+                    rows,
+                    columns,
+                    pointer(code_array),
+                    pointer(scale_array),
+                    scale_array.size,
+                    out,
                 )
-            )  # fmt: skip
+            )
         self.handle = self.context.own(out[0], lib.hyb_weights_destroy)
         self.shape = (rows, columns)
 
@@ -344,7 +381,11 @@ class PackedWeights:
 
 
 def matmul(
-    weights: PackedWeights, x: npt.ArrayLike, x_scales: npt.ArrayLike | None = None, *, out: Array | None = None
+    weights: PackedWeights,
+    x: npt.ArrayLike,
+    x_scales: npt.ArrayLike | None = None,
+    *,
+    out: Array | None = None,
 ) -> Array:
     """Multiplies packed weights with int8 activations; the sums are exact.
 
@@ -368,7 +409,9 @@ def matmul(
         sums = output_array(out, np.int32, (tokens, rows))
         with context.lock:
             context.check(
-                lib.hyb_matmul_i32(context.handle, weights.handle, pointer(codes), tokens, pointer(sums, write=True))
+                lib.hyb_matmul_i32(
+                    context.handle, weights.handle, pointer(codes), tokens, pointer(sums, write=True)
+                )
             )
         return sums
     scales = input_array(x_scales, np.float32, "x_scales", (tokens,))
@@ -376,7 +419,12 @@ def matmul(
     with context.lock:
         context.check(
             lib.hyb_matmul(
-                context.handle, weights.handle, pointer(codes), pointer(scales), tokens, pointer(result, write=True)
+                context.handle,
+                weights.handle,
+                pointer(codes),
+                pointer(scales),
+                tokens,
+                pointer(result, write=True),
             )
         )
     return result
@@ -415,7 +463,8 @@ def gemm(
     n, inner = right.shape if transpose == "nt" else right.shape[::-1]
     if inner != k:
         raise InvalidArgumentError(
-            f"a {list(left.shape)} and b {list(right.shape)} do not fit for {transpose!r}: inner lengths {k} and {inner}"
+            f"a {list(left.shape)} and b {list(right.shape)} do not fit for {transpose!r}: "
+            f"inner lengths {k} and {inner}"
         )
     if accumulate and out is None:
         raise InvalidArgumentError("accumulate=True adds to out; give out")
@@ -425,10 +474,20 @@ def gemm(
     with context.lock:
         context.check(
             lib.hyb_gemm(
-                context.handle, kind, m, n, k, pointer(left), left.shape[1], pointer(right), right.shape[1],
-                int(accumulate), pointer(result, write=True), n,
+                context.handle,
+                kind,
+                m,
+                n,
+                k,
+                pointer(left),
+                left.shape[1],
+                pointer(right),
+                right.shape[1],
+                int(accumulate),
+                pointer(result, write=True),
+                n,
             )
-        )  # fmt: skip
+        )
     return result
 
 

@@ -1,7 +1,8 @@
 """Text to token ids and back: bytes, and byte-level BPE that agrees with the `tokenizers` library.
 
-Place in the data flow: text -> `Tokenizer.encode` -> data.py; ids -> `Tokenizer.decode` -> text. All work on text is the
-C library's; this module describes vocabularies to it: of bytes, of a trained BPE, or of a Hugging Face tokenizer.json.
+Place in the data flow: text -> `Tokenizer.encode` -> data.py; ids -> `Tokenizer.decode` -> text. All work on
+text is the C library's; this module describes vocabularies to it: of bytes, of a trained BPE, or of a Hugging
+Face tokenizer.json.
 """
 
 from __future__ import annotations
@@ -45,7 +46,8 @@ def _context() -> Context:
 class Tokenizer:
     """An immutable vocabulary with its encoder; threads may share it.
 
-    Make one with `Tokenizer.bytes`, `Tokenizer.train_bpe`, `Tokenizer.from_tokenizers` or `Tokenizer.deserialize`.
+    Make one with `Tokenizer.bytes`, `Tokenizer.train_bpe`, `Tokenizer.from_tokenizers` or
+    `Tokenizer.deserialize`.
     Two tokenizers are equal if their serialised forms are.
     """
 
@@ -57,8 +59,8 @@ class Tokenizer:
 
     def __init__(self) -> None:
         raise TypeError(
-            "make a tokenizer with Tokenizer.bytes(), Tokenizer.train_bpe(...), Tokenizer.from_tokenizers(...) "
-            "or Tokenizer.deserialize(...)"
+            "make a tokenizer with Tokenizer.bytes(), Tokenizer.train_bpe(...), "
+            "Tokenizer.from_tokenizers(...) or Tokenizer.deserialize(...)"
         )
 
     @classmethod
@@ -68,14 +70,16 @@ class Tokenizer:
 
     @classmethod
     def from_tokenizers(cls, source: Any, *, decode_only: bool = False) -> Tokenizer:
-        """Takes over a byte-level BPE of the `tokenizers` library; the library itself is not needed for a file.
+        """Takes over a byte-level BPE of the `tokenizers` library, which is not needed for a file.
 
-        The result encodes as the library does with add_special_tokens=False: added tokens are found in the text, but
-        post-processor, truncation and padding are not taken over.
+        The result encodes as the library does with add_special_tokens=False: added tokens are found in the
+        text, but post-processor, truncation and padding are not taken over.
 
         Args:
-            source: path of a tokenizer.json, a tokenizers.Tokenizer, or an object with one as `backend_tokenizer`.
-            decode_only: take the vocabulary alone; for a tokenizer whose splitting or normalising is not supported.
+            source: path of a tokenizer.json, a tokenizers.Tokenizer, or an object with one as
+                `backend_tokenizer`.
+            decode_only: take the vocabulary alone; for a tokenizer whose splitting or normalising is not
+                supported.
 
         Returns:
             A tokenizer of kind "bpe", or "decode_only".
@@ -100,9 +104,10 @@ class Tokenizer:
         """Trains a byte-level BPE with GPT-2's splitting pattern; needs the `tokenizers` library.
 
         Args:
-            texts_or_files: texts (str, or bytes as UTF-8) and paths (pathlib.Path) of UTF-8 text files, or one of them.
-            vocab_size: tokens in all, at least 256 + len(special_tokens); the result has fewer if the text has no
-                more pairs that occur often enough.
+            texts_or_files: texts (str, or bytes as UTF-8) and paths (pathlib.Path) of UTF-8 text files, or
+                one of them.
+            vocab_size: tokens in all, at least 256 + len(special_tokens); the result has fewer if the text
+                has no more pairs that occur often enough.
             special_tokens: strings that become tokens 0, 1, ... and are found in a text before anything else.
             min_frequency: how often a pair must occur to be merged.
             add_prefix_space: put a space before a text that does not begin with one.
@@ -125,8 +130,8 @@ class Tokenizer:
             or not least <= vocab_size <= MAX_VOCAB
         ):
             raise InvalidArgumentError(
-                f"vocab_size is {vocab_size!r}; give a whole number from {least} (256 bytes and the special tokens) "
-                f"to {MAX_VOCAB}"
+                f"vocab_size is {vocab_size!r}; give a whole number from {least} (256 bytes and the special "
+                f"tokens) to {MAX_VOCAB}"
             )
         if isinstance(min_frequency, bool) or not isinstance(min_frequency, int) or min_frequency < 0:
             raise InvalidArgumentError(f"min_frequency is {min_frequency!r}; give a whole number from 0")
@@ -250,7 +255,7 @@ class Tokenizer:
         return bytes(text)
 
     def decode(self, ids: npt.ArrayLike) -> str:
-        """Decodes token ids to text; bytes that are not UTF-8 become U+FFFD. Arguments and errors: `decode_bytes`."""
+        """Decodes token ids to text; bytes that are not UTF-8 become U+FFFD. Otherwise as `decode_bytes`."""
         return self.decode_bytes(ids).decode("utf-8", errors="replace")
 
     @property
@@ -317,8 +322,8 @@ def _text_bytes(text: str | bytes) -> bytes:
             return text.encode("utf-8")
         except UnicodeEncodeError as error:
             raise InvalidArgumentError(
-                f"text holds a lone surrogate at character {error.start}, which no UTF-8 can hold; pass bytes, such as "
-                "text.encode('utf-8', 'surrogateescape')"
+                f"text holds a lone surrogate at character {error.start}, which no UTF-8 can hold; pass "
+                "bytes, such as text.encode('utf-8', 'surrogateescape')"
             ) from error
     if isinstance(text, bytes | bytearray | memoryview):
         return bytes(text)

@@ -576,7 +576,8 @@ class Trainer:
             if self.stopping:
                 break
         _reset_moments(self.model)
-        step_seconds = sorted(durations[1:] or durations)[len(durations[1:]) // 2]  # the first one warms up
+        measured = durations[1:] or durations  # the first one warms up
+        step_seconds = sum(measured) / len(measured)  # the mean: what other programs take counts, too
         at = time.perf_counter()
         self._mean_loss(self.data.train, config.tokens_per_step)
         per_token = (time.perf_counter() - at) / config.tokens_per_step
@@ -763,7 +764,9 @@ def _tokenizer_and_data(
         try:
             tokenizer = Tokenizer.from_tokenizers(data.tokenizer)
         except OSError as error:
-            raise DataError(f"{data.tokenizer}: cannot be read ({error.strerror}); check data.tokenizer") from error
+            raise DataError(
+                f"{data.tokenizer}: cannot be read ({error.strerror}); check data.tokenizer"
+            ) from error
         if tokenizer.vocab_size > vocab_size:
             raise ConfigError(
                 f"model.vocab_size = {vocab_size}: {data.tokenizer} has {tokenizer.vocab_size} tokens; set "

@@ -1,9 +1,9 @@
 """Writes lib/unicode_tables.c: the character classes that the GPT-2 splitting pattern asks for.
 
-When to use it: after a change of UNICODE_VERSION below, or with --check to see that the committed table is current.
-The version is the one that the `tokenizers` library's regular expressions know (0.23 splits every code point as
-Unicode 16.0 does; tests/python/test_tokenizer.py compares all of them), so it may be newer than the one of the
-Python that runs this: `pip install unicodedata2==16.0.0` brings it, Python 3.14 has it.
+When to use it: after a change of UNICODE_VERSION below, or with --check to see that the committed table is
+current. The version is the one that the `tokenizers` library's regular expressions know (0.23 splits every
+code point as Unicode 16.0 does; tests/python/test_tokenizer.py compares them), so it may be newer than
+that of the Python that runs this: `pip install unicodedata2==16.0.0` brings it, Python 3.14 has it.
 
     python tools/gen_unicode.py            writes lib/unicode_tables.c
     python tools/gen_unicode.py --check    exit status 1 if the file differs
@@ -22,13 +22,15 @@ TARGET = Path(__file__).resolve().parent.parent / "lib" / "unicode_tables.c"
 OTHER, LETTER, NUMBER, SPACE = range(4)
 
 # The property White_Space (PropList.txt), which neither module offers; unchanged since Unicode 6.3.
-WHITE_SPACE = {*range(0x09, 0x0E), 0x20, 0x85, 0xA0, 0x1680, *range(0x2000, 0x200B), 0x2028, 0x2029, 0x202F, 0x205F,
-               0x3000}  # fmt: skip
+WHITE_SPACE = {
+    *range(0x09, 0x0E), 0x20, 0x85, 0xA0, 0x1680, *range(0x2000, 0x200B), 0x2028, 0x2029, 0x202F, 0x205F,
+    0x3000,
+}  # fmt: skip
 
-HEAD = f"""/* unicode_tables.c - character classes of Unicode {UNICODE_VERSION}, for the splitting of text before BPE.
+HEAD = f"""/* unicode_tables.c - character classes of Unicode {UNICODE_VERSION}, for splitting text.
  *
- * Written by tools/gen_unicode.py from the general categories L* and N* and the property White_Space: do not edit.
- * Each entry of the table begins a run of code points of one class; the run ends before the next entry.
+ * Written by tools/gen_unicode.py from the general categories L* and N* and the property White_Space; do not
+ * edit. Each entry of the table begins a run of code points of one class; the run ends before the next entry.
  */
 #include "unicode_tables.h"
 
@@ -47,7 +49,7 @@ int hyb_unicode_class(uint32_t code_point) {
     size_t low = 0, high = sizeof unicode_runs / sizeof unicode_runs[0];
     if (code_point < 128) return hyb_unicode_ascii[code_point];
     if (code_point > 0x10ffff) return HYB_CHAR_OTHER;
-    while (high - low > 1) { /* unicode_runs[low] begins at or before code_point, unicode_runs[high] behind it */
+    while (high - low > 1) { /* run [low] begins at or before code_point, run [high] behind it */
         size_t middle = low + (high - low) / 2;
         if (unicode_runs[middle] >> 2 <= code_point)
             low = middle;
@@ -75,7 +77,8 @@ def category_function() -> Callable[[str], str]:
             category: Callable[[str], str] = module.category
             return category
         found.append(f"{name} has {module.unidata_version}")
-    sys.exit(f"Unicode {UNICODE_VERSION} is needed ({', '.join(found)}): pip install unicodedata2=={UNICODE_VERSION}")
+    command = f"pip install unicodedata2=={UNICODE_VERSION}"
+    sys.exit(f"Unicode {UNICODE_VERSION} is needed ({', '.join(found)}): {command}")
 
 
 def class_of(code_point: int, category: Callable[[str], str]) -> int:
@@ -110,7 +113,7 @@ def text() -> str:
 def main() -> int:
     """Writes or checks the file; returns the exit status."""
     parser = argparse.ArgumentParser(description="Writes lib/unicode_tables.c.")
-    parser.add_argument("--check", action="store_true", help="only compare with the file; status 1 if it differs")
+    parser.add_argument("--check", action="store_true", help="compare only; status 1 if the file differs")
     arguments = parser.parse_args()
     wanted = text()
     if arguments.check:

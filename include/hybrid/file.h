@@ -1,7 +1,8 @@
 /* file.h - the .hyb model file: every byte of it, its reader and its writer.
  *
  * All integers and floats are little-endian; offsets are from the start of the file; every gap is zero. A reader checks
- * every length against the size of the file before it is believed, then the checksums, then the contents.
+ * every length against the size of the file before it is believed, then the checksums, then the contents. The layout
+ * follows from the sizes, and a reader accepts no other: the same contents give the same bytes everywhere.
  *
  *   offset size  header (128 bytes)
  *        0    8  magic: 89 48 59 42 0D 0A 1A 0A  ("\x89HYB\r\n\x1a\n")
@@ -11,34 +12,38 @@
  *       24    8  u64 offset of the model configuration   (always 128)
  *       32    8  u64 bytes of it                           (always 64)
  *       40    8  u64 offset of the tokenizer section, 0 if there is none
- *       48    8  u64 bytes of it
+ *       48    8  u64 bytes of it, without the zeros behind it; 0 if there is none
  *       56    8  u64 offset of the metadata section, 0 if there is none
- *       64    8  u64 bytes of it: UTF-8 text, JSON by convention, not interpreted by the library
+ *       64    8  u64 bytes of it, as above: UTF-8 text, JSON by convention, neither checked nor interpreted
  *       72    8  u64 offset of the tensor directory
- *       80    8  u64 number of tensors (64 bytes each)
+ *       80    8  u64 number of tensors, at least 1 (64 bytes each in the directory)
  *       88    8  u64 offset of the tensor data: a multiple of HYB_FILE_ALIGNMENT
  *       96   24  zero
  *      120    4  u32 CRC-32C of every byte from 128 to the end of the file
  *      124    4  u32 CRC-32C of bytes 0 to 123
+ *   Every format version keeps the magic, the version at 8 and the checksum at 124.
  *
  *   model configuration (64 bytes)
  *        0    4  u32 vocab_size          4    4  u32 dim              8    4  u32 n_layers      12    4  u32 n_heads
  *       16    4  u32 n_kv_heads         20    4  u32 ffn_dim         24    4  u32 max_context   28    4  f32 rope_theta
- *       32    4  f32 norm_epsilon       36    1  u8 activation       37    1  u8 sub_norms      38    1  u8 tied_embeddings
- *       39    1  u8 linear_format       40    1  u8 linear_granularity                          41    1  u8 linear_threshold
+ *       32    4  f32 norm_epsilon       36    1  u8 activation       37    1  u8 sub_norms
+ *       38    1  u8 tied_embeddings     39    1  u8 linear_format    40    1  u8 linear_granularity
+ *       41    1  u8 linear_threshold
  *       42    1  u8 embedding_format    43   21  zero                (meanings: language_model.h, quantize.h)
  *
  *   tensor directory entry (64 bytes)
- *        0   32  name, ASCII, zero-padded, at least one zero         32    1  u8 hyb_format
- *       33    1  u8 packing: hyb_packing; 0 for F32                  34    1  u8 granularity: hyb_granularity
+ *        0   32  name: 1 to 31 printable ASCII characters (0x21 to 0x7e), then zeros; unique in the file
+ *       32    1  u8 hyb_format                                       33    1  u8 packing: hyb_packing; 0 for F32
+ *       34    1  u8 granularity: hyb_granularity; 0 for F32
  *       35    1  zero                                                36    4  u32 rows (1 for a vector)
- *       40    4  u32 columns                                         44    4  zero
+ *       40    4  u32 columns (neither is 0)                          44    4  zero
  *       48    8  u64 offset of the data: a multiple of HYB_FILE_ALIGNMENT
  *       56    8  u64 bytes of the data
  *
- *   tensor data: F32: f32 [rows][columns]. Otherwise the codes [rows * columns] packed as one run (quantize.h; the
- *   rows are not padded), then the scales as binary16, 1 or [rows], directly behind. Data are in the order of the
- *   directory, without overlap, each at the next multiple of HYB_FILE_ALIGNMENT.
+ *   tensor data: F32: f32 [rows][columns], finite. Otherwise the codes [rows * columns] packed as one run (quantize.h;
+ *   the rows are not padded; ternary in base 3, or in 2 bits, the other formats in their own width), then the scales as
+ *   binary16, finite, 1 or [rows], directly behind. Data are in the order of the directory, each at the next multiple
+ *   of HYB_FILE_ALIGNMENT behind the one before. The file ends with the last byte of the last tensor, without padding.
  *
  *   tokenizer section
  *        0    4  u32 kind (hyb_tokenizer_kind)      4    4  u32 pretokenizer    8    4  u32 add_prefix_space
@@ -47,8 +52,12 @@
  *       32       for BYTES nothing more; else u32 offsets [vocab_size + 1], u32 merges [n_merges][2],
  *                u32 specials [n_specials], u8 bytes [n_bytes]
  *
- * The section order is header, configuration, tokenizer, metadata, directory, data; each section begins at a multiple
- * of 8. Compatibility: CONTRIBUTING.md.
+ * The section order is header, configuration, tokenizer, metadata, directory, data; each section begins at the next
+ * multiple of 8 behind the one before, the data at the next multiple of HYB_FILE_ALIGNMENT.
+ *
+ * Untrusted files: opening is safe on any bytes. It checks all that is written above, but the inside of the tokenizer
+ * section (hyb_tokenizer_deserialize does) and whether the tensors are those that the configuration needs
+ * (hyb_language_model_load does). Compatibility: CONTRIBUTING.md.
  */
 #ifndef HYBRID_FILE_H
 #define HYBRID_FILE_H
@@ -67,10 +76,12 @@ extern "C" {
 #define HYB_FILE_ALIGNMENT 32
 #define HYB_FILE_NAME_BYTES 32
 
-/* An open model file: its bytes are mapped into memory (or borrowed) and were checked completely. Immutable. */
+/* An open model file: its bytes are in memory (read, or borrowed) and were checked completely. Immutable. */
 typedef struct hyb_file hyb_file;
 
-/* One tensor of a file. Pointers go into the file's bytes and live as long as the hyb_file. */
+/* One tensor of a file. Pointers go into the file's bytes and live as long as the hyb_file. The bytes are those of the
+ * file: on a big-endian machine the bytes of every f32 and binary16 must be reversed. payload is aligned to
+ * HYB_FILE_ALIGNMENT after hyb_file_open; after hyb_file_open_memory it is only as aligned as the bytes given to it. */
 typedef struct hyb_file_tensor {
     char name[32]; /* HYB_FILE_NAME_BYTES, NUL-terminated */
     int32_t format;      /* hyb_format */
@@ -85,23 +96,30 @@ typedef struct hyb_file_tensor {
     size_t total_bytes;    /* payload and scales, its directory entry, and the padding before the next tensor */
 } hyb_file_tensor;
 
-/* Opens and checks a file: sizes, checksums, configuration, directory, and that every packed byte is valid.
- * The caller closes *file. Errors: IO, FORMAT, TRUNCATED, CHECKSUM, VERSION, OUT_OF_MEMORY. */
+/* Opens and checks a file: sizes, checksums, configuration, directory, and that every packed byte is valid. The whole
+ * file is read into memory, not mapped: a mapped file that another program cuts would take the process down, and one
+ * that it changes would no longer be what was checked. To share the memory of a file that nobody touches, map it and
+ * call hyb_file_open_memory. Only regular files are opened.
+ * The caller closes *file. Errors: INVALID_ARGUMENT (a NULL), IO, FORMAT, TRUNCATED, CHECKSUM, VERSION, OUT_OF_MEMORY;
+ * the detail begins with the path. */
 HYB_API hyb_status hyb_file_open(hyb_ctx *ctx, const char *path, hyb_file **file);
 
-/* The same for bytes in memory, which must stay unchanged until hyb_file_close. */
+/* The same for bytes in memory, of any alignment, which must stay unchanged until hyb_file_close. */
 HYB_API hyb_status hyb_file_open_memory(hyb_ctx *ctx, const void *bytes, size_t n_bytes, hyb_file **file);
 
 /* Closes a file. NULL is allowed. */
 HYB_API void hyb_file_close(hyb_file *file);
 
+/* Format version, and length in bytes; 0 for NULL. */
 HYB_API uint32_t hyb_file_version(const hyb_file *file);
 HYB_API size_t hyb_file_bytes(const hyb_file *file);
 
-/* The model's configuration (struct_size of *config must be set). */
+/* The model's configuration (struct_size of *config must be set; no more than so many bytes are written).
+ * Errors: INVALID_ARGUMENT, STRUCT_SIZE. */
 HYB_API hyb_status hyb_file_config(const hyb_file *file, hyb_language_model_config *config);
 
-/* Sections as raw bytes; *n_bytes is 0 and the result NULL where the file has none. */
+/* Sections as raw bytes, not NUL-terminated; *n_bytes is 0 and the result NULL where the file has none. n_bytes may be
+ * NULL. */
 HYB_API const uint8_t *hyb_file_tokenizer(const hyb_file *file, size_t *n_bytes);
 HYB_API const char *hyb_file_metadata(const hyb_file *file, size_t *n_bytes);
 
@@ -112,17 +130,18 @@ HYB_API hyb_status hyb_file_tensor_named(const hyb_file *file, const char *name,
 
 /* A tensor to write: codes and scales, or fp32 values. */
 typedef struct hyb_file_source {
-    const char *name;    /* at most 31 ASCII characters, unique */
+    const char *name;    /* 1 to 31 printable ASCII characters without spaces, unique */
     int32_t format;      /* hyb_format */
-    int32_t granularity; /* hyb_granularity */
-    uint32_t n_rows;
+    int32_t granularity; /* hyb_granularity; not looked at for F32 */
+    uint32_t n_rows;     /* >= 1, as n_cols */
     uint32_t n_cols;
-    const float *values; /* F32: [n_rows][n_cols]; else NULL */
-    const int8_t *codes; /* otherwise: [n_rows][n_cols]; else NULL */
+    const float *values; /* F32: [n_rows][n_cols], finite; not looked at otherwise */
+    const int8_t *codes; /* otherwise: [n_rows][n_cols]; not looked at for F32, as scales */
     const float *scales; /* otherwise: [1] or [n_rows], each representable in binary16 */
 } hyb_file_source;
 
-/* Everything that a file holds. tokenizer and metadata may be NULL with 0 bytes. */
+/* Everything that a file holds; at least one tensor. tokenizer (as hyb_tokenizer_serialize writes it) and metadata may
+ * be NULL with 0 bytes. */
 typedef struct hyb_file_contents {
     size_t struct_size;
     const hyb_language_model_config *config;
@@ -134,12 +153,18 @@ typedef struct hyb_file_contents {
     size_t n_tensors;
 } hyb_file_contents;
 
-/* Writes a file at once: a temporary beside it, flushed to the disk, renamed over `path`, the folder flushed. On an
- * error the old file is untouched and the temporary removed. Ternary tensors are packed in base 3, the other formats
- * in their own width. Errors: INVALID_ARGUMENT, NOT_FINITE (values or scales), IO, OUT_OF_MEMORY. */
+/* Writes a file at once: a temporary beside it (<path>.tmp.<process>), flushed to the disk, renamed over `path`, the
+ * folder flushed. On an error the old file is untouched and the temporary removed; only when flushing the folder fails
+ * is the new file in place already, and may be lost in a power cut. Ternary tensors are packed in base 3, the other
+ * formats in their own width. `path` may be new or a regular file; a symbolic link is replaced, not followed. A process
+ * with a limit on file sizes must ignore SIGXFSZ to get a status. Without POSIX nothing is flushed to the disk, and
+ * where rename does not replace a file there is a moment without it.
+ * Errors: INVALID_ARGUMENT (the detail names the tensor), STRUCT_SIZE, NOT_FINITE (a value or scale), IO,
+ * OUT_OF_MEMORY. */
 HYB_API hyb_status hyb_file_write(hyb_ctx *ctx, const char *path, const hyb_file_contents *contents);
 
-/* CRC-32C (Castagnoli, reflected, initial and final value all ones) of bytes, continuing from `crc` (0 to begin). */
+/* CRC-32C (Castagnoli, reflected, initial and final value all ones) of bytes, continuing from `crc` (0 to begin). Any
+ * thread may call. */
 HYB_API uint32_t hyb_crc32c(uint32_t crc, const void *bytes, size_t n_bytes);
 
 /* hyb: cdef end */

@@ -16,6 +16,14 @@
 #define UNROLL _Pragma("GCC unroll 16")
 #endif
 
+/* gcc 12 keeps two copies of each accumulator of a loop and spills them; an empty statement that "changes" the one
+ * leaves it no second. Clang needs none of it. */
+#if defined(__clang__)
+#define HOLD(v) ((void)0)
+#else
+#define HOLD(v) __asm__("" : "+x"(v))
+#endif
+
 #define LINE 64
 #define TILE_TOKENS 4
 #define MAX_SAFE_PAIRS 64
@@ -59,44 +67,40 @@ HYB_INLINE HYB_TARGET_AVX2 void store_rows(const hyb_matmul_job *job, size_t row
     }
 }
 
-/* One token, n_blocks row blocks, weights as they lie in memory. Planes 0 and 2 are added as they are, planes 1 and 3
- * four times too large (masked with 12), which saves their shift; widening weighs the two 4 : 1, so everything is four
- * times too large, exactly, until the shift at the end. */
-HYB_INLINE HYB_TARGET_AVX2 void ternary_token(const hyb_matmul_job *job, size_t first, const size_t n_blocks) {
-    const size_t stride = job->n_k16 * LINE, n_halves = 2 * n_blocks;
-    const uint8_t *weights = job->weights + first * stride;
+/* One token and one row block, weights as they lie in memory. Planes 0 and 2 are added as they are, planes 1 and 3 four
+ * times too large (masked with 12), which saves their shift; widening weighs the two 4 : 1, so everything is four times
+ * too large, exactly, until the shift at the end. */
+static HYB_TARGET_AVX2 void ternary_token(const hyb_matmul_job *job, size_t block) {
     const __m256i mask3 = _mm256_set1_epi8(3), mask12 = _mm256_set1_epi8(12);
-    const __m256i four = _mm256_set1_epi16(4), one = _mm256_set1_epi16(1);
-    __m256i sums[4];
-    UNROLL for (size_t h = 0; h < n_halves; ++h) sums[h] = _mm256_setzero_si256();
+    const __m256i four = _mm256_set1_epi16(4), one = _mm256_set1_epi16(1), zero = _mm256_setzero_si256();
+    const uint8_t *weights = job->weights + block * job->n_k16 * LINE;
     const int8_t *x = job->x;
+    __m256i sums[2] = {zero, zero};
     for (size_t k = 0; k < job->n_k16;) {
         size_t end = hyb_min_size(k + TOKEN_GROUPS, job->n_k16);
-        __m256i even[4], odd[4];
-        UNROLL for (size_t h = 0; h < n_halves; ++h) even[h] = odd[h] = _mm256_setzero_si256();
+        __m256i even[2] = {zero, zero}, odd[2] = {zero, zero};
         for (; k < end; ++k, x += HYB_BLOCK_COLS, weights += LINE) {
             __m256i x0 = broadcast_i8x4(x), x1 = broadcast_i8x4(x + 4);
             __m256i x2 = broadcast_i8x4(x + 8), x3 = broadcast_i8x4(x + 12);
-            UNROLL for (size_t h = 0; h < n_halves; ++h) {
-                const uint8_t *p = weights + h / 2 * stride;
-                if (h % 2 == 0) _mm_prefetch((const char *)(p + PREFETCH_BYTES), _MM_HINT_T0);
-                __m256i w = load_half(p + h % 2 * 32), w4 = _mm256_srli_epi16(w, 4);
+            _mm_prefetch((const char *)(weights + PREFETCH_BYTES), _MM_HINT_T0);
+            UNROLL for (size_t h = 0; h < 2; ++h) {
+                __m256i w = load_half(weights + h * 32), w4 = _mm256_srli_epi16(w, 4);
                 even[h] = _mm256_add_epi16(even[h], _mm256_maddubs_epi16(_mm256_and_si256(w, mask3), x0));
                 odd[h] = _mm256_add_epi16(odd[h], _mm256_maddubs_epi16(_mm256_and_si256(w, mask12), x1));
                 even[h] = _mm256_add_epi16(even[h], _mm256_maddubs_epi16(_mm256_and_si256(w4, mask3), x2));
                 odd[h] = _mm256_add_epi16(odd[h], _mm256_maddubs_epi16(_mm256_and_si256(w4, mask12), x3));
+                HOLD(even[h]);
+                HOLD(odd[h]);
             }
         }
-        UNROLL for (size_t h = 0; h < n_halves; ++h) {
+        UNROLL for (size_t h = 0; h < 2; ++h) {
             __m256i wide = _mm256_add_epi32(_mm256_madd_epi16(even[h], four), _mm256_madd_epi16(odd[h], one));
             sums[h] = _mm256_add_epi32(sums[h], wide);
         }
     }
     const __m256i excess = _mm256_set1_epi32(job->x_sums[0]);
-    UNROLL for (size_t h = 0; h < n_halves; ++h) {
-        size_t row = first * HYB_BLOCK_ROWS + h * 8;
-        if (row < job->n_rows) store_rows(job, row, 0, _mm256_sub_epi32(_mm256_srai_epi32(sums[h], 2), excess));
-    }
+    for (size_t h = 0, row = block * HYB_BLOCK_ROWS; h < 2 && row < job->n_rows; ++h, row += 8)
+        store_rows(job, row, 0, _mm256_sub_epi32(_mm256_srai_epi32(sums[h], 2), excess));
 }
 
 /* ---- several tokens ---- */
@@ -137,6 +141,8 @@ HYB_INLINE HYB_TARGET_AVX2 void ternary_tile(const hyb_matmul_job *job, size_t b
                 __m256i x_t = broadcast_i8x4(x + t * job->ld_x);
                 pairs[t][0] = _mm256_add_epi16(pairs[t][0], _mm256_maddubs_epi16(w0, x_t));
                 pairs[t][1] = _mm256_add_epi16(pairs[t][1], _mm256_maddubs_epi16(w1, x_t));
+                HOLD(pairs[t][0]);
+                HOLD(pairs[t][1]);
             }
         }
         UNROLL for (size_t t = 0; t < n_tokens; ++t) {
@@ -197,8 +203,7 @@ HYB_INLINE HYB_TARGET_AVX2 void int8_tile(const hyb_matmul_job *job, size_t bloc
 static HYB_TARGET_AVX2 void hyb_matmul_ternary_avx2(const hyb_matmul_job *job) {
     size_t n_blocks = hyb_ceil_div(job->n_rows, HYB_BLOCK_ROWS), block = 0;
     if (job->n_tokens == 1) {
-        for (; block + 2 <= n_blocks; block += 2) ternary_token(job, block, 2);
-        if (block < n_blocks) ternary_token(job, block, 1);
+        for (; block < n_blocks; ++block) ternary_token(job, block);
         return;
     }
     for (; block < n_blocks; ++block) {

@@ -76,9 +76,13 @@ HYB_INLINE HYB_TARGET_AVX512_VNNI void ternary_token(const hyb_matmul_job *job, 
             __m512i w = load_line(weights + b * stride);
             _mm_prefetch((const char *)(weights + b * stride + PREFETCH_BYTES), _MM_HINT_T0);
             plane0[b] = _mm512_dpbusd_epi32(plane0[b], _mm512_and_si512(w, mask0), x0);
+            HOLD(plane0[b]);
             plane1[b] = _mm512_dpbusd_epi32(plane1[b], _mm512_and_si512(w, mask1), x1);
+            HOLD(plane1[b]);
             plane2[b] = _mm512_dpbusd_epi32(plane2[b], _mm512_and_si512(w, mask2), x2);
+            HOLD(plane2[b]);
             plane3[b] = _mm512_dpbusd_epi32(plane3[b], _mm512_and_si512(w, mask3), x3);
+            HOLD(plane3[b]);
         }
     }
     UNROLL for (size_t b = 0; b < n_blocks; ++b) {
@@ -102,7 +106,9 @@ HYB_INLINE HYB_TARGET_AVX512_VNNI void int8_token(const hyb_matmul_job *job, siz
             _mm_prefetch((const char *)(w + PREFETCH_BYTES), _MM_HINT_T0);
             _mm_prefetch((const char *)(w + PREFETCH_BYTES + LINE), _MM_HINT_T0);
             even[b] = _mm512_dpbusd_epi32(even[b], _mm512_xor_si512(load_line(w), flip), x0);
+            HOLD(even[b]);
             odd[b] = _mm512_dpbusd_epi32(odd[b], _mm512_xor_si512(load_line(w + LINE), flip), x1);
+            HOLD(odd[b]);
         }
     }
     UNROLL for (size_t b = 0; b < n_blocks; ++b)

@@ -1,6 +1,7 @@
 """`pyhybrid bench`: measures rows of the registry and prints them, for people or as JSON.
 
-Place in the data flow: cli.py of the package calls `add_arguments` and `run`; tools/make_benchmarks renders what `--out` wrote.
+Place in the data flow: cli.py of the package calls `add_arguments` and `run`; tools/make_benchmarks renders
+what `--out` wrote.
 """
 
 from __future__ import annotations
@@ -60,12 +61,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     Args:
         parser: of the subcommand.
     """
-    parser.description = "Measures speed, quality and size; with --peers beside PyTorch and NumPy in the same run."
+    parser.description = (
+        "Measures speed, quality and size; with --peers beside PyTorch and NumPy in the same run."
+    )
     parser.epilog = _EPILOG
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     default = Options()
-    parser.add_argument("section", nargs="?", default="all", choices=[*SECTIONS, "all"], help="what to measure")
-    parser.add_argument("--peers", action="store_true", help="run the peers too (needs the extra `peers`: torch)")
+    parser.add_argument(
+        "section", nargs="?", default="all", choices=[*SECTIONS, "all"], help="what to measure"
+    )
+    parser.add_argument(
+        "--peers", action="store_true", help="run the peers too (needs the extra `peers`: torch)"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--out", type=Path, metavar="FILE", help="also write the JSON to a file")
     parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw the figures (needs matplotlib)")
@@ -92,7 +99,9 @@ def _table(result: dict[str, Any]) -> list[str]:
         lines.append(f"  {name:<18}{peer['median']:>12.5g} {unit:<12} ({spread}); {relation}")
     goal = result["goal"]
     if goal:
-        verdict = {True: "holds", False: "DOES NOT HOLD", None: "not measured: run with --peers"}[goal["holds"]]
+        verdict = {True: "holds", False: "DOES NOT HOLD", None: "not measured: run with --peers"}[
+            goal["holds"]
+        ]
         lines.append(f"  claim: {goal['text']} {verdict}")
     return lines
 
@@ -156,7 +165,9 @@ def run(args: argparse.Namespace) -> int:
     if args.list:
         print("\n".join(row.name for row in chosen))
         return 0
-    problem = _missing_part(args) or (None if chosen else f"no row's name contains {args.filter!r}; see --list")
+    problem = _missing_part(args) or (
+        None if chosen else f"no row's name contains {args.filter!r}; see --list"
+    )
     if problem:
         print(f"pyhybrid bench: {problem}", file=sys.stderr)
         return 2
@@ -164,7 +175,11 @@ def run(args: argparse.Namespace) -> int:
 
     document: dict[str, Any] = {"machine": machine(), "versions": versions(args.peers), "rows": []}
     if not args.json:
-        print(", ".join(f"{key}: {value}" for key, value in (document["machine"] | document["versions"]).items()))
+        print(
+            ", ".join(
+                f"{key}: {value}" for key, value in (document["machine"] | document["versions"]).items()
+            )
+        )
     failed = False
     for row in chosen:
         rounds = None if row.section in ("quality", "size") else options.rounds

@@ -1,7 +1,8 @@
-"""Generation speed: new tokens a second for one sequence, greedy, with a key-value cache, beside PyTorch eager.
+"""Generation speed: new tokens a second for one sequence, greedy, with a key-value cache, beside PyTorch
+eager.
 
-Both sides hold weights that were quantised once. The peer is torch_model.py: fake-quantised fp32, a cache of its own.
-Weights are the initial ones: the speed does not depend on them.
+Both sides hold weights that were quantised once. The peer is torch_model.py: fake-quantised fp32, a cache of
+its own. Weights are the initial ones: the speed does not depend on them.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from pyhybrid.config import PRESETS
 __all__ = ["Ours", "TorchEager", "rows"]
 
 _PROMPT = [int(byte) for byte in b"The quick brown fox "]
-# Logits of the two sides: an activation on the other side of a rounding tie moves them by about 1 / 127 of its share.
+# Logits of the two sides: an activation on the other side of a rounding tie moves them by about 1 / 127 of
+# its share.
 _LOGITS_BOUND = 2e-2
 
 
@@ -43,7 +45,7 @@ class Ours:
     def run(self, round_number: int) -> float:
         """New tokens a second, the prompt's time included."""
         start = time.perf_counter()
-        self.model.generate(np.array(_PROMPT, np.uint32), max_tokens=self.tokens, temperature=0.0)
+        self.model.generate(np.array(_PROMPT, np.uint32), tokens=self.tokens, temperature=0.0)
         return self.tokens / (time.perf_counter() - start)
 
 

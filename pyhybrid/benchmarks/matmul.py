@@ -1,7 +1,8 @@
 """Products: packed ternary weights times int8 activations, and the fp32 GEMM, beside NumPy and PyTorch.
 
-Ternary: the integer sums are compared exactly. NumPy multiplies the same integers as fp32 (exact, since every sum is below
-2^24), PyTorch with torch._int_mm. fp32: NumPy's OpenBLAS is pinned to one thread, and so are the others.
+Ternary: the integer sums are compared exactly. NumPy multiplies the same integers as fp32 (exact, since every
+    sum is below 2^24), PyTorch with torch._int_mm. fp32: NumPy's OpenBLAS is pinned to one thread, and so are
+    the others.
 """
 
 from __future__ import annotations
@@ -159,7 +160,7 @@ class FloatTorch(_Float):
 
 
 def rows(options: Options) -> list[Row]:
-    """One token and many through a square and a wide matrix; fp32 products of three sizes. One thread each."""
+    """One token and many through two ternary matrices; fp32 products of three sizes; one thread each."""
     here = "pyhybrid.benchmarks.matmul"
     found = [
         Row(

@@ -1,8 +1,8 @@
 """Runs a benchmark row: each side in a process of its own, answers compared first, then measured in turn.
 
-Place in the data flow: cli.py gives rows, measure gives plain dictionaries for JSON. Separate processes keep one side's
-waiting threads, allocator and caches away from the other; they take turns, ours first in even rounds, so that a change of
-the machine's speed meets both.
+Place in the data flow: cli.py gives rows, measure gives plain dictionaries for JSON. Separate processes keep
+one side's waiting threads, allocator and caches away from the other; they take turns, ours first in even
+rounds, so that a change of the machine's speed meets both.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class BenchmarkError(RuntimeError):
 
 
 def _compiler() -> str:
-    """The compiler of the C library, from the comment that gcc and clang leave in the binary; "unknown" without one."""
+    """The C library's compiler, from the comment that gcc and clang leave in a binary, or "unknown"."""
     from pyhybrid import _native
 
     path = getattr(_native, "__file__", None)
@@ -48,7 +48,7 @@ def _compiler() -> str:
 
 
 def machine() -> dict[str, str]:
-    """Describes the machine: processor, instruction-set tier in use, compiler. Nothing else of it matters here."""
+    """Describes the machine: processor, instruction-set tier in use, compiler; nothing else."""
     from pyhybrid._context import Context, cpu_name
 
     return {"cpu": cpu_name(), "isa": Context(threads=1).isa, "compiler": _compiler()}
@@ -80,13 +80,13 @@ def _serve(connection: Connection, factory: str, arguments: Mapping[str, Any]) -
             connection.send(("ok", getattr(side, request)(*values)))
     except EOFError:
         pass
-    except BaseException:  # noqa: BLE001  (whatever it is, the other process must hear of it)
+    except BaseException:
         connection.send(("failed", traceback.format_exc()))
 
 
 @contextmanager
 def _environment(threads: int) -> Iterator[None]:
-    """What a new process reads at its start; OpenBLAS is pinned to one thread: with more it is erratic when timed."""
+    """What a new process reads at its start; OpenBLAS, erratic with more, is pinned to one thread."""
     values = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads), "OPENBLAS_NUM_THREADS": "1"}
     before = {name: os.environ.get(name) for name in values}
     os.environ.update(values)
@@ -154,7 +154,9 @@ def _compare(row: Row, peer: str, ours: Answer, theirs: Answer) -> dict[str, Any
     differences = {name: relative_difference(ours[name], theirs[name]) for name in row.agreement}
     wrong = [name for name, bound in row.agreement.items() if not differences[name] <= bound]
     if wrong:
-        text = ", ".join(f"{name}: {differences[name]:.2e}, at most {row.agreement[name]:.2e}" for name in wrong)
+        text = ", ".join(
+            f"{name}: {differences[name]:.2e}, at most {row.agreement[name]:.2e}" for name in wrong
+        )
         raise BenchmarkError(f"{row.name}: our answer and that of {peer} differ ({text})")
     return {name: {"difference": differences[name], "bound": bound} for name, bound in row.agreement.items()}
 
@@ -203,8 +205,9 @@ def measure(
         progress: receives lines for people.
 
     Returns:
-        Plain values: name, section, unit, better, sizes, threads, note, ours (median, lowest, highest, samples), peers
-        (the same by name, with agreement, ratio and difference), goal (with figure and holds).
+        Plain values: name, section, unit, better, sizes, threads, note, ours (median, lowest, highest,
+        samples), peers (the same by name, with agreement, ratio and difference), goal (with figure and
+        holds).
 
     Raises:
         BenchmarkError: a side failed, or the answers differ.

@@ -1,7 +1,7 @@
 """Quality: validation loss after the same training, beside PyTorch with the same initial weights and batches.
 
-Text as bytes, the first 90 % to train on and the last 10 % to validate on; preset `small`; AdamW with the preset's values, 5 %
-warm-up, then linear to 0. A round is a seed: of the initial weights and of the batches.
+Text as bytes, the first 90 % to train on and the last 10 % to validate on; preset `small`; AdamW with the
+preset's values, 5 % warm-up, then linear to 0. A round is a seed: of the initial weights and of the batches.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from pyhybrid.config import PRESETS, ModelConfig, TrainingConfig
 
 __all__ = ["Ours", "TorchEager", "rows"]
 
-# Relative difference of the loss of the very first batch: fp32 rounding, and with quantisation a few activations on the
-# other side of a rounding tie.
+# Relative difference of the loss of the very first batch: fp32 rounding, and with quantisation a few
+# activations on the other side of a rounding tie.
 _FIRST_LOSS_BOUND = {1.58: 1e-3, 32: 1e-5}
 
 
@@ -73,7 +73,9 @@ class _Run:
         for number in range(1, t.steps + 1):
             self.step(number, schedule.rate(number))
         total, count = 0.0, 0
-        for windows in validation_batches(self.dataset.validation, batch_size=t.batch_size, context=t.context):
+        for windows in validation_batches(
+            self.dataset.validation, batch_size=t.batch_size, context=t.context
+        ):
             total += self.loss_sum(windows)
             count += windows.shape[0] * (windows.shape[1] - 1)
         return total / count
@@ -152,7 +154,9 @@ def rows(options: Options) -> list[Row]:
             threads=max(options.threads),
             rounds=options.seeds,
             agreement={"first_loss": _FIRST_LOSS_BOUND[bits]},
-            goal=Goal(text=text, kind="difference", limit=0.02, peer="PyTorch eager") if bits == 1.58 else None,
+            goal=Goal(text=text, kind="difference", limit=0.02, peer="PyTorch eager")
+            if bits == 1.58
+            else None,
             note="Validation loss; one round a seed; text: "
             + (options.data.name if options.data else "the embedded documentation text")
             + ".",

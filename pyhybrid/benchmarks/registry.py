@@ -1,8 +1,8 @@
 """The registry of benchmark rows: what is measured, against which peer, and what is claimed about it.
 
-Place in the data flow: the modules training, generation, matmul, quality and size each give their rows; cli.py and the
-tests choose among them; measure.py runs them. A side (ours or a peer) is named by the path of a class, "module:name", so
-that it can be made in a process of its own: see `Side`.
+Place in the data flow: the modules training, generation, matmul, quality and size each give their rows;
+cli.py and the tests choose among them; measure.py runs them. A side (ours or a peer) is named by the path of
+a class, "module:name", so that it can be made in a process of its own: see `Side`.
 """
 
 from __future__ import annotations
@@ -54,8 +54,9 @@ class Goal:
 
     Args:
         text: the claim, one sentence.
-        kind: 'ratio' (median of ours / peer, or its inverse where lower is better, at least the limit), 'difference'
-            (mean of ours - peer at most the limit in magnitude), or 'value' (median of ours at most the limit).
+        kind: 'ratio' (median of ours / peer, or its inverse where lower is better, at least the limit),
+            'difference' (mean of ours - peer at most the limit in magnitude), or 'value' (median of ours at
+            most the limit).
         limit: see kind.
         peer: the peer's name; None for 'value'.
     """
@@ -81,8 +82,8 @@ class Row:
         hidden: further keyword arguments, such as paths, which are not printed.
         threads: threads that each side may use.
         rounds: measurements of each side.
-        agreement: name of an answer's array to the largest relative difference (Euclidean norm of the difference by the
-            norm of the peer's) that is accepted; 0: equal.
+        agreement: name of an answer's array to the largest relative difference (Euclidean norm of the
+            difference by the norm of the peer's) that is accepted; 0: equal.
         goal: claim, if any.
         note: what a reader must know to read the figures.
     """

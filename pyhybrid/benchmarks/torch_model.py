@@ -1,12 +1,13 @@
-"""An independent PyTorch model of the same architecture: the peer of the benchmarks and the oracle of the tests.
+"""An independent PyTorch model of the same architecture: peer of the benchmarks, oracle of the tests.
 
-Place in the data flow: the parity tests compare loss and gradients with it, tests/data/make_goldens.py draws the
-committed goldens from it, and the benchmarks train it on the same weights and batches. It is written for eager mode in
-the usual way: `torch.nn` modules, autograd, fake quantisation with a straight-through estimator. It shares no code with
-the C library, only the definitions in include/hybrid/language_model.h and quantize.h.
+Place in the data flow: the parity tests compare loss and gradients with it, tests/data/make_goldens.py draws
+the committed goldens from it, and the benchmarks train it on the same weights and batches. It is written for
+eager mode in the usual way: `torch.nn` modules, autograd, fake quantisation with a straight-through
+estimator. It shares no code with the C library, only the definitions in include/hybrid/language_model.h and
+quantize.h.
 
-Sources: Touvron et al. 2023 (Llama); Ma et al. 2024 (BitNet b1.58); Su et al. 2021 (rotary embedding); Bengio et al.
-2013 (straight-through estimator); Max 1960 (2- and 4-bit steps for Gaussian values).
+Sources: Touvron et al. 2023 (Llama); Ma et al. 2024 (BitNet b1.58); Su et al. 2021 (rotary embedding); Bengio
+et al. 2013 (straight-through estimator); Max 1960 (2- and 4-bit steps for Gaussian values).
 """
 
 from __future__ import annotations
@@ -33,8 +34,9 @@ __all__ = [
     "to_half",
 ]
 
-# Half the step of the optimal uniform quantiser of a Gaussian (Max 1960: 0.996 sigma for 4 levels, 0.335 for 16), as a
-# multiple of the mean magnitude; sigma is sqrt(pi / 2) times that mean. Codes are odd numbers, hence the half.
+# Half the step of the optimal uniform quantiser of a Gaussian (Max 1960: 0.996 sigma for 4 levels, 0.335 for
+# 16), as a multiple of the mean magnitude; sigma is sqrt(pi / 2) times that mean. Codes are odd numbers,
+# hence the half.
 _SCALE_BY_MEAN = {2: 0.996 * math.sqrt(math.pi / 2) / 2, 4: 0.335 * math.sqrt(math.pi / 2) / 2}
 _LLOYD_MAX_ROUNDS = 64
 
@@ -49,7 +51,7 @@ def _straight_through(x: Tensor, quantized: Tensor) -> Tensor:
 
 
 def _mean_magnitude(w: Tensor, above: Tensor | None = None) -> Tensor:
-    """Mean of |w| over the last dimension [n, 1], or of those above a threshold [n, 1]; 0 where there is none."""
+    """Mean of |w|, or of those above a threshold, over the last dimension: [n, 1]; 0 where there is none."""
     if above is None:
         return w.abs().mean(dim=1, keepdim=True)
     chosen = w.abs() > above
@@ -104,7 +106,7 @@ def quantize_weights(
 
 
 def fake_quantize_weights(weight: Tensor, bits: float, scale: str, threshold: str) -> Tensor:
-    """Scale times code in the forward pass, the identity in the backward pass; bits 32 is the weight itself."""
+    """Scale times code forward, the identity backward; with bits 32 the weight itself."""
     if bits == 32:
         return weight
     codes, s = quantize_weights(weight, bits, scale, threshold)
@@ -234,7 +236,9 @@ class Layer(nn.Module):
         a = F.scaled_dot_product_attention(q, k, v, is_causal=causal, enable_gqa=grouped)
         return a.transpose(1, 2).reshape(n.shape)
 
-    def forward(self, h: Tensor, cosines: Tensor, sines: Tensor, cache: KeyValueCache | None = None) -> Tensor:
+    def forward(
+        self, h: Tensor, cosines: Tensor, sines: Tensor, cache: KeyValueCache | None = None
+    ) -> Tensor:
         """h [B, T, dim] to the residual stream after this layer."""
         a = self.attention(self.attn_norm(h), cosines, sines, cache)
         if self.attn_sub_norm is not None:
@@ -339,7 +343,7 @@ class Decoder(nn.Module):
             parameter.copy_(torch.from_numpy(np.array(values[name])).reshape(parameter.shape))
 
     def gradients(self) -> dict[str, NDArray[np.float64]]:
-        """Returns the gradients of the last backward pass by the C library's names, in fp64, in their own shapes."""
+        """Returns the gradients of the last backward pass by the C library's names, fp64."""
         found: dict[str, NDArray[np.float64]] = {}
         for name, parameter in self.parameter_names().items():
             gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
@@ -357,15 +361,15 @@ class Decoder(nn.Module):
     def margins(self, tokens: Tensor) -> tuple[float, float]:
         """Returns how far quantised values are from a rounding tie on this input.
 
-        Where every value is farther from a tie than the arithmetic's error, two correct implementations give the same
-        integers, and what is left between them is rounding of floats.
+        Where every value is farther from a tie than the arithmetic's error, two correct implementations give
+        the same integers, and what is left between them is rounding of floats.
 
         Args:
             tokens: int64 [B, T].
 
         Returns:
-            The least distance of an activation from a tie, in steps of the int8 code (1 if nothing is quantised), and
-            the least relative distance of a weight from a threshold.
+            The least distance of an activation from a tie, in steps of the int8 code (1 if nothing is
+            quantised), and the least relative distance of a weight from a threshold.
         """
         distances = [1.0]
 
@@ -395,7 +399,9 @@ class Decoder(nn.Module):
             bits = config.bits if linear else config.embedding_bits
             scale = config.scale if linear else "row"
             if bits != 32:
-                found.append(_weight_margin(parameter, bits, scale, config.threshold if linear else "absmean"))
+                found.append(
+                    _weight_margin(parameter, bits, scale, config.threshold if linear else "absmean")
+                )
         return found
 
 
@@ -470,7 +476,7 @@ def train_step(
     limit = clip_norm if clip_norm > 0 else math.inf
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), limit)
     optimizer.step()
-    return float(loss), float(norm)
+    return float(loss.detach()), float(norm)
 
 
 @torch.no_grad()

@@ -1,7 +1,8 @@
 """Training speed: tokens a second of whole optimiser steps, beside PyTorch on the same weights and batches.
 
-Each side does what a training loop does: forward, backward, clipping, AdamW, new quantised weights. The peer is the model of
-torch_model.py in eager mode, fp32 with fake quantisation, fused AdamW, the same number of threads.
+Each side does what a training loop does: forward, backward, clipping, AdamW, new quantised weights. The peer
+is the model of torch_model.py in eager mode, fp32 with fake quantisation, fused AdamW, the same number of
+threads.
 """
 
 from __future__ import annotations
@@ -13,16 +14,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyhybrid.benchmarks.registry import Answer, Goal, Options, Row
-from pyhybrid.config import PRESETS, ModelConfig, TrainingConfig
+from pyhybrid.config import PRESETS, ModelConfig
 
 __all__ = ["Ours", "TorchCompiled", "TorchEager", "rows"]
 
 # Steps of one measurement, and tokens of one step, by preset: a measurement takes about a second.
 _STEPS = {"tiny": 6, "small": 4, "base": 1, "large": 1}
 _BATCH = {"tiny": (16, 128), "small": (16, 128), "base": (4, 512), "large": (1, 512)}
-# Relative differences between our first step and PyTorch's, both fp32. A loss is off by about the square root of the
-# number of operations that a token passes, times 2^-24; a few activations fall on the other side of a rounding tie of their
-# int8 code, which moves the gradient by about 1 / 127 of their share.
+# Relative differences between our first step and PyTorch's, both fp32. A loss is off by about the square root
+# of the number of operations that a token passes, times 2^-24; a few activations fall on the other side of a
+# rounding tie of their int8 code, which moves the gradient by about 1 / 127 of their share.
 _LOSS_BOUND, _NORM_BOUND = 1e-3, 1e-2
 
 
@@ -54,8 +55,8 @@ class Ours:
         self.model.gradients(_batch(self.config, *self.shape, self.done))
         self.done += 1
         self.model.apply(
-            learning_rate=t.learning_rate / 10, step=self.done, beta1=t.beta1, beta2=t.beta2, epsilon=t.epsilon,
-            weight_decay=t.weight_decay, clip_norm=t.clip_norm,
+            learning_rate=t.learning_rate / 10, step=self.done, beta1=t.beta1, beta2=t.beta2,
+            epsilon=t.epsilon, weight_decay=t.weight_decay, clip_norm=t.clip_norm,
         )  # fmt: skip
 
     def run(self, round_number: int) -> float:
@@ -91,7 +92,7 @@ class TorchEager:
         loss = self.loss(self._windows())
         loss.backward()
         norm = np.sqrt(sum(float(np.sum(g * g)) for g in self.model.gradients().values()))
-        return {"loss": np.array(float(loss)), "gradient_norm": np.array(norm)}
+        return {"loss": np.array(float(loss.detach())), "gradient_norm": np.array(norm)}
 
     def _step(self) -> None:
         from pyhybrid.benchmarks.torch_model import train_step
@@ -148,7 +149,12 @@ def rows(options: Options) -> list[Row]:
                     better="higher",
                     ours=f"{here}:Ours",
                     peers=peers,
-                    sizes={"preset": preset, "batch_size": batch_size, "context": context, "steps": _STEPS[preset]},
+                    sizes={
+                        "preset": preset,
+                        "batch_size": batch_size,
+                        "context": context,
+                        "steps": _STEPS[preset],
+                    },
                     threads=threads,
                     rounds=7 if preset in ("tiny", "small") else 3,
                     agreement={"loss": _LOSS_BOUND, "gradient_norm": _NORM_BOUND},
@@ -156,10 +162,3 @@ def rows(options: Options) -> list[Row]:
                 )
             )
     return found
-
-
-def default_training(steps: int, seed: int) -> TrainingConfig:
-    """The configuration of the quality runs: the preset `small` with another length and seed."""
-    from dataclasses import replace
-
-    return replace(PRESETS["small"].training, steps=steps, seed=seed)

@@ -1,8 +1,9 @@
-"""Write golden_v1.hyb: a small model file of format version 1, made from the words of include/hybrid/file.h alone.
+"""Write golden_v1.hyb: a small model file of format version 1, made from the words of include/hybrid/file.h.
 
-When to use it: never, unless golden_v1.hyb got lost. A released format version does not change, so that the golden
-file of a version stays as it is; a new format version gets a new recipe and a new file beside this one. The recipe
-shares no code with the library (no packing, no checksum): that the C writer gives the same bytes is a test of both.
+When to use it: never, unless golden_v1.hyb got lost. A released format version does not change, so that the
+golden file of a version stays as it is; a new format version gets a new recipe and a file beside this one.
+The recipe shares no code with the library (packing, checksum): that the C writer gives the same bytes is
+a test of both.
 
     python tests/data/make_golden_v1.py [PATH]
 """

@@ -1,15 +1,17 @@
 """Makes golden_*.npz: loss, logits and gradients of tiny models, computed by the PyTorch model in fp64.
 
-When to use it: only when the definition of the model changes; needs the extra `peers`. Run it in the repository root:
+When to use it: only when the definition of the model changes; needs the extra `peers`. Run it in the
+repository root:
 
     python tests/data/make_goldens.py            writes the files
     python tests/data/make_goldens.py --check    computes them again and compares with the committed ones
 
-Each file holds `config` (JSON), `tokens` uint32 [2, 6], `layout` (JSON: the C library's names and shapes), `weights` and
-`gradients` (fp32, all tensors of the layout one behind the other), `logits` fp32 [5, vocab_size] of the first sequence's
-inputs, `loss` (fp64, nats per token), and `activation_margin`: no value lies closer to a rounding tie of its int8 code than this many steps. The seed of each case
-is the first one whose margin is at least MARGIN. So a correct implementation in fp32 gets the very same integers, and
-what remains are rounding errors of floats.
+Each file holds `config` (JSON), `tokens` uint32 [2, 6], `layout` (JSON: the C library's names and shapes),
+`weights` and `gradients` (fp32, all tensors of the layout one behind the other), `logits` fp32 [5,
+vocab_size] of the first sequence's inputs, `loss` (fp64, nats per token), and `activation_margin`: no value
+lies closer to a rounding tie of its int8 code than this many steps. The seed of each case is the first one
+whose margin is at least MARGIN. So a correct implementation in fp32 gets the very same integers, and what
+remains are rounding errors of floats.
 """
 
 from __future__ import annotations
@@ -27,13 +29,20 @@ from numpy.typing import NDArray
 from pyhybrid.config import ModelConfig
 
 FOLDER = Path(__file__).resolve().parent
-# In steps of the int8 code. The fp32 error of an activation is below 2e-6 of the row's maximum in models of this size,
-# which is 2.5e-4 of 127 steps.
+# In steps of the int8 code. The fp32 error of an activation is below 2e-6 of the row's maximum in models of
+# this size, which is 2.5e-4 of 127 steps.
 MARGIN = 1e-3
 # Weights are quantised from the same fp32 numbers on both sides; only the division w / s is rounded.
 WEIGHT_MARGIN = 1e-5
 
-_SHAPE: dict[str, Any] = {"vocab_size": 19, "dim": 12, "n_layers": 2, "n_heads": 2, "ffn_dim": 20, "max_context": 8}
+_SHAPE: dict[str, Any] = {
+    "vocab_size": 19,
+    "dim": 12,
+    "n_layers": 2,
+    "n_heads": 2,
+    "ffn_dim": 20,
+    "max_context": 8,
+}
 _OTHER: dict[str, Any] = {**_SHAPE, "dim": 16, "n_heads": 4, "n_kv_heads": 2, "ffn_dim": 18}
 _FULL: dict[str, Any] = {**_OTHER, "activation": "squared_relu", "sub_norms": True, "tied_embeddings": False}
 
@@ -50,13 +59,13 @@ CASES: dict[str, ModelConfig] = {
 
 
 def _draw(random: np.random.RandomState, shape: tuple[int, ...], width: float) -> NDArray[np.float32]:
-    """Uniform in +-width, as odd multiples of 2^-17: exact in fp32, and never on a tie of a binary16 scale."""
+    """Uniform in +-width, odd multiples of 2^-17: exact in fp32, never on a tie of a binary16 scale."""
     limit = int(width * 2**16)
     return ((2 * random.randint(-limit, limit, size=shape) + 1) / 2.0**17).astype(np.float32)
 
 
 def draw_case(names: dict[str, tuple[int, ...]], config: ModelConfig, seed: int) -> tuple[Any, Any]:
-    """Weights by name and tokens uint32 [2, 6] of a seed; RandomState's integers are the same in every NumPy."""
+    """Weights by name and tokens [2, 6] of a seed; RandomState's integers are the same in every NumPy."""
     random = np.random.RandomState(seed)
     weights = {}
     for name, shape in names.items():
@@ -111,7 +120,7 @@ def split(flat: NDArray[Any], layout: dict[str, list[int]]) -> dict[str, NDArray
 
 
 def _check(path: Path, arrays: dict[str, NDArray[Any]]) -> bool:
-    """Whether a committed file holds the same; gradients to fp32 rounding, as PyTorch's sums may change their order."""
+    """Whether a committed file holds the same; floats to rounding, as PyTorch's sums may be reordered."""
     with np.load(path, allow_pickle=False) as stored:
         if set(stored.files) != set(arrays):
             return False
@@ -127,7 +136,9 @@ def _check(path: Path, arrays: dict[str, NDArray[Any]]) -> bool:
 def main() -> int:
     """Writes or checks every case."""
     parser = argparse.ArgumentParser(description="Makes the golden files of the tests.")
-    parser.add_argument("--check", action="store_true", help="compare with the committed files, write nothing")
+    parser.add_argument(
+        "--check", action="store_true", help="compare with the committed files, write nothing"
+    )
     arguments = parser.parse_args()
     failed = 0
     for name, config in CASES.items():
@@ -141,7 +152,10 @@ def main() -> int:
         buffer = io.BytesIO()
         np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
         path.write_bytes(buffer.getvalue())
-        print(f"{path.name}: {path.stat().st_size} bytes, seed {arrays['seed']}, loss {float(arrays['loss']):.4f}")
+        print(
+            f"{path.name}: {path.stat().st_size} bytes, seed {arrays['seed']}, loss
+            {float(arrays['loss']):.4f}"
+        )
     return 1 if failed else 0
 
 

@@ -1,9 +1,10 @@
 /* fuzz_file.c - libFuzzer entry point of hyb_file_open_memory and every accessor: no input may crash, read outside the
  * bytes, or leak. Each input is opened as it is, and once more with its length and checksums made right, so that the
- * fuzzer gets behind them. When to use it: after any change of file_read.c, file_layout.c or pack.c. From the root:
+ * fuzzer gets behind them. When to use it: after any change of file_*.c or pack.c. Only these are instrumented; the
+ * rest comes from a build of the static library (meson setup b && meson compile -C b). From the root:
  *
- *   clang -g -O1 -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all -std=c99 -ffp-contract=off -Iinclude
- *       -Ilib tests/fuzz/fuzz_file.c <every .c file of lib> -lm -lpthread -o fuzz_file
+ *   clang -g -O1 -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all -std=c99 -Iinclude -Ilib \
+ *       tests/fuzz/fuzz_file.c lib/file_*.c lib/crc32c.c lib/pack.c b/lib/libhybrid.a -lm -lpthread -o fuzz_file
  *   mkdir corpus; cp tests/data/golden_v1.hyb corpus/; ./fuzz_file -max_total_time=60 -max_len=4096 corpus
  */
 #include <stdlib.h>

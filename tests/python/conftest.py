@@ -1,4 +1,4 @@
-"""Fixtures that the Python tests share: small models, a small text, other processes, and tiers that may be missing."""
+"""Fixtures that the Python tests share: small models, a text, other processes, and tiers."""
 
 from __future__ import annotations
 
@@ -21,14 +21,24 @@ TEXT = "The quick brown fox jumps over the lazy dog. " * 40
 
 def tier_available(tier: str) -> bool:
     """True if this processor has a tier."""
-    return tier == "scalar" or detected_isa().startswith(tier) or (tier == "avx2" and detected_isa().startswith("avx"))
+    return (
+        tier == "scalar"
+        or detected_isa().startswith(tier)
+        or (tier == "avx2" and detected_isa().startswith("avx"))
+    )
 
 
 def small_config(**changes: Any) -> ModelConfig:
     """A model that runs in milliseconds; odd sizes, so that every kernel has a tail."""
     values: dict[str, Any] = {
-        "vocab_size": 256, "dim": 40, "n_layers": 2, "n_heads": 4, "n_kv_heads": 2, "ffn_dim": 72, "max_context": 48,
-    }  # fmt: skip
+        "vocab_size": 256,
+        "dim": 40,
+        "n_layers": 2,
+        "n_heads": 4,
+        "n_kv_heads": 2,
+        "ffn_dim": 72,
+        "max_context": 48,
+    }
     return ModelConfig(**(values | changes))
 
 
@@ -73,8 +83,12 @@ def python() -> Callable[..., subprocess.CompletedProcess[str]]:
         return subprocess.run(
             [sys.executable, *arguments],
             env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p), **environment},
-            input=stdin, capture_output=True, text=True, timeout=300, check=False,
-        )  # fmt: skip
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
 
     return run
 

@@ -1,10 +1,12 @@
-"""Helpers of test_gradients and test_torch_parity: loading weights, and the bounds that comparisons are held to.
+"""Helpers of test_gradients and test_torch_parity: loading weights, and the bounds that comparisons are held
+to.
 
-The bound. One fp32 operation is off by at most u = 2^-24 relative to its result, a sum of n products by n u relative to the
-norms (Higham 2002, "Accuracy and Stability of Numerical Algorithms", section 3.1). A decoder is a chain of such steps: per
-layer about 12 (two norms, seven products, rotation, softmax, gate), 4 around them. So the forward pass is within
-(12 n_layers + 4) n u, n the longest sum; the backward pass walks the chain once more: twice that. All differences are
-Euclidean norms over a tensor, relative to the norm of the exact tensor.
+The bound. One fp32 operation is off by at most u = 2^-24 relative to its result, a sum of n products by n u
+relative to the norms (Higham 2002, "Accuracy and Stability of Numerical Algorithms", section 3.1). A decoder
+is a chain of such steps: per layer about 12 (two norms, seven products, rotation, softmax, gate), 4 around
+them. So the forward pass is within (12 n_layers + 4) n u, n the longest sum; the backward pass walks the
+chain once more: twice that. All differences are Euclidean norms over a tensor, relative to the norm of the
+exact tensor.
 """
 
 from __future__ import annotations
@@ -55,7 +57,7 @@ def set_weights(model: LanguageModel, weights: Mapping[str, Array]) -> None:
 
 
 def draw_weights(model: LanguageModel, seed: int) -> dict[str, Array]:
-    """Random weights that leave no operator idle: gains around 1, embeddings of size 1, matrices of N(0, 1 / columns)."""
+    """Random weights that leave no operator idle: gains around 1, matrices of N(0, 1 / columns)."""
     random = np.random.default_rng(seed)
     weights: dict[str, Array] = {}
     for name, parameter in model.parameters().items():

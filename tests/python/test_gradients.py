@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 from parity import (
-    U,
     Array,
+    U,
     backward_bound,
     draw_weights,
     forward_bound,
@@ -53,8 +53,8 @@ class Golden:
 
 
 def test_goldens_cover_every_format() -> None:
-    """A golden exists for fp32, ternary, binary, 2, 4 and 8 bits, and for the full set of architecture options."""
-    assert NAMES >= {"f32", "f32_full", "ternary", "ternary_full", "int8", "int4", "int2", "binary"}
+    """A golden exists for fp32, ternary, binary, 2, 4 and 8 bits, and for every architecture option."""
+    assert {"f32", "f32_full", "ternary", "ternary_full", "int8", "int4", "int2", "binary"} <= NAMES
 
 
 @pytest.mark.parametrize("path", GOLDENS, ids=lambda path: path.stem)
@@ -68,7 +68,7 @@ def test_logits_match_golden(path: Path) -> None:
 @pytest.mark.parametrize("path", GOLDENS, ids=lambda path: path.stem)
 @pytest.mark.parametrize("isa", [None, "scalar"], ids=["best", "scalar"])
 def test_loss_and_gradients_match_golden(path: Path, isa: str | None) -> None:
-    """Loss and the gradient of each parameter are those of the golden, straight-through estimator included."""
+    """Loss and each parameter's gradient are the golden's, straight-through estimator included."""
     golden = Golden(path, isa)
     n_tokens = golden.tokens.shape[0] * (golden.tokens.shape[1] - 1)
     bound = backward_bound(golden.config, n_tokens)
@@ -118,8 +118,8 @@ class Slope:
     def along(self, values: Array, direction: Array, step: float) -> tuple[float, float]:
         """The derivative of the loss at `values` along `direction`, and how far it may be off.
 
-        The loss is rounded in fp32 on its way: each difference is uncertain by `noise`. What is left of the truncation
-        after the extrapolation is below a quarter of what the extrapolation changed.
+        The loss is rounded in fp32 on its way: each difference is uncertain by `noise`. What is left of the
+        truncation after the extrapolation is below half of what the extrapolation changed.
         """
         start, slopes = values.copy(), []
         for h in (step, step / 2):
@@ -130,12 +130,12 @@ class Slope:
             slopes.append((ends[0] - ends[1]) / (2 * h))
         values[:] = start
         better = (4 * slopes[1] - slopes[0]) / 3
-        return better, abs(slopes[1] - slopes[0]) / 4 + 3 * self.noise / step
+        return better, abs(slopes[1] - slopes[0]) / 2 + 3 * self.noise / step
 
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_gradients_match_finite_differences(name: str) -> None:
-    """The gradient of each parameter tensor agrees with differences of our loss, along itself and at random."""
+    """Each tensor's gradient agrees with differences of our loss, along itself and at random."""
     config = VARIANTS[name]
     model = LanguageModel(config, context=Context(threads=1))
     set_weights(model, draw_weights(model, 5))
@@ -144,7 +144,7 @@ def test_gradients_match_finite_differences(name: str) -> None:
     loss, gradients = gradients_of(model, tokens)
     # Rounding of the logits, averaged over the tokens: the chain's 28 operations as a random walk.
     noise = float(np.sqrt(12 * config.n_layers + 4)) * U * loss
-    slope = Slope(model, tokens, noise)
+    slope, bound = Slope(model, tokens, noise), backward_bound(config, 48)
     for parameter in model.parameters().values():
         values, gradient = parameter.values, gradients[parameter.name].astype(np.float64)
         assert values is not None
@@ -155,10 +155,10 @@ def test_gradients_match_finite_differences(name: str) -> None:
             # As long as the tensor itself, so that a step is a relative change.
             direction = (raw * (length / np.linalg.norm(raw))).astype(np.float32)
             expected = float(np.sum(gradient * direction))
-            found, uncertainty = slope.along(values, direction, 2.0**-5)
+            found, uncertainty = slope.along(values, direction, 2.0**-8)
             full = norm * length  # the derivative along the gradient
             assert uncertainty <= 0.05 * full, f"{parameter.name} {kind}: the test is blind"
-            assert abs(found - expected) <= uncertainty + 1e-3 * full, f"{parameter.name} {kind}"
+            assert abs(found - expected) <= uncertainty + bound * full, f"{parameter.name} {kind}"
 
 
 def test_finite_differences_notice_a_wrong_gradient() -> None:
@@ -173,8 +173,10 @@ def test_finite_differences_notice_a_wrong_gradient() -> None:
     gradient = gradients["blk.0.attn_q"].astype(np.float64)
     assert parameter.values is not None
     length, norm = float(np.linalg.norm(parameter.values)), float(np.linalg.norm(gradient))
-    found, uncertainty = slope.along(parameter.values, (gradient * (length / norm)).astype(np.float32), 2.0**-5)
-    assert abs(found - 1.1 * norm * length) > uncertainty + 1e-3 * norm * length
+    found, uncertainty = slope.along(
+        parameter.values, (gradient * (length / norm)).astype(np.float32), 2.0**-8
+    )
+    assert abs(found - 1.1 * norm * length) > uncertainty + backward_bound(config, 48) * norm * length
 
 
 def test_loss_of_training_is_that_of_inference() -> None:
@@ -198,7 +200,7 @@ def test_gradient_norm_is_that_of_all_gradients() -> None:
 
 
 def test_apply_is_adamw_with_decay_on_matrices() -> None:
-    """Three updates follow the AdamW formula in fp64: clipping, bias correction, decay on the layers' matrices only."""
+    """Three updates follow AdamW's formula in fp64: clipping, bias correction, decay on matrices only."""
     config = ModelConfig(**(_SHAPE | {"bits": 1.58, "embedding_bits": 8}))
     model = LanguageModel(config, seed=4)
     random = np.random.default_rng(3)

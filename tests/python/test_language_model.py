@@ -41,14 +41,24 @@ def decoder(model: LanguageModel, **options: Any) -> reference.Decoder:
     return reference.Decoder(model.config, weights, **options)
 
 
-def batch_of(config: ModelConfig, rng: np.random.Generator, n: int = 3, length: int = 12) -> np.ndarray[Any, Any]:
+def batch_of(
+    config: ModelConfig, rng: np.random.Generator, n: int = 3, length: int = 12
+) -> np.ndarray[Any, Any]:
+    """Random tokens uint32 [n, length + 1]."""
     return rng.integers(0, config.vocab_size, (n, length + 1)).astype(np.uint32)
 
 
 def successor_model(cycle: bytes, context: Context | None = None) -> LanguageModel:
     """A model whose most likely next token is the next byte of a cycle of distinct bytes."""
     config = ModelConfig(
-        dim=256, n_layers=1, n_heads=1, ffn_dim=16, max_context=64, tied_embeddings=False, bits=32, embedding_bits=32
+        dim=256,
+        n_layers=1,
+        n_heads=1,
+        ffn_dim=16,
+        max_context=64,
+        tied_embeddings=False,
+        bits=32,
+        embedding_bits=32,
     )
     model = LanguageModel(config, context=context)
     parameters = model.parameters()
@@ -81,7 +91,7 @@ def test_logits_equal_reference_bit_for_bit(name: str, rng: np.random.Generator)
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_loss_equals_reference(name: str, rng: np.random.Generator) -> None:
-    """The summed cross-entropy is the reference's of the same logits, to the accuracy of the library's exp."""
+    """The summed cross-entropy is the reference's, to the accuracy of the library's exp."""
     model = LanguageModel(small_config(**CONFIGS[name]), seed=6)
     rows = batch_of(model.config, rng)
     expected = sum(float(reference.cross_entropy(decoder(model).logits(r[:-1]), r[1:]).sum()) for r in rows)
@@ -100,7 +110,7 @@ def test_effective_weights_equal_reference(model: LanguageModel) -> None:
 
 
 def test_initial_weights_depend_on_seed_alone(config: ModelConfig) -> None:
-    """The same seed gives the same weights in any context, another seed gives others, with the documented spread."""
+    """The same seed gives the same weights in any context, another seed others, of the documented spread."""
     first = LanguageModel(config, seed=9, context=Context(threads=1)).parameters()
     again = LanguageModel(config, seed=9, context=Context(threads=2, isa="scalar")).parameters()
     other = LanguageModel(config, seed=10).parameters()
@@ -134,7 +144,7 @@ def test_gradient_is_the_derivative_of_the_loss(rng: np.random.Generator) -> Non
 
 
 def test_apply_equals_reference_adamw(model: LanguageModel, rng: np.random.Generator) -> None:
-    """Two clipped updates with decay give the reference's weights and moments; decay spares gains and embedding."""
+    """Two clipped updates give the reference's weights and moments; decay spares gains and embedding."""
     rows = batch_of(model.config, rng)
     model.prepare(*rows[:, 1:].shape)
     options = {"learning_rate": 1e-2, "beta1": 0.8, "beta2": 0.99, "epsilon": 1e-8}
@@ -149,7 +159,9 @@ def test_apply_equals_reference_adamw(model: LanguageModel, rng: np.random.Gener
         for name, p in model.parameters().items():
             w, g, m, v = before[name]
             decay = 0.5 if p.format == "ternary" else 0.0
-            expected = reference.adamw(w, g * min(1.0, 0.7 / norm), m, v, step=step, weight_decay=decay, **options)
+            expected = reference.adamw(
+                w, g * min(1.0, 0.7 / norm), m, v, step=step, weight_decay=decay, **options
+            )
             for got, wanted in zip((p.values, p.first_moment, p.second_moment), expected, strict=True):
                 np.testing.assert_allclose(got, wanted, rtol=2e-5, atol=1e-8, err_msg=name)  # type: ignore[arg-type]
 
@@ -167,7 +179,9 @@ def test_training_learns_and_does_not_depend_on_threads() -> None:
             losses.append(model.gradients(rows).loss)
             model.apply(learning_rate=5e-3, step=step, clip_norm=1.0, weight_decay=0.1)
         assert losses[-1] < 0.6 * losses[0]
-        weights.append({name: p.values.copy() for name, p in model.parameters().items() if p.values is not None})
+        weights.append(
+            {name: p.values.copy() for name, p in model.parameters().items() if p.values is not None}
+        )
     for name, values in weights[0].items():
         assert np.array_equal(values, weights[1][name]), name
 
@@ -176,7 +190,7 @@ def test_training_learns_and_does_not_depend_on_threads() -> None:
 
 
 def test_evaluate_predicts_every_token_but_the_first_once(model: LanguageModel) -> None:
-    """Loss, perplexity and bits per byte agree with the sums over the windows, the short last one included."""
+    """The figures agree with the sums over the windows, the short last one included."""
     text = TEXT[:131]
     result = model.evaluate(text, context_length=20)
     tokens = np.frombuffer(text.encode(), np.uint8)
@@ -188,8 +202,10 @@ def test_evaluate_predicts_every_token_but_the_first_once(model: LanguageModel) 
     assert result.bits_per_byte == pytest.approx(result.loss / np.log(2))
     full = model.evaluate(text)
     assert (model.loss(text), model.perplexity(text), model.bits_per_byte(text)) == (
-        full.loss, full.perplexity, full.bits_per_byte,
-    )  # fmt: skip
+        full.loss,
+        full.perplexity,
+        full.bits_per_byte,
+    )
     assert model.loss(text.encode()) == model.loss(tokens) == full.loss
 
 
@@ -207,7 +223,8 @@ import hashlib, json, sys
 import numpy as np
 import pyhybrid as ph
 model = ph.LanguageModel.load(sys.argv[1])
-texts = [model.generate("The quick", tokens=30, temperature=t, seed=7, cache=c) for t in (0, 0.9) for c in ("f32", "int8")]
+options = [{"temperature": t, "cache": c} for t in (0, 0.9) for c in ("f32", "int8")]
+texts = [model.generate("The quick", tokens=30, seed=7, **o) for o in options]
 logits = model.logits(b"The quick brown fox jumps over")
 print(json.dumps([texts, hashlib.sha256(logits.tobytes()).hexdigest()]))
 """
@@ -216,7 +233,7 @@ print(json.dumps([texts, hashlib.sha256(logits.tobytes()).hexdigest()]))
 def test_generation_is_the_same_on_every_tier_and_thread_count(
     trained: str, python: Callable[..., CompletedProcess[str]]
 ) -> None:
-    """Logits have the same bits, and texts are equal, for HYB_ISA x HYB_NUM_THREADS in processes of their own."""
+    """Logits have the same bits, and texts are equal, for every HYB_ISA and HYB_NUM_THREADS."""
     answers = {}
     for tier in filter(tier_available, TIERS):
         for threads in ("1", "2"):
@@ -264,7 +281,7 @@ def test_seeds_select_texts(trained: str) -> None:
 
 
 def test_stop_strings_end_the_text_before_them() -> None:
-    """The text ends before the first stop string, wherever tokens cut it, and pieces never show a part of it."""
+    """The text ends before the first stop string, and pieces never show a part of it."""
     model = successor_model(b"abcdefgh")
     pieces: list[str] = []
     result = model.generate_all(
@@ -369,7 +386,9 @@ def test_generation_refuses_bad_options(trained: str, options: dict[str, Any], w
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_saved_and_loaded_model_has_the_same_logits(name: str, tmp_path: Path, rng: np.random.Generator) -> None:
+def test_saved_and_loaded_model_has_the_same_logits(
+    name: str, tmp_path: Path, rng: np.random.Generator
+) -> None:
     """A file gives back the configuration and the same bits of every logit, from a path and from bytes."""
     model = LanguageModel(small_config(**CONFIGS[name]), seed=5)
     tokens = rng.integers(0, model.config.vocab_size, 17)
@@ -401,9 +420,14 @@ def test_inspect_counts_everything(tmp_path: Path) -> None:
     info = ph.inspect(path)
     ternary = [p for p in model.parameters().values() if p.format == "ternary"]
     n_ternary = sum(p.shape[0] * p.shape[1] for p in ternary)
-    assert (info.parameters, info.ternary_parameters) == (model.count().total, n_ternary) == (
-        sum(t.parameters for t in info.tensors), model.count().linear,
-    )  # fmt: skip
+    assert (
+        (info.parameters, info.ternary_parameters)
+        == (model.count().total, n_ternary)
+        == (
+            sum(t.parameters for t in info.tensors),
+            model.count().linear,
+        )
+    )
     assert info.file_bytes == path.stat().st_size
     payload = sum(-(-p.shape[0] * p.shape[1] // 5) for p in ternary)
     assert info.ternary_bits_per_weight == pytest.approx(8 * payload / n_ternary)

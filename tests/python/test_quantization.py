@@ -10,15 +10,23 @@ from pyhybrid import _reference as reference
 from pyhybrid.quantization import round_to_half
 
 BITS = (1.58, 1, 2, 4, 8)
-PACKINGS = {"ternary2": (-1, 0, 1), "base3": (-1, 0, 1), "int1": (-1, 1), "int2": (-3, -1, 1, 3),
-            "int4": tuple(range(-15, 16, 2)), "int8": tuple(range(-127, 128))}  # fmt: skip
+PACKINGS = {
+    "ternary2": (-1, 0, 1),
+    "base3": (-1, 0, 1),
+    "int1": (-1, 1),
+    "int2": (-3, -1, 1, 3),
+    "int4": tuple(range(-15, 16, 2)),
+    "int8": tuple(range(-127, 128)),
+}
 SHAPES = ((1, 1), (3, 5), (16, 16), (17, 33), (64, 100), (5, 257))
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("scale", ["tensor", "row"])
 @pytest.mark.parametrize("bits", BITS)
-def test_quantize_equals_reference(bits: float, scale: str, shape: tuple[int, int], rng: np.random.Generator) -> None:
+def test_quantize_equals_reference(
+    bits: float, scale: str, shape: tuple[int, int], rng: np.random.Generator
+) -> None:
     """Codes and scales of every format are those of the reference, bit for bit."""
     weights = rng.normal(0, 0.3, shape).astype(np.float32)
     codes, scales = ph.quantize(weights, bits=bits, scale=scale)
@@ -211,9 +219,9 @@ def test_inputs_are_converted_only_without_loss() -> None:
         ph.pack(np.array([300]))
     with pytest.raises(ph.InvalidArgumentError, match="dtype float"):
         ph.pack(np.array([1.0]))
-    with pytest.raises(ph.InvalidArgumentError, match="not an array|dtype"):
+    with pytest.raises(ph.InvalidArgumentError, match="dtype"):
         ph.quantize("weights")
-    with pytest.raises(ph.InvalidArgumentError, match="2|dimension"):
+    with pytest.raises(ph.InvalidArgumentError, match="dimensions"):
         ph.quantize(np.zeros(4, np.float32))
 
 

@@ -44,7 +44,7 @@ def test_quantize_ternary_equals_the_papers_formula(rng: np.random.Generator) ->
 
 @pytest.mark.parametrize("bits", [1, 2, 4, 8])
 def test_quantize_error_falls_with_bits(bits: int, rng: np.random.Generator) -> None:
-    """Each format's relative squared error on Gaussian weights is below a known bound (Max 1960 for 1, 2 and 4 bits)."""
+    """The squared error on Gaussian weights is near the optimum (Max 1960 for 1, 2 and 4 bits)."""
     weights = rng.normal(size=(100, 100)).astype(np.float32)
     error = ((reference.dequantize(*reference.quantize(weights, bits)) - weights) ** 2).mean()
     assert error < {1: 0.3634, 2: 0.1188, 4: 0.01154, 8: 1e-3}[bits] * 1.1

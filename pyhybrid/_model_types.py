@@ -1,0 +1,134 @@
+"""What a language model's methods return: small immutable records.
+
+Place in the data flow: language_model.py makes them; users, the trainer and the command line read them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from pyhybrid._buffers import Array
+
+__all__ = [
+    "Evaluation",
+    "Generation",
+    "GradientStatistics",
+    "MemoryEstimate",
+    "Parameter",
+    "ParameterCount",
+    "UpdateStatistics",
+]
+
+
+class GradientStatistics(NamedTuple):
+    """What a forward and backward pass saw.
+
+    Args:
+        loss: mean cross-entropy, nats per token.
+        gradient_norm: Euclidean norm over all parameters, before clipping.
+    """
+
+    loss: float
+    gradient_norm: float
+
+
+class UpdateStatistics(NamedTuple):
+    """What an update changed, over the layers' quantised matrices.
+
+    Args:
+        flipped_share: share of codes that differ from those before.
+        zero_share: share of codes that are 0.
+    """
+
+    flipped_share: float
+    zero_share: float
+
+
+class ParameterCount(NamedTuple):
+    """Numbers of parameters.
+
+    Args:
+        total: all of them.
+        linear: those in the layers' matrices.
+    """
+
+    total: int
+    linear: int
+
+
+class MemoryEstimate(NamedTuple):
+    """Bytes that a model takes.
+
+    Args:
+        weight_bytes: parameters, codes and packed weights.
+        training_bytes: gradients, moments and activations.
+    """
+
+    weight_bytes: int
+    training_bytes: int
+
+    @property
+    def total_bytes(self) -> int:
+        """Both together."""
+        return self.weight_bytes + self.training_bytes
+
+
+class Evaluation(NamedTuple):
+    """How well a model predicts a text.
+
+    Args:
+        loss: nats per predicted token.
+        perplexity: exp(loss).
+        bits_per_byte: bits per byte of the predicted text; NaN if the tokens have no text.
+        tokens: number of predicted tokens.
+        bytes: bytes of text that they stand for.
+    """
+
+    loss: float
+    perplexity: float
+    bits_per_byte: float
+    tokens: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One tensor of a model; the arrays are views of the model's memory, which they keep alive.
+
+    Args:
+        name: 'embedding', 'blk.0.attn_q', ...
+        index: place in the file's order.
+        format: 'f32', 'ternary', 'binary', 'int2', 'int4' or 'int8'.
+        scale: what one weight scale covers, 'tensor' or 'row'.
+        shape: (rows, columns); a norm gain has one row.
+        values: float32 master weights; None in a loaded model. Call `LanguageModel.touch` after writing.
+        gradient: float32, of the last `gradients`; None before `prepare`.
+        first_moment: float32 AdamW state; None before `prepare`.
+        second_moment: float32 AdamW state; None before `prepare`.
+    """
+
+    name: str
+    index: int
+    format: str
+    scale: str
+    shape: tuple[int, int]
+    values: Array | None
+    gradient: Array | None
+    first_moment: Array | None
+    second_moment: Array | None
+
+
+@dataclass(frozen=True)
+class Generation:
+    """What was generated from one prompt.
+
+    Args:
+        text: the new text, without the prompt and without a stop string.
+        tokens: uint32 [n], all new tokens.
+        stop_reason: 'length' (tokens or context used up), 'stop' (a stop string) or 'callback'.
+    """
+
+    text: str
+    tokens: Array
+    stop_reason: str

@@ -1,0 +1,314 @@
+/* test_quantize.c - the matrix quantisers against their definitions in double precision, the same bits for every tier
+ * and number of threads, binary16 conversion over every half, activations, and bad input.
+ */
+#include "testing.h"
+
+#include <math.h>
+
+#include <hybrid/quantize.h>
+
+#include "common.h"
+
+static const uint32_t isa_masks[] = {HYB_ISA_MASK_SCALAR, HYB_ISA_AVX2, 0};
+
+static hyb_ctx *make_ctx(uint32_t isa_mask, uint32_t n_threads) {
+    hyb_ctx_options options;
+    memset(&options, 0, sizeof options);
+    options.struct_size = sizeof options;
+    options.isa_mask = isa_mask;
+    options.n_threads = n_threads;
+    hyb_ctx *ctx = NULL;
+    CHECK_OK(hyb_ctx_create(&options, &ctx));
+    return ctx;
+}
+
+/* Sum of twelve uniform values: close to a Gaussian of deviation 2. */
+static float gaussian(uint64_t *state) {
+    float sum = 0.0f;
+    for (int i = 0; i < 12; ++i) sum += test_random_float(state);
+    return sum;
+}
+
+/* ---- binary16 ---- */
+
+/* Every half survives the way to float and back; NaN stays NaN; values are sign * fraction * 2^e. */
+static void test_half_every_value(void) {
+    size_t n_wrong = 0;
+    for (unsigned half = 0; half < 65536; ++half) {
+        float value = hyb_float_from_half((uint16_t)half);
+        unsigned exponent = half >> 10 & 31, fraction = half & 1023;
+        if (exponent == 31 && fraction != 0) {
+            n_wrong += value == value || (hyb_half_from_float(value) & 0x7c00) != 0x7c00;
+            continue;
+        }
+        double expected = exponent == 31  ? INFINITY
+                          : exponent == 0 ? ldexp((double)fraction, -24)
+                                          : ldexp((double)(1024 + fraction), (int)exponent - 25);
+        if (half & 0x8000) expected = -expected;
+        n_wrong += (double)value != expected || hyb_half_from_float(value) != half;
+    }
+    CHECK(n_wrong == 0);
+}
+
+/* Between two neighbouring halves the nearer one is taken, the even one in the middle. */
+static void test_half_rounding(void) {
+    size_t n_wrong = 0;
+    for (unsigned half = 0; half < 0x7bff; ++half) {
+        float low = hyb_float_from_half((uint16_t)half), high = hyb_float_from_half((uint16_t)(half + 1));
+        float middle = (low + high) * 0.5f; /* exact: 12 bits */
+        unsigned even = half % 2 == 0 ? half : half + 1;
+        n_wrong += hyb_half_from_float(middle) != even;
+        n_wrong += hyb_half_from_float(nextafterf(middle, 0.0f)) != half;
+        n_wrong += hyb_half_from_float(nextafterf(middle, INFINITY)) != half + 1;
+        n_wrong += hyb_half_from_float(-middle) != (even | 0x8000);
+    }
+    CHECK(n_wrong == 0);
+    CHECK(hyb_round_to_half(65519.9f) == 65504.0f && isinf(hyb_round_to_half(65520.0f)));
+    CHECK(hyb_half_from_float(1e-45f) == 0 && hyb_half_from_float(-1e-45f) == 0x8000);
+    CHECK(hyb_half_from_float(INFINITY) == 0x7c00 && hyb_half_from_float(3e38f) == 0x7c00);
+}
+
+/* ---- definitions ---- */
+
+typedef struct matrix {
+    size_t n_rows, n_cols;
+    float *weights, *scales;
+    int8_t *codes;
+} matrix;
+
+static matrix make_matrix(size_t n_rows, size_t n_cols, uint64_t *state) {
+    matrix m = {n_rows, n_cols, test_guarded_alloc(n_rows * n_cols * 4), test_guarded_alloc(n_rows * 4),
+                test_guarded_alloc(n_rows * n_cols)};
+    for (size_t i = 0; i < n_rows * n_cols; ++i) m.weights[i] = gaussian(state) * 0.01f;
+    return m;
+}
+
+static void free_matrix(matrix *m) {
+    test_guarded_free(m->weights, m->n_rows * m->n_cols * 4);
+    test_guarded_free(m->scales, m->n_rows * 4);
+    test_guarded_free(m->codes, m->n_rows * m->n_cols);
+}
+
+/* Mean of |w| over |w| > threshold, n values, in double precision. */
+static double mean_above(const float *w, size_t n, double threshold) {
+    double sum = 0, count = 0;
+    for (size_t i = 0; i < n; ++i)
+        if (fabs((double)w[i]) > threshold) {
+            sum += fabs((double)w[i]);
+            ++count;
+        }
+    return count > 0 ? sum / count : 0;
+}
+
+static double largest(const float *w, size_t n) {
+    double result = 0;
+    for (size_t i = 0; i < n; ++i) result = fmax(result, fabs((double)w[i]));
+    return result;
+}
+
+static double exact_scale(const hyb_quantizer *q, const float *w, size_t n) {
+    double mean = mean_above(w, n, -1.0), sigma = mean * sqrt(acos(-1.0) / 2);
+    switch (q->format) {
+    case HYB_FORMAT_INT2: return 0.996 * sigma / 2;
+    case HYB_FORMAT_INT4: return 0.335 * sigma / 2;
+    case HYB_FORMAT_INT8: return largest(w, n) / 127;
+    default: return mean;
+    }
+}
+
+static int exact_code(int format, float w, float scale) {
+    double ratio = (double)w / (double)scale;
+    switch (format) {
+    case HYB_FORMAT_TERNARY: return fabs(ratio) > 0.5 ? (w > 0 ? 1 : -1) : 0;
+    case HYB_FORMAT_BINARY: return w >= 0 ? 1 : -1;
+    case HYB_FORMAT_INT2: return 2 * (int)fmax(fmin(floor(ratio / 2), 1), -2) + 1;
+    case HYB_FORMAT_INT4: return 2 * (int)fmax(fmin(floor(ratio / 2), 7), -8) + 1;
+    default: return (int)fmax(fmin(nearbyint(ratio), 127), -127);
+    }
+}
+
+/* Every format and granularity: the scale is the definition's within a unit of binary16, and every code is that of the
+ * definition with this scale. */
+static void test_definitions(hyb_ctx *ctx) {
+    static const size_t sizes[][2] = {{1, 1}, {1, 100}, {7, 33}, {40, 129}, {3, 1000}};
+    uint64_t state = 21;
+    for (int format = HYB_FORMAT_TERNARY; format <= HYB_FORMAT_INT8; ++format)
+        for (int granularity = 0; granularity < 2; ++granularity)
+            for (size_t s = 0; s < sizeof sizes / sizeof sizes[0]; ++s) {
+                matrix m = make_matrix(sizes[s][0], sizes[s][1], &state);
+                hyb_quantizer q = {format, granularity, HYB_THRESHOLD_ABSMEAN};
+                CHECK_OK(hyb_quantize(ctx, &q, m.weights, m.n_rows, m.n_cols, m.codes, m.scales));
+                size_t n_wrong = 0, scope_rows = granularity ? 1 : m.n_rows;
+                for (size_t r = 0; r < m.n_rows; r += scope_rows) {
+                    float scale = m.scales[r];
+                    double exact = exact_scale(&q, m.weights + r * m.n_cols, scope_rows * m.n_cols);
+                    /* half a unit of 11 bits, and a little for the fp32 sums */
+                    n_wrong += fabs((double)scale - exact) > exact * (1.0 / 2048 + 1e-5) + 3e-8;
+                    n_wrong += hyb_round_to_half(scale) != scale;
+                    for (size_t i = r * m.n_cols; i < (r + scope_rows) * m.n_cols; ++i)
+                        n_wrong += m.codes[i] != exact_code(format, m.weights[i], scale);
+                }
+                CHECK(n_wrong == 0);
+                free_matrix(&m);
+            }
+}
+
+/* Lloyd: the scale is a fixed point of its definition, and the squared error is below absmean's. */
+static void test_lloyd(hyb_ctx *ctx) {
+    uint64_t state = 22;
+    for (int granularity = 0; granularity < 2; ++granularity) {
+        matrix m = make_matrix(20, 700, &state);
+        double errors[2];
+        for (int threshold = 0; threshold < 2; ++threshold) {
+            hyb_quantizer q = {HYB_FORMAT_TERNARY, granularity, threshold};
+            CHECK_OK(hyb_quantize(ctx, &q, m.weights, m.n_rows, m.n_cols, m.codes, m.scales));
+            errors[threshold] = 0;
+            for (size_t i = 0; i < m.n_rows * m.n_cols; ++i) {
+                float scale = m.scales[granularity ? i / m.n_cols : 0];
+                errors[threshold] += pow((double)m.weights[i] - (double)scale * m.codes[i], 2);
+            }
+        }
+        CHECK(errors[1] < errors[0]);
+        size_t scope_rows = granularity ? 1 : m.n_rows;
+        for (size_t r = 0; r < m.n_rows; r += scope_rows) {
+            double s = (double)m.scales[r];
+            double again = mean_above(m.weights + r * m.n_cols, scope_rows * m.n_cols, s / 2);
+            CHECK(fabs(again - s) <= s * (1.0 / 2048 + 1e-5));
+        }
+        free_matrix(&m);
+    }
+}
+
+/* The same codes and scales, bit for bit, on every tier and number of threads. */
+static void test_same_everywhere(void) {
+    uint64_t state = 23;
+    matrix m = make_matrix(301, 517, &state);
+    size_t n = m.n_rows * m.n_cols;
+    int8_t *codes = malloc(n);
+    float *scales = malloc(m.n_rows * 4);
+    for (int format = HYB_FORMAT_TERNARY; format <= HYB_FORMAT_INT8; ++format)
+        for (int option = 0; option < 4; ++option) {
+            hyb_quantizer q = {format, option % 2, option / 2};
+            size_t n_scales = q.granularity ? m.n_rows : 1;
+            for (size_t i = 0; i < 9; ++i) {
+                hyb_ctx *ctx = make_ctx(isa_masks[i % 3], 1 + 2 * (uint32_t)(i / 3));
+                memset(m.codes, 0x5a, n);
+                CHECK_OK(hyb_quantize(ctx, &q, m.weights, m.n_rows, m.n_cols, m.codes, m.scales));
+                if (i == 0) {
+                    memcpy(codes, m.codes, n);
+                    memcpy(scales, m.scales, n_scales * 4);
+                }
+                CHECK(memcmp(codes, m.codes, n) == 0 && memcmp(scales, m.scales, n_scales * 4) == 0);
+                hyb_ctx_destroy(ctx);
+            }
+        }
+    free(codes);
+    free(scales);
+    free_matrix(&m);
+}
+
+/* Zeros have scale 0 and code 0, or the sign's code where a format has no zero; so have values too small for a half. */
+static void test_zero_scale(hyb_ctx *ctx) {
+    float weights[4] = {0.0f, -0.0f, 1e-30f, -1e-30f}, scale;
+    int8_t codes[4];
+    for (int format = HYB_FORMAT_TERNARY; format <= HYB_FORMAT_INT8; ++format)
+        for (int threshold = 0; threshold < 2; ++threshold) {
+            hyb_quantizer q = {format, HYB_SCALE_PER_TENSOR, threshold};
+            int has_zero = format == HYB_FORMAT_TERNARY || format == HYB_FORMAT_INT8;
+            scale = -1.0f;
+            CHECK_OK(hyb_quantize(ctx, &q, weights, 2, 2, codes, &scale));
+            CHECK(scale == 0.0f && codes[0] == !has_zero && codes[1] == !has_zero && codes[2] == !has_zero);
+            CHECK(codes[3] == -!has_zero);
+        }
+}
+
+/* Dequantising multiplies each code by its scale, rounded once. */
+static void test_dequantize(hyb_ctx *ctx) {
+    uint64_t state = 24;
+    enum { N_ROWS = 5, N_COLS = 37 };
+    int8_t codes[N_ROWS * N_COLS];
+    float scales[N_ROWS], values[N_ROWS * N_COLS];
+    for (size_t i = 0; i < N_ROWS * N_COLS; ++i) codes[i] = (int8_t)((int)test_random_below(&state, 255) - 127);
+    for (size_t r = 0; r < N_ROWS; ++r) scales[r] = test_random_float(&state);
+    for (size_t n_scales = 1; n_scales <= N_ROWS; n_scales += N_ROWS - 1) {
+        CHECK_OK(hyb_dequantize(ctx, codes, scales, n_scales, N_ROWS, N_COLS, values));
+        for (size_t i = 0; i < N_ROWS * N_COLS; ++i)
+            CHECK(values[i] == (float)codes[i] * scales[n_scales == 1 ? 0 : i / N_COLS]);
+    }
+    CHECK_STATUS(hyb_dequantize(ctx, codes, scales, 2, N_ROWS, N_COLS, values), HYB_ERROR_INVALID_ARGUMENT);
+    CHECK_STATUS(hyb_dequantize(ctx, NULL, scales, 1, N_ROWS, N_COLS, values), HYB_ERROR_INVALID_ARGUMENT);
+}
+
+/* Activations: absmax maps to 127, every value is within half a step, a NaN is refused with its token. */
+static void test_activations(hyb_ctx *ctx) {
+    uint64_t state = 25;
+    enum { N_TOKENS = 3, N_COLS = 41 };
+    float x[N_TOKENS * N_COLS], scales[N_TOKENS];
+    int8_t codes[N_TOKENS * N_COLS];
+    for (size_t i = 0; i < N_TOKENS * N_COLS; ++i) x[i] = i / N_COLS == 1 ? 0.0f : gaussian(&state);
+    CHECK_OK(hyb_quantize_activations(ctx, x, N_TOKENS, N_COLS, codes, scales));
+    for (size_t t = 0; t < N_TOKENS; ++t) {
+        CHECK((double)scales[t] == (double)((float)largest(x + t * N_COLS, N_COLS) / 127.0f));
+        int most = 0;
+        for (size_t i = t * N_COLS; i < (t + 1) * N_COLS; ++i) {
+            most = abs(codes[i]) > most ? abs(codes[i]) : most;
+            CHECK(fabs((double)x[i] - (double)scales[t] * codes[i]) <= (double)scales[t] * 0.50001);
+        }
+        CHECK(most == (t == 1 ? 0 : 127));
+    }
+    x[2 * N_COLS + 5] = NAN;
+    CHECK_STATUS(hyb_quantize_activations(ctx, x, N_TOKENS, N_COLS, codes, scales), HYB_ERROR_NOT_FINITE);
+    CHECK(strstr(hyb_ctx_last_error(ctx), "token 2") != NULL);
+    CHECK_STATUS(hyb_quantize_activations(ctx, x, 0, N_COLS, codes, scales), HYB_ERROR_INVALID_ARGUMENT);
+}
+
+/* Bad input: a status, a detail that names the place, outputs as they were. */
+static void test_bad_input(hyb_ctx *ctx) {
+    uint64_t state = 26;
+    matrix m = make_matrix(9, 70, &state);
+    hyb_quantizer q = {HYB_FORMAT_TERNARY, HYB_SCALE_PER_TENSOR, HYB_THRESHOLD_ABSMEAN};
+    const hyb_status invalid = HYB_ERROR_INVALID_ARGUMENT;
+    m.scales[0] = 9.0f;
+    memset(m.codes, 0x5a, m.n_rows * m.n_cols);
+    for (int i = 0; i < 3; ++i) {
+        float before = m.weights[4 * 70 + 69];
+        m.weights[4 * 70 + 69] = i == 0 ? NAN : i == 1 ? INFINITY : -INFINITY;
+        CHECK_STATUS(hyb_quantize(ctx, &q, m.weights, 9, 70, m.codes, m.scales), HYB_ERROR_NOT_FINITE);
+        CHECK(strstr(hyb_ctx_last_error(ctx), "row 4, column 69") != NULL);
+        m.weights[4 * 70 + 69] = before;
+    }
+    for (int format = HYB_FORMAT_TERNARY; format <= HYB_FORMAT_INT8; ++format)
+        for (int threshold = 0; threshold < 2; ++threshold) {
+            hyb_quantizer large = {format, HYB_SCALE_PER_ROW, threshold};
+            float row[2] = {3e38f, -3e38f};
+            CHECK_STATUS(hyb_quantize(ctx, &large, row, 1, 2, m.codes, m.scales), HYB_ERROR_NOT_FINITE);
+        }
+    static const hyb_quantizer wrong[] = {{0, 0, 0}, {6, 0, 0}, {1, 2, 0}, {1, 0, 2}, {-1, 0, 0}, {1, -1, 0}};
+    for (size_t i = 0; i < sizeof wrong / sizeof wrong[0]; ++i)
+        CHECK_STATUS(hyb_quantize(ctx, &wrong[i], m.weights, 9, 70, m.codes, m.scales), invalid);
+    CHECK_STATUS(hyb_quantize(ctx, &q, m.weights, 0, 70, m.codes, m.scales), invalid);
+    CHECK_STATUS(hyb_quantize(ctx, &q, m.weights, 9, 0, m.codes, m.scales), invalid);
+    CHECK_STATUS(hyb_quantize(ctx, &q, m.weights, SIZE_MAX / 4, 8, m.codes, m.scales), invalid);
+    CHECK_STATUS(hyb_quantize(NULL, &q, m.weights, 9, 70, m.codes, m.scales), invalid);
+    CHECK_STATUS(hyb_quantize(ctx, NULL, m.weights, 9, 70, m.codes, m.scales), invalid);
+    CHECK_STATUS(hyb_quantize(ctx, &q, NULL, 9, 70, m.codes, m.scales), invalid);
+    CHECK_STATUS(hyb_quantize(ctx, &q, m.weights, 9, 70, NULL, m.scales), invalid);
+    CHECK_STATUS(hyb_quantize(ctx, &q, m.weights, 9, 70, m.codes, NULL), invalid);
+    CHECK(m.scales[0] == 9.0f && m.codes[0] == 0x5a);
+    free_matrix(&m);
+}
+
+int main(void) {
+    hyb_ctx *ctx = make_ctx(0, 2);
+    test_half_every_value();
+    test_half_rounding();
+    test_definitions(ctx);
+    test_lloyd(ctx);
+    test_same_everywhere();
+    test_zero_scale(ctx);
+    test_dequantize(ctx);
+    test_activations(ctx);
+    test_bad_input(ctx);
+    hyb_ctx_destroy(ctx);
+    return TEST_RESULT();
+}
