@@ -2,10 +2,10 @@
 """Compares the library's exported symbols with the committed list and with the headers; run by `meson test`.
 
     check_symbols.py build/lib/libhybrid.so                # 0: equal; 1: prints what differs
-    check_symbols.py build/lib/libhybrid.so --update       # rewrites lib/symbols.txt after a deliberate change
+    check_symbols.py build/lib/libhybrid.so --update       # rewrites lib/symbols.txt, on purpose
 
-The list is the ABI's table of contents: a line that goes, or changes its meaning, raises HYB_ABI_VERSION. In the static
-library, every global name must begin with hyb_, so that it cannot clash with a program's own.
+The list is the ABI's table of contents: a line that goes, or changes its meaning, raises HYB_ABI_VERSION. In the
+static library, every global name must begin with hyb_, so that it cannot clash with a program's own.
 """
 
 from __future__ import annotations
@@ -21,12 +21,14 @@ ROOT = Path(__file__).resolve().parent.parent
 LIST = ROOT / "lib" / "symbols.txt"
 SKIPPED = 77  # meson's exit code for a skipped test
 #: Version symbols of the linker, sanitisers' and profilers' own names: not ours to list.
-FOREIGN = re.compile(r"^(_init|_fini|__gcov|__asan|__tsan|__ubsan|__odr_asan|__sanitizer|__start_|__stop_|_edata|_end"
-                     r"|__bss_start|__llvm|__covrec|__profc|DW\.ref)")
+FOREIGN = re.compile(
+    r"^(_init|_fini|__gcov|__asan|__tsan|__ubsan|__odr_asan|__sanitizer|__start_|__stop_|_edata|_end"
+    r"|__bss_start|__llvm|__covrec|__profc|DW\.ref)"
+)
 
 
 def global_symbols(nm: str, library: Path) -> set[str]:
-    """Returns the global symbols that a library defines: the dynamic ones of a shared library, all of a static one."""
+    """Returns the global symbols that a library defines: of a shared one, those that it exports."""
     flags = ["--defined-only", "--extern-only"] + (["--dynamic"] if ".so" in library.name else [])
     out = subprocess.run([nm, *flags, str(library)], check=True, capture_output=True, text=True).stdout
     names = {line.split()[-1].split("@")[0] for line in out.splitlines() if len(line.split()) == 3}
@@ -50,7 +52,9 @@ def difference(left: set[str], left_name: str, right: set[str], right_name: str)
 
 def main() -> int:
     """Runs the command line; returns the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("library", type=Path, help="libhybrid.so or libhybrid.a")
     parser.add_argument("--update", action="store_true", help="rewrite lib/symbols.txt")
     parser.add_argument("--nm", default="nm", help="the symbol lister to use")

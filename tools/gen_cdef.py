@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
-"""Makes the C source of the Python extension from the public headers; the build runs it, nobody else needs to.
+"""Makes the C source of the Python extension from the public headers; the build runs it.
 
-The text between the marks "hyb: cdef begin" and "hyb: cdef end" of each header is given to cffi, which writes a module
-that is compiled against the same headers: what the binding says and what the library is cannot differ. A declaration
-outside the marks, a number that the C compiler sees differently, or a callback of another type stops the build.
+The text between the marks "hyb: cdef begin" and "hyb: cdef end" of each header is given to cffi, which writes a
+module that is compiled against the same headers: what the binding says and what the library is cannot differ. A
+declaration outside the marks, a number that the C compiler sees differently, or a callback of another type stops
+the build.
 
     gen_cdef.py --source _native.c include/hybrid/base.h ...     # in an order in which includes come first
     gen_cdef.py --functions include/hybrid/*.h                   # the public functions, one a line
@@ -53,11 +54,15 @@ def marked_text(path: Path) -> str:
     outside = strip_comments(text[: match.start()] + text[match.end() :])
     stray = re.search(r"^(?:HYB_API|typedef|struct|enum)\b.*", outside, flags=re.MULTILINE)
     if stray is not None:
-        raise HeaderError(f"{path}: '{stray.group()}' stands outside the marks, where the binding does not see it")
+        raise HeaderError(
+            f"{path}: '{stray.group()}' stands outside the marks, where the binding does not see it"
+        )
     body = strip_comments(match.group(1))
     directive = re.search(r"^\s*#\s*(?!define\b)\w+.*", body, flags=re.MULTILINE)
     if directive is not None:
-        raise HeaderError(f"{path}: '{directive.group().strip()}' stands between the marks; cffi knows #define only")
+        raise HeaderError(
+            f"{path}: '{directive.group().strip()}' stands between the marks; cffi knows #define only"
+        )
     body = re.sub(r"\bHYB_API\s+", "", body)
     return re.sub(r"\n\s*\n+", "\n", "\n".join(line.rstrip() for line in body.splitlines())).strip() + "\n"
 
@@ -78,7 +83,7 @@ def read_headers(paths: list[Path]) -> str:
     """Returns the marked text of all headers.
 
     Raises:
-        HeaderError: see `marked_text`; or a function without HYB_API, which the shared library would not show.
+        HeaderError: see `marked_text`; or a function without HYB_API, which a shared library hides.
     """
     parts = []
     for path in paths:
@@ -124,7 +129,9 @@ def write_source(paths: list[Path], output: Path) -> None:
 
 def main() -> int:
     """Runs the command line; returns the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     action = parser.add_mutually_exclusive_group(required=True)
     action.add_argument("--source", metavar="FILE", type=Path, help="write the extension's C source")
     action.add_argument("--functions", action="store_true", help="print the public functions")

@@ -1,5 +1,4 @@
-"""Generation speed: new tokens a second for one sequence, greedy, with a key-value cache, beside PyTorch
-eager.
+"""Generation speed: new tokens a second for one sequence, greedy, cached, beside PyTorch eager.
 
 Both sides hold weights that were quantised once. The peer is torch_model.py: fake-quantised fp32, a cache of
 its own. Weights are the initial ones: the speed does not depend on them.
@@ -42,7 +41,7 @@ class Ours:
         """Logits of the prompt."""
         return {"logits": np.array(self.model.logits(np.array(_PROMPT, np.uint32)))}
 
-    def run(self, round_number: int) -> float:
+    def run(self, _: int) -> float:
         """New tokens a second, the prompt's time included."""
         start = time.perf_counter()
         self.model.generate(np.array(_PROMPT, np.uint32), tokens=self.tokens, temperature=0.0)
@@ -72,7 +71,7 @@ class TorchEager:
         with torch.no_grad():
             return {"logits": self.model(torch.tensor([_PROMPT]))[0].numpy()}
 
-    def run(self, round_number: int) -> float:
+    def run(self, _: int) -> float:
         """New tokens a second, the prompt's time included."""
         from pyhybrid.benchmarks.torch_model import generate
 

@@ -1,8 +1,8 @@
 """Products: packed ternary weights times int8 activations, and the fp32 GEMM, beside NumPy and PyTorch.
 
 Ternary: the integer sums are compared exactly. NumPy multiplies the same integers as fp32 (exact, since every
-    sum is below 2^24), PyTorch with torch._int_mm. fp32: NumPy's OpenBLAS is pinned to one thread, and so are
-    the others.
+sum is below 2^24), PyTorch with torch._int_mm. fp32: NumPy's OpenBLAS is pinned to one thread, and so are the
+others.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class _Ternary:
         self.operations = 2 * rows * columns * tokens
         self.prepare(threads)
 
-    def prepare(self, threads: int) -> None:
+    def prepare(self, threads: int, /) -> None:
         """Packs or converts the weights, which is not timed."""
 
     def product(self) -> Any:
@@ -50,7 +50,7 @@ class _Ternary:
         """The sums."""
         return {"sums": np.asarray(self.product(), np.int64)}
 
-    def run(self, round_number: int) -> float:
+    def run(self, _: int) -> float:
         """Billions of multiplications and additions a second."""
         return _rate(self.product, self.operations)
 
@@ -75,7 +75,7 @@ class TernaryOurs(_Ternary):
 class TernaryNumpy(_Ternary):
     """The same integers as fp32 in NumPy."""
 
-    def prepare(self, threads: int) -> None:
+    def prepare(self, _: int) -> None:
         self.weights = np.ascontiguousarray(self.codes.T, np.float32)
         self.floats = self.x.astype(np.float32)
         self.out = np.empty((self.x.shape[0], self.codes.shape[0]), np.float32)
@@ -107,7 +107,7 @@ class _Float:
         self.operations = 2 * m * n * k
         self.prepare(threads)
 
-    def prepare(self, threads: int) -> None:
+    def prepare(self, threads: int, /) -> None:
         """Sets threads; not timed."""
 
     def product(self) -> Any:
@@ -118,7 +118,7 @@ class _Float:
         """The product."""
         return {"product": np.array(self.product())}
 
-    def run(self, round_number: int) -> float:
+    def run(self, _: int) -> float:
         """Billions of multiplications and additions a second."""
         return _rate(self.product, self.operations)
 
@@ -159,7 +159,7 @@ class FloatTorch(_Float):
         return self.out
 
 
-def rows(options: Options) -> list[Row]:
+def rows(_: Options) -> list[Row]:
     """One token and many through two ternary matrices; fp32 products of three sizes; one thread each."""
     here = "pyhybrid.benchmarks.matmul"
     found = [

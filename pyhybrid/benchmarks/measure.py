@@ -80,7 +80,7 @@ def _serve(connection: Connection, factory: str, arguments: Mapping[str, Any]) -
             connection.send(("ok", getattr(side, request)(*values)))
     except EOFError:
         pass
-    except BaseException:
+    except BaseException:  # whatever it is, the other process must hear of it
         connection.send(("failed", traceback.format_exc()))
 
 

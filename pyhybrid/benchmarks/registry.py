@@ -36,7 +36,7 @@ class Side(Protocol):
         """What it computes, as arrays: compared between the sides before anything is timed."""
         ...
 
-    def run(self, round_number: int) -> float:
+    def run(self, round_number: int, /) -> float:
         """Measures once.
 
         Args:

@@ -20,9 +20,9 @@ _TITLES = {
     "train": (
         "Training speed",
         (
-            "Whole optimiser steps: forward, backward, clipping, AdamW, new ternary weights. Same weights and "
-            "batches on both sides; PyTorch runs the model of `pyhybrid/benchmarks/torch_model.py` in fp32 with "
-            "fake quantisation."
+            "Whole optimiser steps: forward, backward, clipping, AdamW, new ternary weights. Same weights "
+            "and batches on both sides; PyTorch runs the model of `pyhybrid/benchmarks/torch_model.py` in fp32 "
+            "with fake quantisation."
         ),
     ),
     "generate": (
@@ -36,8 +36,8 @@ _TITLES = {
     "quality": (
         "Quality",
         (
-            "Validation loss after the same number of steps from the same initial weights on the same batches; "
-            "one round a seed."
+            "Validation loss after the same number of steps from the same initial weights on the same "
+            "batches; one round a seed."
         ),
     ),
     "size": ("Size", "Bits per weight, read from the file that was written."),
@@ -131,10 +131,10 @@ def render_benchmarks(results: Mapping[str, Mapping[str, Any]]) -> str:
         _GENERATED,
         "",
         (
-            "Every figure was measured by the command above its table, beside a peer in the same run; sides take "
-            "turns, each in a process of its own, and their answers were compared before anything was timed. The "
-            "spread is the lowest and the highest round. `tools/make_benchmarks --measure` measures all of it "
-            "again on your machine."
+            "Every figure was measured by the command above its table, beside a peer in the same run; sides "
+            "take turns, each in a process of its own, and their answers were compared before anything was "
+            "timed. The spread is the lowest and the highest round. `tools/make_benchmarks --measure` "
+            "measures all of it again on your machine."
         ),
         "",
     ]
@@ -157,7 +157,7 @@ def render_claims(results: Mapping[str, Mapping[str, Any]]) -> str:
         "",
         _GENERATED,
         "",
-        "What the benchmarks claim, with the measured figure (BENCHMARKS.md) and the command that measures it.",
+        "What the benchmarks claim, the measured figure (BENCHMARKS.md) and the command that measures it.",
         "",
         "| claim | limit | measured | holds | command |",
         "|---|---:|---:|---|---|",

@@ -33,7 +33,7 @@ class Ours:
         names = [n for n, p in self.parameters.items() if self.figure == "file" or p.format == "ternary"]
         return {"weights": np.array(sum(np.prod(self.parameters[name].shape) for name in names))}
 
-    def run(self, round_number: int) -> float:
+    def run(self, _: int) -> float:
         """Writes the file; bits per weight."""
         from pyhybrid.model_file import inspect
 
@@ -54,7 +54,7 @@ class Ours:
 class TwoBit(Ours):
     """The same ternary codes, 4 a byte, with one fp16 scale a matrix: the usual packing elsewhere."""
 
-    def run(self, round_number: int) -> float:
+    def run(self, _: int) -> float:
         from pyhybrid.quantization import pack, quantize
 
         n_bytes = n_weights = 0
@@ -69,7 +69,7 @@ class TwoBit(Ours):
 class Float32(Ours):
     """A .npz file of the fp32 master weights, not compressed."""
 
-    def run(self, round_number: int) -> float:
+    def run(self, _: int) -> float:
         with TemporaryDirectory() as folder:
             path = Path(folder) / "model.npz"
             arrays = {name: p.values for name, p in self.parameters.items() if p.values is not None}
@@ -81,7 +81,7 @@ class Float32(Ours):
 class Float16(Ours):
     """The same in fp16."""
 
-    def run(self, round_number: int) -> float:
+    def run(self, _: int) -> float:
         with TemporaryDirectory() as folder:
             path = Path(folder) / "model.npz"
             arrays = {
@@ -99,7 +99,7 @@ def _tail_bits(config: ModelConfig) -> float:
     return 7 * 8 * 4 / 5 / layer  # seven matrices a layer
 
 
-def rows(options: Options) -> list[Row]:
+def rows(_: Options) -> list[Row]:
     """The payload, everything that a ternary tensor costs, and the whole file."""
     here = "pyhybrid.benchmarks.size"
     figures = (

@@ -18,9 +18,9 @@ from typing import cast
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn import functional
 
 from pyhybrid.config import ModelConfig, TrainingConfig
 
@@ -156,11 +156,11 @@ class BitLinear(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         """x [..., n_in] to [..., n_out]."""
         if self.bits == 32:
-            return F.linear(x, self.weight)
+            return functional.linear(x, self.weight)
         weight = self.folded
         if weight is None:
             weight = fake_quantize_weights(self.weight, self.bits, self.scale, self.threshold)
-        return F.linear(fake_quantize_activations(x), weight)
+        return functional.linear(fake_quantize_activations(x), weight)
 
 
 class RMSNorm(nn.Module):
@@ -173,7 +173,7 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x [..., size], normalised over the last dimension."""
-        return F.rms_norm(x, (x.shape[-1],), self.weight, self.epsilon)
+        return functional.rms_norm(x, (x.shape[-1],), self.weight, self.epsilon)
 
 
 class KeyValueCache:
@@ -233,7 +233,7 @@ class Layer(nn.Module):
             causal = cache.length == 0  # later calls feed one token, which may see everything
             k, v = cache.append(k, v)
         grouped = self.n_kv_heads != self.n_heads
-        a = F.scaled_dot_product_attention(q, k, v, is_causal=causal, enable_gqa=grouped)
+        a = functional.scaled_dot_product_attention(q, k, v, is_causal=causal, enable_gqa=grouped)
         return a.transpose(1, 2).reshape(n.shape)
 
     def forward(
@@ -246,7 +246,7 @@ class Layer(nn.Module):
         h = h + self.attn_output(a)
         n = self.ffn_norm(h)
         gate = self.ffn_gate(n)
-        u = (F.relu(gate).square() if self.squared_relu else F.silu(gate)) * self.ffn_up(n)
+        u = (functional.relu(gate).square() if self.squared_relu else functional.silu(gate)) * self.ffn_up(n)
         if self.ffn_sub_norm is not None:
             u = self.ffn_sub_norm(u)
         return cast(Tensor, h + self.ffn_down(u))
@@ -307,18 +307,18 @@ class Decoder(nn.Module):
         start = caches[0].length if caches else 0
         cosines = self.cosines[start : start + tokens.shape[1]]
         sines = self.sines[start : start + tokens.shape[1]]
-        h = F.embedding(tokens, embedding)
+        h = functional.embedding(tokens, embedding)
         for index, layer in enumerate(self.layers):
             h = layer(h, cosines, sines, caches[index] if caches else None)
         n = self.final_norm(h)
         if self.config.embedding_bits != 32:
             n = fake_quantize_activations(n)
-        return F.linear(n, head)
+        return functional.linear(n, head)
 
     def loss(self, windows: Tensor, reduction: str = "mean") -> Tensor:
         """Cross-entropy in nats of windows int64 [B, T + 1]: position t predicts token t + 1."""
         logits = self(windows[:, :-1])
-        return F.cross_entropy(logits.flatten(0, 1), windows[:, 1:].flatten(), reduction=reduction)
+        return functional.cross_entropy(logits.flatten(0, 1), windows[:, 1:].flatten(), reduction=reduction)
 
     # ---- exchange with the C library ----
 
@@ -421,10 +421,7 @@ def _weight_margin(weight: Tensor, bits: float, scale: str, threshold: str) -> f
         return float(((w.abs() - step / 2) / step).abs().min())
     if bits == 1:
         return float((w / step).abs().min())
-    if bits == 8:
-        position = w / step - 0.5
-    else:
-        position = w / (2 * step)
+    position = w / step - 0.5 if bits == 8 else w / (2 * step)
     return float((position - position.round()).abs().min())
 
 

@@ -1,7 +1,9 @@
 #!/usr/bin/env python3
-"""Compiles every public header alone, with all warnings as errors; run by `meson test`, once as C99 and once as C++.
+"""Compiles every public header alone, with all warnings as errors.
 
-check_headers.py --include include --standard c99 -- cc [flags]
+Run by `meson test`, once as C99 and once as C++:
+
+    check_headers.py --include include --standard c99 -- cc [flags]
 """
 
 from __future__ import annotations
@@ -14,7 +16,9 @@ from pathlib import Path
 
 def main() -> int:
     """Runs the command line; returns the exit code: 0 if every header compiled, 1 if not."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--include", type=Path, required=True, help="folder that holds hybrid/")
     parser.add_argument("--standard", required=True, help="c99, c++11, ...")
     parser.add_argument("compiler", nargs="+")

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Installs the library into a new folder, and builds and runs the two C programs against what was installed.
 
-Through pkg-config with the shared and with the static library, and through CMake's find_package. Each program is a run
-of its own: hybrid-train makes a model, hybrid-run writes text with it, and every way of linking must give the same bytes.
-Run by `meson test`; or by hand, when something about installation changed:
+Through pkg-config and through CMake's find_package, with the shared and with the static library. hybrid-train makes
+a model, hybrid-run writes text with it, and every way of linking must give the same bytes. Run by `meson test`; or by
+hand, when something about installation changed:
 
     check_install.py                          # configures and builds the library first
     check_install.py --build-dir build        # installs what is built there
@@ -48,19 +48,12 @@ def run(command: Sequence[str | Path], env: Mapping[str, str] | None = None, cwd
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        errors="backslashreplace",  # generated text need not be valid UTF-8
         check=False,
     )
     if result.returncode != 0:
         sys.exit(f"failed ({result.returncode}): {' '.join(map(str, command))}\n{result.stdout}")
     return result.stdout
-
-
-def meson_command() -> list[str]:
-    """Returns the command that runs meson: the one that runs this test, or the first on the path."""
-    introspect = os.environ.get("MESONINTROSPECT", "")
-    if introspect:
-        return introspect.split()[:-1] if introspect.endswith("introspect") else introspect.split()
-    return ["meson"]
 
 
 def exercise(train: Path, generate: Path, folder: Path, env: Mapping[str, str] | None = None) -> str:
@@ -77,18 +70,34 @@ def build_with_pkg_config(prefix: Path, work: Path, static: bool) -> dict[str, s
     """Builds both programs with the flags that pkg-config gives; returns the environment that they run in."""
     (pc_file,) = prefix.rglob("hybrid.pc")
     env = {"PKG_CONFIG_LIBDIR": str(pc_file.parent)}
-    flags = run(["pkg-config", *(["--static"] if static else []), "--cflags", "--libs", "hybrid"], env).split()
-    if static:  # pkg-config names what a static link needs; which of the two files is taken is the linker's choice
+    flags = run(
+        ["pkg-config", *(["--static"] if static else []), "--cflags", "--libs", "hybrid"], env
+    ).split()
+    if (
+        static
+    ):  # pkg-config names what a static link needs; which of the two files is taken is the linker's choice
         flags = ["-l:libhybrid.a" if flag == "-lhybrid" else flag for flag in flags]
     for name in PROGRAMS:
         compiler = os.environ.get("CC", "cc").split()
-        run([*compiler, "-std=c99", "-Wall", "-Wextra", "-Werror", ROOT / "tools" / f"{name}.c", "-o", work / name, *flags])
+        run(
+            [
+                *compiler,
+                "-std=c99",
+                "-Wall",
+                "-Wextra",
+                "-Werror",
+                ROOT / "tools" / f"{name}.c",
+                "-o",
+                work / name,
+                *flags,
+            ]
+        )
     (library,) = prefix.rglob("libhybrid.so")
     return {} if static else {"LD_LIBRARY_PATH": str(library.parent)}
 
 
 def check_linkage(program: Path, static: bool) -> None:
-    """Stops if a program needs the shared library although it was linked statically, or the other way round."""
+    """Stops if a program needs the shared library although it was linked statically, or vice versa."""
     if shutil.which("readelf") is None:
         return
     needed = [line for line in run(["readelf", "-d", program]).splitlines() if "libhybrid.so" in line]
@@ -123,16 +132,15 @@ def check_cmake(prefix: Path, work: Path) -> dict[str, str]:
     return digests
 
 
-def install(work: Path, build_dir: Path | None) -> Path:
+def install(work: Path, build_dir: Path | None, meson: str) -> Path:
     """Installs the library; returns the prefix."""
-    meson = meson_command()
     if build_dir is None:
         build_dir = work / "build"
         options = ["-Dtests=false", "-Dbuildtype=plain", "-Dc_args=-O1"]
-        run([*meson, "setup", build_dir, ROOT, "--prefix", work / "installed", *options])
-        run([*meson, "compile", "-C", build_dir])
+        run([meson, "setup", build_dir, ROOT, "--prefix", work / "installed", *options])
+        run([meson, "compile", "-C", build_dir])
     # Staged below DESTDIR and then used from there: as a package that was moved.
-    run([*meson, "install", "-C", build_dir, "--no-rebuild", "--destdir", work / "stage"])
+    run([meson, "install", "-C", build_dir, "--no-rebuild", "--destdir", work / "stage"])
     (header,) = (work / "stage").rglob("include/hybrid/hybrid.h")
     return header.parent.parent.parent
 
@@ -147,14 +155,21 @@ def relocate(prefix: Path) -> None:
 
 def main() -> int:
     """Runs the command line; returns the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--build-dir", type=Path, help="a configured and built folder of meson")
+    parser.add_argument("--meson", default="meson", help="the meson that configured it")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="hybrid-install-") as name:
         work = Path(name)
-        prefix = install(work, arguments.build_dir)
+        prefix = install(work, arguments.build_dir, arguments.meson)
         relocate(prefix)
-        digests = {"installed programs": exercise(prefix / "bin/hybrid-train", prefix / "bin/hybrid-run", work / "own")}
+        digests = {
+            "installed programs": exercise(
+                prefix / "bin/hybrid-train", prefix / "bin/hybrid-run", work / "own"
+            )
+        }
         checks = {"pkg-config": check_pkg_config, "cmake": check_cmake}
         for tool, check in checks.items():
             if shutil.which(tool) is None:

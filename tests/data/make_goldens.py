@@ -152,10 +152,8 @@ def main() -> int:
         buffer = io.BytesIO()
         np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
         path.write_bytes(buffer.getvalue())
-        print(
-            f"{path.name}: {path.stat().st_size} bytes, seed {arrays['seed']}, loss
-            {float(arrays['loss']):.4f}"
-        )
+        size, seed, loss = path.stat().st_size, int(arrays["seed"]), float(arrays["loss"])
+        print(f"{path.name}: {size} bytes, seed {seed}, loss {loss:.4f}")
     return 1 if failed else 0
 
 

@@ -113,7 +113,8 @@ class Slope:
 
     def _loss(self) -> float:
         self.model.touch()
-        return self.model.loss_sum(self.tokens) / (self.tokens.shape[0] * (self.tokens.shape[1] - 1))
+        n_tokens: int = self.tokens.shape[0] * (self.tokens.shape[1] - 1)
+        return float(self.model.loss_sum(self.tokens)) / n_tokens
 
     def along(self, values: Array, direction: Array, step: float) -> tuple[float, float]:
         """The derivative of the loss at `values` along `direction`, and how far it may be off.
@@ -195,7 +196,8 @@ def test_gradient_norm_is_that_of_all_gradients() -> None:
     tokens = np.random.default_rng(2).integers(0, 37, (2, 17)).astype(np.uint32)
     model.prepare(2, 16)
     statistics = model.gradients(tokens)
-    total = sum(float(np.sum(np.square(p.gradient, dtype=np.float64))) for p in model.parameters().values())
+    gradients = [np.asarray(p.gradient, np.float64) for p in model.parameters().values()]
+    total = sum(float(np.sum(g * g)) for g in gradients)
     assert statistics.gradient_norm == pytest.approx(np.sqrt(total), rel=1e-12)
 
 
