@@ -22,10 +22,10 @@ struct hyb_weights {
 
 /* Quantised tokens, ready for the kernels. codes aligned to 16. */
 typedef struct hyb_activations {
-    int8_t *codes;  /* [n_tokens][ld], -127..127, zero from n_cols to ld */
-    size_t ld;      /* hyb_activations_ld */
-    int32_t *sums;  /* [n_tokens] sum of a token's codes */
-    float *scales;  /* [n_tokens] */
+    int8_t *codes; /* [n_tokens][ld], -127..127, zero from n_cols to ld */
+    size_t ld;     /* hyb_activations_ld */
+    int32_t *sums; /* [n_tokens] sum of a token's codes */
+    float *scales; /* [n_tokens] */
 } hyb_activations;
 
 /* Allocates weights with every code and scale 0. Errors: INVALID_ARGUMENT (sizes, F32), OUT_OF_MEMORY. */

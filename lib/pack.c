@@ -110,10 +110,14 @@ static void unpack_fields(const encoding *e, unsigned byte, int8_t *codes, size_
 
 static int byte_is_valid(hyb_packing packing, unsigned byte) {
     switch (packing) {
-    case HYB_PACKING_TERNARY_2BIT: return (byte & byte >> 1 & 0x55) == 0; /* no field is 3 */
-    case HYB_PACKING_TERNARY_BASE3: return byte < 243;
-    case HYB_PACKING_INT8: return byte != 128;
-    default: return 1;
+    case HYB_PACKING_TERNARY_2BIT:
+        return (byte & byte >> 1 & 0x55) == 0; /* no field is 3 */
+    case HYB_PACKING_TERNARY_BASE3:
+        return byte < 243;
+    case HYB_PACKING_INT8:
+        return byte != 128;
+    default:
+        return 1;
     }
 }
 

@@ -30,13 +30,13 @@ uint16_t hyb_half_from_float(float value) {
     uint32_t bits = hyb_bits_of(value), sign = bits >> 16 & 0x8000u, magnitude = bits & 0x7fffffffu;
     if (magnitude > 0x7f800000u) return (uint16_t)(sign | 0x7e00u);  /* NaN, made quiet */
     if (magnitude >= 0x477ff000u) return (uint16_t)(sign | 0x7c00u); /* 65520 and above round to infinity */
-    if (magnitude < 0x38800000u) {                                  /* below 2^-14: subnormal, in units of 2^-24 */
+    if (magnitude < 0x38800000u) {                                   /* below 2^-14: subnormal, in units of 2^-24 */
         /* 0.5 has a last place of 2^-24: adding it rounds to that unit, ties to even. */
         float sum = hyb_float_of(magnitude) + 0.5f;
         return (uint16_t)(sign | (hyb_bits_of(sum) - 0x3f000000u));
     }
     uint32_t odd = magnitude >> 13 & 1;
-    uint32_t rounded = magnitude + 0xfffu + odd;                     /* nearest 13 bits up, ties to even */
+    uint32_t rounded = magnitude + 0xfffu + odd;               /* nearest 13 bits up, ties to even */
     return (uint16_t)(sign | ((rounded - 0x38000000u) >> 13)); /* exponent bias 127 to 15 */
 }
 

@@ -42,7 +42,7 @@ _logger = logging.getLogger("pyhybrid")
 
 
 @ffi.def_extern()  # type: ignore[untyped-decorator]
-def pyhybrid_on_log(user: Any, level: int, message: Any) -> None:
+def pyhybrid_on_log(_user: Any, level: int, message: Any) -> None:
     """Passes a message of the C library to the logger "pyhybrid"."""
     _logger.log(_LOG_LEVELS.get(level, logging.INFO), "%s", ffi.string(message).decode("utf-8", "replace"))
 
@@ -223,7 +223,7 @@ _default_lock = threading.Lock()
 
 def default_context() -> Context:
     """Returns the context that functions use when none is given; made by the first call."""
-    global _default
+    global _default  # noqa: PLW0603 - one per process, guarded by the lock
     with _default_lock:
         if _default is None:
             _default = Context()

@@ -95,7 +95,7 @@ class _Stream:
                 self.receive(sequence, b"", True)
 
 
-def _on_error(kind: Any, error: BaseException, trace: Any) -> int:
+def _on_error(_kind: Any, error: BaseException, trace: Any) -> int:
     """An exception in the callback, Ctrl-C included: keep it for `generate`, and end every sequence."""
     if trace is not None and "user" in trace.tb_frame.f_locals:
         ffi.from_handle(trace.tb_frame.f_locals["user"]).error = error
@@ -104,7 +104,7 @@ def _on_error(kind: Any, error: BaseException, trace: Any) -> int:
 
 @ffi.def_extern(error=1, onerror=_on_error)  # type: ignore[untyped-decorator]
 def pyhybrid_on_text(
-    user: Any, sequence: int, text: Any, n_bytes: int, token: int, finished: int, stop_reason: int
+    user: Any, sequence: int, text: Any, n_bytes: int, _token: int, finished: int, stop_reason: int
 ) -> int:
     """Receives text from the C library (hyb_text_callback)."""
     stream: _Stream = ffi.from_handle(user)

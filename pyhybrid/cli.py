@@ -282,12 +282,12 @@ def _generate(arguments: argparse.Namespace) -> int:
     prompts = _read_prompts(arguments)
     live = not arguments.json and len(prompts) == 1
 
-    def show(text: str, sequence: int) -> None:
+    def show(text: str, _sequence: int = 0) -> None:
         sys.stdout.write(text)
         sys.stdout.flush()
 
     if live:
-        show(prompts[0], 0)
+        show(prompts[0])
     results = model.generate_all(
         [prompt.encode("utf-8", "surrogateescape") for prompt in prompts],
         tokens=arguments.tokens,

@@ -14,7 +14,6 @@ __all__ = ["diagnose"]
 
 #: Optional packages: name on the index, what it is for.
 OPTIONAL: dict[str, str] = {
-    "tqdm": "progress bar while training",
     "matplotlib": "picture of the loss curve",
     "tokenizers": "training of BPE vocabularies",
     "torch": "comparison with PyTorch in the benchmarks",

@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
-"""Compares the library's exported symbols with the committed list and with the headers; run by `meson test`.
+"""Compares the library's exported symbols with the committed list and with the headers; run by `meson
+test`.
 
     check_symbols.py build/lib/libhybrid.so                # 0: equal; 1: prints what differs
     check_symbols.py build/lib/libhybrid.so --update       # rewrites lib/symbols.txt, on purpose
 
-The list is the ABI's table of contents: a line that goes, or changes its meaning, raises HYB_ABI_VERSION. In the
-static library, every global name must begin with hyb_, so that it cannot clash with a program's own.
+The list is the ABI's table of contents: a line that goes, or changes its meaning, raises HYB_ABI_VERSION.
+In the static library, every global name must begin with hyb_, so that it cannot clash with a program's own.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """Makes the C source of the Python extension from the public headers; the build runs it.
 
-The text between the marks "hyb: cdef begin" and "hyb: cdef end" of each header is given to cffi, which writes a
-module that is compiled against the same headers: what the binding says and what the library is cannot differ. A
-declaration outside the marks, a number that the C compiler sees differently, or a callback of another type stops
-the build.
+The text between the marks "hyb: cdef begin" and "hyb: cdef end" of each header is given to cffi, which
+writes a module that is compiled against the same headers: what the binding says and what the library is
+cannot differ. A declaration outside the marks, a number that the C compiler sees differently, or a callback
+of another type stops the build.
 
     gen_cdef.py --source _native.c include/hybrid/base.h ...     # in an order in which includes come first
     gen_cdef.py --functions include/hybrid/*.h                   # the public functions, one a line

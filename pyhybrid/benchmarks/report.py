@@ -21,8 +21,8 @@ _TITLES = {
         "Training speed",
         (
             "Whole optimiser steps: forward, backward, clipping, AdamW, new ternary weights. Same weights "
-            "and batches on both sides; PyTorch runs the model of `pyhybrid/benchmarks/torch_model.py` in fp32 "
-            "with fake quantisation."
+            "and batches on both sides; PyTorch runs the model of `pyhybrid/benchmarks/torch_model.py` in "
+            "fp32 with fake quantisation."
         ),
     ),
     "generate": (

@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
-"""Installs the library into a new folder, and builds and runs the two C programs against what was installed.
+"""Installs the library into a new folder, and builds and runs the two C programs against what was
+installed.
 
-Through pkg-config and through CMake's find_package, with the shared and with the static library. hybrid-train makes
-a model, hybrid-run writes text with it, and every way of linking must give the same bytes. Run by `meson test`; or by
-hand, when something about installation changed:
+Through pkg-config and through CMake's find_package, with the shared and with the static library. hybrid-
+train makes a model, hybrid-run writes text with it, and every way of linking must give the same bytes. Run
+by `meson test`; or by hand, when something about installation changed:
 
     check_install.py                          # configures and builds the library first
     check_install.py --build-dir build        # installs what is built there

@@ -42,10 +42,14 @@ typedef enum fill { FILL_RANDOM, FILL_LARGEST, FILL_MIXED_EXTREMES, FILL_BITNET_
 
 static int random_code(fill how, int largest, uint64_t *state) {
     switch (how) {
-    case FILL_LARGEST: return largest;
-    case FILL_MIXED_EXTREMES: return test_random(state) & 1 ? largest : -largest;
-    case FILL_BITNET_OVERFLOW: return 1;
-    default: return (int)test_random_below(state, (size_t)largest * 2 + 1) - largest;
+    case FILL_LARGEST:
+        return largest;
+    case FILL_MIXED_EXTREMES:
+        return test_random(state) & 1 ? largest : -largest;
+    case FILL_BITNET_OVERFLOW:
+        return 1;
+    default:
+        return (int)test_random_below(state, (size_t)largest * 2 + 1) - largest;
     }
 }
 
@@ -104,9 +108,17 @@ static void make_case(test_case *c, int ternary, size_t n_rows, size_t n_cols, s
     c->codes = malloc(n_rows * n_cols);
     memset(c->weights, 0, c->weight_bytes);
     memset(c->x, 0, c->x_bytes);
-    c->job = (hyb_matmul_job){.weights = c->weights, .n_rows = n_rows, .n_k16 = n_k16, .x = c->x, .ld_x = ld_x,
-                              .x_sums = c->x_sums, .n_tokens = n_tokens, .x_scales = c->x_scales,
-                              .row_scales = c->row_scales, .ld_y = ld_y, .scratch = c->scratch};
+    c->job = (hyb_matmul_job){.weights = c->weights,
+                              .n_rows = n_rows,
+                              .n_k16 = n_k16,
+                              .x = c->x,
+                              .ld_x = ld_x,
+                              .x_sums = c->x_sums,
+                              .n_tokens = n_tokens,
+                              .x_scales = c->x_scales,
+                              .row_scales = c->row_scales,
+                              .ld_y = ld_y,
+                              .scratch = c->scratch};
     pack_weights(c, how, state);
     for (size_t t = 0; t < n_tokens; ++t) {
         c->x_sums[t] = 0;
@@ -217,8 +229,14 @@ typedef struct bench {
 
 static void bench_pass(const bench *b, matmul_kernel kernel, size_t copy) {
     size_t n_blocks = b->n_rows / 16;
-    hyb_matmul_job job = {.n_k16 = b->n_cols / 16, .x = b->x, .ld_x = b->ld, .x_sums = b->sums,
-                          .n_tokens = b->n_tokens, .x_scales = b->x_scales, .ld_y = b->n_rows, .scratch = b->scratch};
+    hyb_matmul_job job = {.n_k16 = b->n_cols / 16,
+                          .x = b->x,
+                          .ld_x = b->ld,
+                          .x_sums = b->sums,
+                          .n_tokens = b->n_tokens,
+                          .x_scales = b->x_scales,
+                          .ld_y = b->n_rows,
+                          .scratch = b->scratch};
     for (size_t row = 0; row < b->n_rows; row += HYB_MATMUL_JOB_ROWS) {
         job.weights = b->weights + (copy * n_blocks + row / 16) * b->block_bytes;
         job.n_rows = hyb_min_size(HYB_MATMUL_JOB_ROWS, b->n_rows - row);

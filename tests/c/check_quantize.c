@@ -22,10 +22,11 @@ static size_t find_tiers(hyb_kernels *tables, const char **names) {
     return n;
 }
 
-/* Random values, ties of the rounding, values on both sides of the threshold, signed zeros, very large and tiny ones. */
+/* Random values, ties of the rounding, values on both sides of the threshold, signed zeros, very large and tiny ones.
+ */
 static float awkward_value(uint64_t *state) {
-    static const float values[] = {0.5f,  1.5f,     2.5f,  -0.5f, -1.5f, -2.5f,   126.5f,  127.5f, -126.5f,
-                                   -0.0f, 0.0f,     1e30f, -1e30f, 1e-40f, -1e-40f, 0.25f, -0.25f, 0.24999999f};
+    static const float values[] = {0.5f,  1.5f, 2.5f,  -0.5f,  -1.5f,  -2.5f,   126.5f, 127.5f, -126.5f,
+                                   -0.0f, 0.0f, 1e30f, -1e30f, 1e-40f, -1e-40f, 0.25f,  -0.25f, 0.24999999f};
     if (test_random_below(state, 3) == 0) return values[test_random_below(state, sizeof values / sizeof values[0])];
     return test_random_float(state) * (test_random_below(state, 2) ? 1.0f : 140.0f);
 }

@@ -76,7 +76,7 @@ static size_t count_wrong(const matrices *m) {
 
 /* Every format, odd sizes, every tier, one and several threads: exactly the sums and their two roundings. */
 static void test_products(void) {
-    static const size_t sizes[][3] = {{1, 1, 1},    {1, 17, 2},   {16, 16, 1},  {17, 15, 3},   {63, 33, 1},
+    static const size_t sizes[][3] = {{1, 1, 1},    {1, 17, 2},   {16, 16, 1},   {17, 15, 3},   {63, 33, 1},
                                       {65, 100, 7}, {200, 64, 1}, {130, 257, 9}, {96, 48, 130}, {300, 1024, 1}};
     for (size_t i = 0; i < sizeof isa_masks / sizeof isa_masks[0]; ++i)
         for (uint32_t n_threads = 1; n_threads <= 5; n_threads += 2) {
@@ -121,7 +121,8 @@ static void test_long_sums(void) {
                 int largest = format == HYB_FORMAT_TERNARY ? 1 : 127;
                 memset(codes, largest, sizeof codes);
                 memset(x, 127 * sign, sizeof x);
-                CHECK_OK(hyb_weights_create(ctx, (hyb_format)format, N_ROWS, HYB_MATMUL_MAX_COLS, codes, &scale, 1, &w));
+                CHECK_OK(
+                    hyb_weights_create(ctx, (hyb_format)format, N_ROWS, HYB_MATMUL_MAX_COLS, codes, &scale, 1, &w));
                 for (size_t n_tokens = 1; n_tokens <= 2; ++n_tokens) {
                     CHECK_OK(hyb_matmul_i32(ctx, w, x, n_tokens, y));
                     for (size_t j = 0; j < n_tokens * N_ROWS; ++j)
@@ -157,8 +158,7 @@ static void test_rows(void) {
             hyb_weights_unpack_codes(w, r, codes);
             hyb_weights_gather_row(w, r, values);
             CHECK(memcmp(codes, from->codes + r * n_cols, n_cols) == 0 && codes[45] == 99 && values[45] == 99.0f);
-            for (size_t c = 0; c < n_cols; ++c)
-                CHECK(values[c] == (float)from->codes[r * n_cols + c] * scale);
+            for (size_t c = 0; c < n_cols; ++c) CHECK(values[c] == (float)from->codes[r * n_cols + c] * scale);
         }
         hyb_weights_destroy(w);
         free_matrices(&m);
@@ -167,7 +167,8 @@ static void test_rows(void) {
     hyb_ctx_destroy(ctx);
 }
 
-/* A quantised token: absmax maps to 127, pads are zeroed, the sum is right; zeros, tiny values and NaN as documented. */
+/* A quantised token: absmax maps to 127, pads are zeroed, the sum is right; zeros, tiny values and NaN as documented.
+ */
 static void test_quantize_token(void) {
     for (size_t i = 0; i < sizeof isa_masks / sizeof isa_masks[0]; ++i) {
         hyb_ctx *ctx = make_ctx(isa_masks[i], 1);
@@ -214,7 +215,8 @@ static void test_arguments(void) {
     CHECK_STATUS(hyb_weights_create(ctx, (hyb_format)77, 2, 3, codes, scales, 1, &w), invalid);
     CHECK_STATUS(hyb_weights_create(ctx, HYB_FORMAT_TERNARY, 0, 3, codes, scales, 1, &w), invalid);
     CHECK_STATUS(hyb_weights_create(ctx, HYB_FORMAT_TERNARY, 2, 0, codes, scales, 1, &w), invalid);
-    CHECK_STATUS(hyb_weights_create(ctx, HYB_FORMAT_TERNARY, 1, HYB_MATMUL_MAX_COLS + 1, codes, scales, 1, &w), invalid);
+    CHECK_STATUS(hyb_weights_create(ctx, HYB_FORMAT_TERNARY, 1, HYB_MATMUL_MAX_COLS + 1, codes, scales, 1, &w),
+                 invalid);
     CHECK_STATUS(hyb_weights_create(ctx, HYB_FORMAT_TERNARY, SIZE_MAX, 3, codes, scales, 1, &w), invalid);
     CHECK_STATUS(hyb_weights_create(ctx, HYB_FORMAT_TERNARY, 2, 3, codes, scales, 3, &w), invalid);
     CHECK_STATUS(hyb_weights_create(ctx, HYB_FORMAT_BINARY, 2, 3, codes, scales, 1, &w), invalid);

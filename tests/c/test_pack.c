@@ -77,7 +77,8 @@ static void test_every_byte(hyb_ctx *ctx) {
     for (int packing = 1; packing <= n_packings; ++packing)
         for (size_t n = 1; n <= (size_t)codes_per_byte[packing]; ++n) {
             size_t n_good = 0, expected = 1;
-            for (size_t i = 0; i < n; ++i) expected *= packing <= 2 ? 3 : packing == 6 ? 255 : packing == 5 ? 16 : packing == 4 ? 4 : 2;
+            for (size_t i = 0; i < n; ++i)
+                expected *= packing <= 2 ? 3 : packing == 6 ? 255 : packing == 5 ? 16 : packing == 4 ? 4 : 2;
             for (unsigned value = 0; value < 256; ++value) {
                 uint8_t byte = (uint8_t)value, again = 0;
                 int8_t codes[8];

@@ -109,21 +109,30 @@ static double largest(const float *w, size_t n) {
 static double exact_scale(const hyb_quantizer *q, const float *w, size_t n) {
     double mean = mean_above(w, n, -1.0), sigma = mean * sqrt(acos(-1.0) / 2);
     switch (q->format) {
-    case HYB_FORMAT_INT2: return 0.996 * sigma / 2;
-    case HYB_FORMAT_INT4: return 0.335 * sigma / 2;
-    case HYB_FORMAT_INT8: return largest(w, n) / 127;
-    default: return mean;
+    case HYB_FORMAT_INT2:
+        return 0.996 * sigma / 2;
+    case HYB_FORMAT_INT4:
+        return 0.335 * sigma / 2;
+    case HYB_FORMAT_INT8:
+        return largest(w, n) / 127;
+    default:
+        return mean;
     }
 }
 
 static int exact_code(int format, float w, float scale) {
     double ratio = (double)w / (double)scale;
     switch (format) {
-    case HYB_FORMAT_TERNARY: return fabs(ratio) > 0.5 ? (w > 0 ? 1 : -1) : 0;
-    case HYB_FORMAT_BINARY: return w >= 0 ? 1 : -1;
-    case HYB_FORMAT_INT2: return 2 * (int)fmax(fmin(floor(ratio / 2), 1), -2) + 1;
-    case HYB_FORMAT_INT4: return 2 * (int)fmax(fmin(floor(ratio / 2), 7), -8) + 1;
-    default: return (int)fmax(fmin(nearbyint(ratio), 127), -127);
+    case HYB_FORMAT_TERNARY:
+        return fabs(ratio) > 0.5 ? (w > 0 ? 1 : -1) : 0;
+    case HYB_FORMAT_BINARY:
+        return w >= 0 ? 1 : -1;
+    case HYB_FORMAT_INT2:
+        return 2 * (int)fmax(fmin(floor(ratio / 2), 1), -2) + 1;
+    case HYB_FORMAT_INT4:
+        return 2 * (int)fmax(fmin(floor(ratio / 2), 7), -8) + 1;
+    default:
+        return (int)fmax(fmin(nearbyint(ratio), 127), -127);
     }
 }
 

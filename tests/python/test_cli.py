@@ -85,11 +85,15 @@ def test_train_writes_the_folder_and_reports(trained_run: tuple[Path, dict[str, 
     assert report["file_bytes"] == (out / "model.hyb").stat().st_size
     for name in ("parameters", "ternary_parameters", "ternary_bits_per_weight", "compression_ratio_file"):
         assert report[name] == getattr(info, name)
-    assert report["steps"] == 4 and report["tokens"] == 4 * 4 * 16 and not report["interrupted"]
+    assert report["steps"] == 4
+    assert report["tokens"] == 4 * 4 * 16
+    assert not report["interrupted"]
     assert report["validation_bits_per_byte"] == pytest.approx(report["validation_loss"] / np.log(2))
     assert report["training_bits_per_byte"] == pytest.approx(report["training_loss"] / np.log(2))
-    assert report["tokens_per_second"] > 0 and report["peak_rss_bytes"] > 0
-    assert isinstance(report["sample"], str) and report["prompt"]
+    assert report["tokens_per_second"] > 0
+    assert report["peak_rss_bytes"] > 0
+    assert isinstance(report["sample"], str)
+    assert report["prompt"]
     lines = (out / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [1, 2, 3, 4]
     assert json.loads((out / "config.json").read_text())["model"]["dim"] == 32
@@ -220,11 +224,12 @@ def test_train_bpe(run: Run, text_file: Path, tmp_path: Path) -> None:
     )
     assert code == 0, stderr
     model = ph.LanguageModel.load(tmp_path / "run" / "model.hyb")
-    assert model.tokenizer.kind == "bpe" and model.config.vocab_size == 270
+    assert model.tokenizer.kind == "bpe"
+    assert model.config.vocab_size == 270
     assert model.tokenizer.decode(model.tokenizer.encode("The lazy fox")) == "The lazy fox"
 
 
-def test_resume_continues_bit_for_bit(python: Any, run: Run, text_file: Path, tmp_path: Path) -> None:
+def test_resume_continues_bit_for_bit(run: Run, text_file: Path, tmp_path: Path) -> None:
     """A run that SIGTERM stopped exits with 130, and ends after --resume with an undisturbed run's bytes."""
     common = ["--data", str(text_file), "--steps", "60", "--seed", "3", "--threads", "1", *SMALL]
     out = tmp_path / "stopped"
@@ -257,7 +262,8 @@ def test_eval_equals_the_library(trained_run: tuple[Path, dict[str, Any]], run: 
     path = out / "model.hyb"
     code, stdout, _ = run("eval", path, "--data", text_file, "--split", "validation", "--json")
     found = json.loads(stdout)
-    assert code == 0 and found["context"] == 16
+    assert code == 0
+    assert found["context"] == 16
     assert found["loss_nats_per_token"] == pytest.approx(report["validation_loss"], rel=1e-12)
     code, stdout, _ = run("eval", path, "--data", text_file, "--context", 32, "--json")
     expected = ph.LanguageModel.load(path).evaluate(TEXT)
@@ -269,7 +275,9 @@ def test_eval_equals_the_library(trained_run: tuple[Path, dict[str, Any]], run: 
         len(TEXT) - 1,
     )
     code, stdout, _ = run("eval", path, "--data", text_file)
-    assert code == 0 and "nats a token" in stdout and "bits" in stdout
+    assert code == 0
+    assert "nats a token" in stdout
+    assert "bits" in stdout
 
 
 def test_generate_equals_the_library(trained: str, run: Run) -> None:
@@ -294,12 +302,10 @@ def test_generate_equals_the_library(trained: str, run: Run) -> None:
     assert run("generate", trained, "--prompt", "The ", *options) == (0, f"The {expected}\n", "")
     code, stdout, _ = run("generate", trained, "--prompt", "The ", *options, "--json")
     found = json.loads(stdout)
-    assert (
-        code == 0
-        and found["text"] == expected
-        and len(found["tokens"]) == 20
-        and found["stop_reason"] == "length"
-    )
+    assert code == 0
+    assert found["text"] == expected
+    assert len(found["tokens"]) == 20
+    assert found["stop_reason"] == "length"
     code, stdout, _ = run(
         "generate", trained, "--prompt", "The ", "--prompt", "lazy", "--json", "--temperature", 0
     )
@@ -312,7 +318,8 @@ def test_generate_reads_standard_input_and_stops(
     """Without --prompt the text comes from standard input; --stop ends it."""
     greedy = ("-m", "pyhybrid", "generate", trained, "--tokens", "20", "--temperature", "0")
     whole = python(*greedy, stdin="The qu")
-    assert whole.returncode == 0 and whole.stdout.startswith("The qu"), whole.stderr
+    assert whole.returncode == 0, whole.stderr
+    assert whole.stdout.startswith("The qu")
     new = whole.stdout[len("The qu") : -1]
     stopped = python(*greedy, "--stop", new[5:7], stdin="The qu")
     assert stopped.stdout == "The qu" + new[: new.find(new[5:7])] + "\n"
@@ -325,7 +332,8 @@ def test_generate_reads_standard_input_and_stops(
 def test_generate_says_when_the_context_is_full(trained: str, run: Run) -> None:
     """Ending early is said on standard error, and is no failure."""
     code, _, stderr = run("generate", trained, "--prompt", "The ", "--tokens", 1000)
-    assert code == 0 and "48 tokens is full" in stderr
+    assert code == 0
+    assert "48 tokens is full" in stderr
 
 
 def test_info_reads_the_file(trained: str, run: Run) -> None:
@@ -344,9 +352,12 @@ def test_info_reads_the_file(trained: str, run: Run) -> None:
         "tensors",
     ):
         assert name in found
-    assert found["metadata"]["note"] == "for tests" and found["file_bytes"] == Path(trained).stat().st_size
+    assert found["metadata"]["note"] == "for tests"
+    assert found["file_bytes"] == Path(trained).stat().st_size
     code, stdout, _ = run("info", trained)
-    assert code == 0 and "blk.1.ffn_down" in stdout and f"{found['file_bytes']:,} bytes" in stdout
+    assert code == 0
+    assert "blk.1.ffn_down" in stdout
+    assert f"{found['file_bytes']:,} bytes" in stdout
 
 
 def test_doctor(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -354,12 +365,14 @@ def test_doctor(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     code, stdout, _ = run("doctor", "--json", "--threads", 1)
     found = json.loads(stdout)
     assert (code, found["ok"], found["self_test"], found["threads"]) == (0, True, "passed", 1)
-    assert found["kernels"] and found["version"] == ph.__version__
+    assert found["kernels"]
+    assert found["version"] == ph.__version__
     assert all(part["version"] or part["install"].startswith("pip install") for part in found["optional"])
     assert "self-test   passed" in run("doctor")[1]
-    monkeypatch.setattr(ph.Context, "self_test", lambda self: "unsupported: rounding")
+    monkeypatch.setattr(ph.Context, "self_test", lambda _: "unsupported: rounding")
     code, stdout, _ = run("doctor")
-    assert code == cli.FAILURE and "rounding" in stdout
+    assert code == cli.FAILURE
+    assert "rounding" in stdout
 
 
 @pytest.mark.parametrize(
@@ -421,7 +434,8 @@ def test_exit_codes_and_messages(
     if code not in (0, cli.USAGE):
         assert "Traceback" not in stderr
         assert not stdout or arguments[0] == "train"  # which says first what it is going to do
-        assert stderr.startswith("pyhybrid: error: ") and stderr.count("\n") == 1
+        assert stderr.startswith("pyhybrid: error: ")
+        assert stderr.count("\n") == 1
 
 
 def test_debug_shows_the_traceback(run: Run) -> None:
@@ -436,7 +450,8 @@ def test_help_teaches(command: str, run: Run) -> None:
     code, stdout, _ = run(command, "--help")
     assert code == 0
     if command in ("train", "eval", "generate"):
-        assert "examples:" in stdout and "exit codes:" in stdout
+        assert "examples:" in stdout
+        assert "exit codes:" in stdout
 
 
 def test_output_that_nobody_reads_is_no_error(trained: str) -> None:
@@ -448,7 +463,8 @@ def test_output_that_nobody_reads_is_no_error(trained: str) -> None:
         stderr=subprocess.PIPE,
         text=True,
     )
-    assert process.stdout is not None and process.stderr is not None
+    assert process.stdout is not None
+    assert process.stderr is not None
     process.stdout.close()
     assert "Traceback" not in process.stderr.read()
     assert process.wait(timeout=60) == 0

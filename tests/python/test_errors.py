@@ -52,7 +52,8 @@ def test_exceptions_derive_from_builtin_ones(
 ) -> None:
     """Each can be caught as a HybridError and as its built-in kind, and survives pickling."""
     raised = error("the message", -1)
-    assert isinstance(raised, ph.HybridError) and isinstance(raised, builtin)
+    assert isinstance(raised, ph.HybridError)
+    assert isinstance(raised, builtin)
     assert str(raised) == raised.message == "the message"
     assert str(pickle.loads(pickle.dumps(raised))) == "the message"
 

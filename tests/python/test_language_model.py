@@ -117,7 +117,8 @@ def test_initial_weights_depend_on_seed_alone(config: ModelConfig) -> None:
     for name, parameter in first.items():
         assert np.array_equal(parameter.values, again[name].values)  # type: ignore[arg-type]
     weights = first["blk.0.ffn_gate"].values
-    assert weights is not None and not np.array_equal(weights, other["blk.0.ffn_gate"].values)  # type: ignore[arg-type]
+    assert weights is not None
+    assert not np.array_equal(weights, other["blk.0.ffn_gate"].values)
     assert weights.std() == pytest.approx(config.dim**-0.5, rel=0.05)
 
 
@@ -155,7 +156,8 @@ def test_apply_equals_reference_adamw(model: LanguageModel, rng: np.random.Gener
             for name, p in model.parameters().items()
         }
         update = model.apply(step=step, weight_decay=0.5, clip_norm=0.7, **options)
-        assert 0 <= update.flipped_share < 1 and 0 < update.zero_share < 1
+        assert 0 <= update.flipped_share < 1
+        assert 0 < update.zero_share < 1
         for name, p in model.parameters().items():
             w, g, m, v = before[name]
             decay = 0.5 if p.format == "ternary" else 0.0
@@ -321,7 +323,7 @@ def test_streaming_callback_errors_come_through(kind: type[BaseException]) -> No
     model = successor_model(b"abcdefgh")
     calls = 0
 
-    def fail(text: str, sequence: int) -> None:
+    def fail(_text: str, _sequence: int) -> None:
         nonlocal calls
         calls += 1
         raise kind("from the callback")
@@ -434,7 +436,9 @@ def test_inspect_counts_everything(tmp_path: Path) -> None:
     assert info.ternary_bits_per_weight_counted is not None
     assert 1.6 <= info.ternary_bits_per_weight < info.ternary_bits_per_weight_counted
     assert info.compression_ratio_file == 4 * info.parameters / info.file_bytes
-    assert info.config == model.config and info.metadata == {"a": 1} and info.tokenizer["kind"] == "bytes"
+    assert info.config == model.config
+    assert info.metadata == {"a": 1}
+    assert info.tokenizer["kind"] == "bytes"
     assert sum(t.total_bytes for t in info.tensors) < info.file_bytes
     assert json.loads(json.dumps(info.to_dict()))["tensors"][0]["name"] == "embedding"
 
@@ -442,7 +446,8 @@ def test_inspect_counts_everything(tmp_path: Path) -> None:
 def test_loaded_model_cannot_train(trained: str) -> None:
     """Training calls on a loaded model say what to do instead."""
     model = LanguageModel.load(trained)
-    assert not model.trainable and LanguageModel(small_config()).trainable
+    assert not model.trainable
+    assert LanguageModel(small_config()).trainable
     for call in (model.touch, lambda: model.prepare(1, 8)):
         with pytest.raises(ph.StateError, match="loaded"):
             call()
@@ -454,7 +459,8 @@ def test_damaged_files_are_refused(trained: str, tmp_path: Path) -> None:
     data = Path(trained).read_bytes()
     with pytest.raises(ph.FileIOError) as caught:
         LanguageModel.load(tmp_path / "missing.hyb")
-    assert isinstance(caught.value, OSError) and "missing.hyb" in str(caught.value)
+    assert isinstance(caught.value, OSError)
+    assert "missing.hyb" in str(caught.value)
     with pytest.raises(ph.FileIOError):
         LanguageModel.load(tmp_path)
     with pytest.raises(ph.InvalidArgumentError):
@@ -492,7 +498,9 @@ def test_parameters_are_views_without_copies(model: LanguageModel) -> None:
     for name, parameter in first.items():
         for field in ("values", "gradient", "first_moment", "second_moment"):
             array = getattr(parameter, field)
-            assert array.dtype == np.float32 and array.shape == parameter.shape and array.flags.writeable
+            assert array.dtype == np.float32
+            assert array.shape == parameter.shape
+            assert array.flags.writeable
             assert np.shares_memory(array, getattr(second[name], field))
     before = model.logits(b"abc")
     values = first["final_norm"].values
@@ -539,7 +547,8 @@ def test_count_and_memory_estimate(config: ModelConfig) -> None:
     total = sum(p.shape[0] * p.shape[1] for p in model.parameters().values())
     assert model.count().total == total == LanguageModel.count_of(config).total
     small, large = (LanguageModel.memory_estimate(config, n, 32) for n in (1, 8))
-    assert small.weight_bytes >= 4 * total and small.training_bytes >= 12 * total
+    assert small.weight_bytes >= 4 * total
+    assert small.training_bytes >= 12 * total
     assert large.training_bytes > small.training_bytes
     assert LanguageModel.memory_estimate(config).training_bytes == 0
     assert LanguageModel.memory_estimate(config).weight_bytes < small.weight_bytes
@@ -620,7 +629,8 @@ def test_bad_tokens_are_refused(model: LanguageModel, tokens: Any, word: str) ->
 def test_context_says_what_it_uses(tier: str) -> None:
     """Threads, tier and kernels are as asked for, and the known-answer test passes."""
     context = Context(threads=2, isa=tier)  # type: ignore[arg-type]
-    assert context.threads == 2 and context.isa.startswith(tier)
+    assert context.threads == 2
+    assert context.isa.startswith(tier)
     assert {"matmul_ternary", "dot_f32", "gemm"} <= set(context.kernels())
     if tier == "scalar":
         assert set(context.kernels().values()) == {"scalar"}
@@ -643,7 +653,8 @@ def test_closed_context_is_refused_and_outlives_its_models() -> None:
     values = model.parameters()["embedding"].values
     del model, context
     gc.collect()
-    assert values is not None and np.isfinite(values).all()
+    assert values is not None
+    assert np.isfinite(values).all()
 
 
 def test_threads_share_a_model(trained: str) -> None:
@@ -663,9 +674,24 @@ def test_threads_share_a_model(trained: str) -> None:
     assert got == expected
 
 
-def test_tokenizer_comes_with_the_model(model: LanguageModel, tmp_path: Path) -> None:
-    """The default tokenizer is bytes; one that is set is saved and loaded."""
+def test_tokenizer_comes_with_the_model(tmp_path: Path) -> None:
+    """The default tokenizer is bytes; one that is set is saved, loaded and used, and must fit."""
+    model = LanguageModel(small_config(vocab_size=257))
     assert model.tokenizer.kind == "bytes"
     assert model.tokenizer.decode(model.tokenizer.encode("h\u00e9")) == "h\u00e9"
     with pytest.raises(ph.InvalidArgumentError, match="Tokenizer"):
         model.tokenizer = "bytes"  # type: ignore[assignment]
+    tokens = [bytes([value]) for value in range(256)] + [b"th"]
+    section = np.array([1, 0, 0, 257, 1, 0, 257 + 1, 0], np.uint32).tobytes()  # layout: file.h
+    section += np.cumsum([0, *map(len, tokens)]).astype(np.uint32).tobytes()
+    section += np.array([ord("t"), ord("h")], np.uint32).tobytes() + b"".join(tokens)
+    bpe = ph.Tokenizer.deserialize(section)
+    model.tokenizer = bpe
+    model.save(tmp_path / "model.hyb")
+    loaded = LanguageModel.load(tmp_path / "model.hyb")
+    assert loaded.tokenizer == bpe
+    assert loaded.tokenizer.encode("the").tolist() == [256, ord("e")]
+    assert np.array_equal(loaded.logits("the"), model.logits([256, ord("e")]))
+    assert loaded.evaluate("the the").bytes == 5
+    with pytest.raises(ph.InvalidArgumentError, match="257"):
+        LanguageModel(small_config()).tokenizer = bpe

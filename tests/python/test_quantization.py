@@ -89,7 +89,8 @@ def test_quantize_threads_and_tiers_agree(tier: str, rng: np.random.Generator) -
     expected = ph.quantize(weights, scale="row", context=ph.Context(threads=1, isa="scalar"))
     for threads in (1, 2):
         got = ph.quantize(weights, scale="row", context=ph.Context(threads=threads, isa=tier))  # type: ignore[arg-type]
-        assert np.array_equal(got.codes, expected.codes) and np.array_equal(got.scales, expected.scales)
+        assert np.array_equal(got.codes, expected.codes)
+        assert np.array_equal(got.scales, expected.scales)
 
 
 @pytest.mark.parametrize("n", [1, 15, 16, 17, 100])
@@ -102,7 +103,8 @@ def test_quantize_activations_equals_reference(n: int, rng: np.random.Generator)
     expected_codes, expected_scales = reference.quantize_activations(x)
     assert np.array_equal(codes, expected_codes)
     assert np.array_equal(scales.view(np.uint32), expected_scales.view(np.uint32))
-    assert scales[2] == 0 and not codes[2].any()
+    assert scales[2] == 0
+    assert not codes[2].any()
 
 
 @pytest.mark.parametrize("n", [0, 1, 2, 3, 4, 5, 7, 8, 9, 31, 1000])
