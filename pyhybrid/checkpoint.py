@@ -19,8 +19,9 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
-import struct
+import stat
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -29,6 +30,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
 
 from pyhybrid._errors import HybridError
 
@@ -51,9 +54,6 @@ _TENSORS = "tensors.safetensors"
 _STATE = "state.json"
 _PREFIX = "step-"
 _TEMPORARY = ".writing-"
-_BLOCK_BYTES = 8 << 20
-# More than this is no header of ours; the safetensors library has the same limit.
-_MAX_HEADER_BYTES = 100_000_000
 
 Array = NDArray[np.float32]
 
@@ -81,7 +81,7 @@ class Checkpoint:
     state: dict[str, Any]
 
     def restore(self, tensors: Mapping[str, Array]) -> None:
-        """Copies the stored tensors into arrays of the same names and shapes.
+        """Copies the stored tensors into arrays of the same names and shapes, one after the other.
 
         Args:
             tensors: fp32 arrays to be overwritten; all of the checkpoint's, and no other.
@@ -90,21 +90,22 @@ class Checkpoint:
             CheckpointError: a name or shape differs; then nothing was copied. Or the file was changed
                 meanwhile.
         """
-        stored = read_tensors(self.folder / _TENSORS)
-        missing = sorted(set(tensors) ^ set(stored))
-        if missing:
-            raise CheckpointError(
-                f"{self.folder}: the model and the checkpoint differ in tensor {missing[0]!r}"
-                f" ({len(missing)} in all); resume with the configuration that the checkpoint was made with"
-            )
-        for name, array in tensors.items():
-            if stored[name].shape != array.shape:
+        with _open_tensors(self.folder / _TENSORS) as (file, shapes):
+            missing = sorted(set(tensors) ^ set(shapes))
+            if missing:
                 raise CheckpointError(
-                    f"{self.folder}: tensor {name!r} has shape {stored[name].shape}, the model's "
-                    f"{array.shape}; resume with the configuration that the checkpoint was made with"
+                    f"{self.folder}: the model and the checkpoint differ in tensor {missing[0]!r}"
+                    f" ({len(missing)} in all); resume with the configuration that the checkpoint was made "
+                    "with"
                 )
-        for name, array in tensors.items():
-            array[...] = stored[name]
+            for name, array in tensors.items():
+                if shapes[name] != array.shape:
+                    raise CheckpointError(
+                        f"{self.folder}: tensor {name!r} has shape {shapes[name]}, the model's "
+                        f"{array.shape}; resume with the configuration that the checkpoint was made with"
+                    )
+            for name, array in tensors.items():
+                array[...] = file.get_tensor(name)
 
 
 def checkpoint_folder(out: str | os.PathLike[str]) -> Path:
@@ -116,15 +117,15 @@ def checkpoint_folder(out: str | os.PathLike[str]) -> Path:
     return Path(out) / "checkpoint"
 
 
-# ---- safetensors ----
+# ---- tensors ----
 
 
 def write_tensors(path: str | os.PathLike[str], tensors: Mapping[str, Array]) -> str:
     """Writes a safetensors file and flushes it to the disk.
 
     Args:
-        path: the file; written from the start.
-        tensors: fp32 arrays by name, C order; their bytes are written without a copy.
+        path: the file; replaced if it is there.
+        tensors: fp32 arrays by name; those in C order are written without a copy.
 
     Returns:
         SHA-256 of the whole file, hexadecimal.
@@ -132,77 +133,65 @@ def write_tensors(path: str | os.PathLike[str], tensors: Mapping[str, Array]) ->
     Raises:
         OSError: the disk is full or gone.
     """
-    header: dict[str, Any] = {"__metadata__": {"format": "pyhybrid"}}
-    offset = 0
-    for name, array in tensors.items():
-        header[name] = {
-            "dtype": "F32",
-            "shape": list(array.shape),
-            "data_offsets": [offset, offset + array.size * 4],
-        }
-        offset += array.size * 4
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)  # the data begin at a multiple of 8
-    digest = hashlib.sha256()
+    dense = {name: np.ascontiguousarray(array, np.float32) for name, array in tensors.items()}
     with open(path, "wb") as file:
-        for part in _blocks(struct.pack("<Q", len(text)) + text, tensors):
-            digest.update(part)
-            file.write(part)
-        file.flush()
+        mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+    try:
+        save_file(dense, path, metadata={"format": "pyhybrid"})
+    except SafetensorError as error:
+        raise _system_error(error, path) from error
+    os.chmod(path, mode)  # the library's file can be read by its owner alone; ours, by whom the umask allows
+    with open(path, "rb+") as file:
         os.fsync(file.fileno())
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _blocks(head: bytes, tensors: Mapping[str, Array]) -> Iterator[Any]:
-    yield head
-    for array in tensors.values():
-        data = np.ascontiguousarray(array, "<f4").reshape(-1)
-        for start in range(0, data.size, _BLOCK_BYTES // 4):
-            yield data[start : start + _BLOCK_BYTES // 4].data
+def _system_error(error: Exception, path: str | os.PathLike[str]) -> OSError:
+    """The system's error behind one of the library, which gives its number in the text only."""
+    found = re.search(r"\b(?:os error|code:) (\d+)", str(error))
+    if found is None:
+        return OSError(errno.EIO, str(error), os.fspath(path))
+    return OSError(int(found[1]), os.strerror(int(found[1])), os.fspath(path))
+
+
+@contextlib.contextmanager
+def _open_tensors(path: str | os.PathLike[str]) -> Iterator[tuple[Any, dict[str, tuple[int, ...]]]]:
+    """Opens a safetensors file that holds fp32 only; gives the library's reader, and the shapes by name.
+
+    The library checks every length against the file before it believes it.
+    """
+    try:
+        with safe_open(os.fspath(path), framework="np") as file:
+            shapes = {}
+            for name in list(file.keys()):
+                entry = file.get_slice(name)
+                if entry.get_dtype() != "F32":
+                    raise CheckpointError(
+                        f"{os.fspath(path)}: tensor {name!r} is of type {entry.get_dtype()}, not F32"
+                    )
+                shapes[name] = tuple(entry.get_shape())
+            yield file, shapes
+    except SafetensorError as error:
+        raise CheckpointError(
+            f"{os.fspath(path)}: not a safetensors file, or damaged or cut short ({error})"
+        ) from None
 
 
 def read_tensors(path: str | os.PathLike[str]) -> dict[str, Array]:
-    """Maps the tensors of a safetensors file that holds fp32 only.
+    """Reads all tensors of a safetensors file that holds fp32 only.
 
     Args:
         path: the file.
 
     Returns:
-        Read-only fp32 arrays by name, which stay valid as long as they are held.
+        fp32 arrays by name, with memory of their own.
 
     Raises:
         CheckpointError: not such a file, or its lengths contradict each other.
         OSError: the file cannot be read.
     """
-    size = os.path.getsize(path)
-    with open(path, "rb") as file:
-        head = file.read(8)
-        length = struct.unpack("<Q", head)[0] if len(head) == 8 else 0
-        if not 2 <= length <= min(size - 8, _MAX_HEADER_BYTES):
-            raise CheckpointError(f"{os.fspath(path)}: not a safetensors file, or cut short")
-        try:
-            header = json.loads(file.read(length))
-            entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
-            layout = [
-                (name, entry["dtype"], tuple(map(int, entry["shape"])), int(begin), int(end))
-                for name, entry in entries.items()
-                for begin, end in [entry["data_offsets"]]
-            ]
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise CheckpointError(f"{os.fspath(path)}: its header is not valid ({error})") from error
-    tensors: dict[str, Array] = {}
-    base = 8 + length
-    for name, dtype, shape, begin, end in layout:
-        n_values = 1
-        for extent in shape:
-            n_values *= extent
-        fits = min((0, *shape)) >= 0 and 0 <= begin <= end <= size - base and end - begin == 4 * n_values
-        if dtype != "F32" or not fits:
-            raise CheckpointError(f"{os.fspath(path)}: tensor {name!r} does not fit into the file")
-        tensors[name] = (
-            np.memmap(path, "<f4", "r", base + begin, shape) if n_values else np.empty(shape, np.float32)
-        )
-    return tensors
+    with _open_tensors(path) as (file, shapes):
+        return {name: file.get_tensor(name) for name in shapes}
 
 
 # ---- writing ----

@@ -1,0 +1,347 @@
+"""The tables of a run's configuration: the model's shape, the training, the data; each checks itself.
+
+Place in the data flow: below presets.py, which gives them values, and config_file.py, which reads them; the
+rest of the package imports them from config.py. An error says how to mend the value.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import glob
+import math
+import operator
+import os
+import typing
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pyhybrid._errors import InvalidArgumentError
+
+__all__ = [
+    "BITS",
+    "CheckedTable",
+    "ConfigError",
+    "DataConfig",
+    "ModelConfig",
+    "TrainingConfig",
+    "unknown_name",
+]
+
+
+#: Bits of a matrix: 32 is fp32, 1.58 is ternary (log2 3), 1 is binary, the others are symmetric integers.
+BITS: tuple[float, ...] = (32, 8, 4, 2, 1.58, 1)
+
+Activation = Literal["silu", "squared_relu"]
+Scale = Literal["tensor", "row"]
+Threshold = Literal["absmean", "lloyd"]
+Schedule = Literal["linear", "cosine", "wsd", "constant"]
+Optimizer = Literal["adamw"]
+#: Names that `DataConfig.tokenizer` may have; anything else is a path.
+TOKENIZERS = ("bytes", "bpe")
+
+
+class ConfigError(InvalidArgumentError):
+    """A configuration value is unknown or out of its range; the message says how to mend it."""
+
+
+def unknown_name(name: str, known: Iterable[str]) -> str:
+    """The hint of an unknown name: the nearest known one, or all of them."""
+    known = list(known)
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"unknown; did you mean {close[0]!r}?" if close else f"unknown; choose one of {', '.join(known)}"
+
+
+class CheckedTable:
+    """Checks of one field each; the message starts with ``table.field = value``."""
+
+    #: Name of the table in a file.
+    _table = ""
+
+    def _fail(self, name: str, rule: str) -> typing.NoReturn:
+        raise ConfigError(f"{self._table}.{name} = {getattr(self, name)!r}: {rule}")
+
+    def _integer(self, name: str, low: int, high: int) -> int:
+        value = getattr(self, name)
+        try:
+            number = operator.index(value)
+        except TypeError:
+            self._fail(name, f"give a whole number from {low} to {high}")
+        if isinstance(value, bool) or not low <= number <= high:
+            self._fail(name, f"give a whole number from {low} to {high}")
+        object.__setattr__(self, name, number)
+        return number
+
+    def _number(
+        self, name: str, low: float, high: float, *, above_low: bool = False, below_high: bool = False
+    ) -> float:
+        value = getattr(self, name)
+        left = f"above {low:g}" if above_low else f"from {low:g}"
+        right = f"below {high:g}" if below_high else f"to {high:g}"
+        rule = f"give a number {left} {right}" if math.isfinite(high) else f"give a number {left} up"
+        if isinstance(value, (bool, str)):
+            self._fail(name, rule)
+        try:
+            number = float(value)
+        except (TypeError, ValueError, OverflowError):
+            self._fail(name, rule)
+        if not math.isfinite(number) or number < low or number > high:
+            self._fail(name, rule)
+        if (above_low and number == low) or (below_high and number == high):
+            self._fail(name, rule)
+        object.__setattr__(self, name, number)
+        return number
+
+    def _flag(self, name: str) -> None:
+        if not isinstance(getattr(self, name), bool):
+            self._fail(name, "give true or false")
+
+    def _choice(self, name: str, choices: Sequence[str]) -> None:
+        value = getattr(self, name)
+        if value not in choices:
+            close = difflib.get_close_matches(str(value), choices, n=1)
+            hint = f" (did you mean {close[0]!r}?)" if close else ""
+            self._fail(name, f"choose one of {', '.join(map(repr, choices))}{hint}")
+
+    def _bits(self, name: str) -> None:
+        value = getattr(self, name)
+        for bits in BITS:
+            if not isinstance(value, (bool, str)) and value == bits:
+                object.__setattr__(self, name, bits)
+                return
+        self._fail(name, f"choose one of {', '.join(f'{bits:g}' for bits in BITS)}; ternary weights are 1.58")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig(CheckedTable):
+    """Shape and number formats of a Llama-shaped language model.
+
+    Args:
+        vocab_size: tokens in the vocabulary; 256 for bytes.
+        dim: width of the residual stream; a multiple of n_heads.
+        n_layers: decoder layers.
+        n_heads: query heads; dim / n_heads must be even and at most 256.
+        n_kv_heads: key and value heads, a divisor of n_heads; None becomes n_heads (no grouped queries). When
+            n_heads is changed with dataclasses.replace, give this one too.
+        ffn_dim: inner width of the gated feed-forward network.
+        max_context: positions that the model can be run with.
+        rope_theta: base of the rotary frequencies.
+        norm_epsilon: added to the mean square in RMSNorm.
+        activation: of the feed-forward gate; 'silu' makes it SwiGLU.
+        sub_norms: RMSNorm before the attention output and the down projection, as BitNet b1.58 2B4T has them.
+        tied_embeddings: the head is the embedding matrix.
+        bits: of the layers' matrices, one of BITS.
+        scale: what one weight scale covers, the whole 'tensor' or one output 'row'.
+        threshold: how the ternary scale is found, 'absmean' (BitNet b1.58) or 'lloyd' (least squares).
+        embedding_bits: of embedding and head, one of BITS; one scale a row.
+
+    Raises:
+        ConfigError: a value is out of its range.
+    """
+
+    vocab_size: int = 256
+    dim: int = 128
+    n_layers: int = 4
+    n_heads: int = 4
+    n_kv_heads: int | None = None
+    ffn_dim: int = 384
+    max_context: int = 256
+    rope_theta: float = 10000.0
+    norm_epsilon: float = 1e-5
+    activation: Activation = "silu"
+    sub_norms: bool = False
+    tied_embeddings: bool = True
+    bits: float = 1.58
+    scale: Scale = "tensor"
+    threshold: Threshold = "absmean"
+    embedding_bits: float = 8
+
+    _table = "model"
+
+    def __post_init__(self) -> None:
+        self._integer("vocab_size", 1, 2**24)
+        dim = self._integer("dim", 2, 65536)
+        self._integer("n_layers", 1, 1024)
+        n_heads = self._integer("n_heads", 1, 65536)
+        if self.n_kv_heads is None:
+            object.__setattr__(self, "n_kv_heads", n_heads)
+        n_kv_heads = self._integer("n_kv_heads", 1, n_heads)
+        self._integer("ffn_dim", 1, 65536)
+        self._integer("max_context", 1, 2**20)
+        self._number("rope_theta", 1, math.inf, above_low=True)
+        self._number("norm_epsilon", 0, 1, above_low=True)
+        self._choice("activation", typing.get_args(Activation))
+        self._flag("sub_norms")
+        self._flag("tied_embeddings")
+        self._bits("bits")
+        self._choice("scale", typing.get_args(Scale))
+        self._choice("threshold", typing.get_args(Threshold))
+        self._bits("embedding_bits")
+        self._check_heads(dim, n_heads, n_kv_heads)
+
+    def _check_heads(self, dim: int, n_heads: int, n_kv_heads: int) -> None:
+        # A head must be even, because the rotation pairs its halves.
+        unit = 2 * n_heads
+        if dim % unit:
+            nearest = max(unit, round(dim / unit) * unit)
+            self._fail("dim", f"must be a multiple of 2 x n_heads ({unit}); the nearest is {nearest}")
+        if dim // n_heads > 256:
+            self._fail("n_heads", f"a head may be at most 256 wide; give at least {-(-dim // 256)} heads")
+        if n_heads % n_kv_heads:
+            divisors = [d for d in range(1, n_heads + 1) if n_heads % d == 0]
+            self._fail("n_kv_heads", f"must divide n_heads ({n_heads}): one of {divisors}")
+
+    @property
+    def kv_heads(self) -> int:
+        """Number of key and value heads, never None."""
+        return self.n_heads if self.n_kv_heads is None else self.n_kv_heads
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig(CheckedTable):
+    """One training run: length, batch, optimiser, schedule, and what is written when.
+
+    The defaults are AdamW's best of about 20 configurations for a byte-level ternary model at 400 steps of
+    2,048 tokens; at 2,000 steps 4e-3 was the better rate.
+
+    Args:
+        steps: updates; each sees batch_size x context tokens.
+        minutes: instead of steps: aim at this wall-clock time. The speed is measured before the first step,
+            the number of steps is fixed then, and a resumed run keeps it.
+        batch_size: sequences a step.
+        context: tokens a sequence; at most the model's max_context.
+        learning_rate: peak of the schedule.
+        beta1: decay of AdamW's first moment.
+        beta2: decay of AdamW's second moment.
+        epsilon: added to the root of the second moment.
+        weight_decay: decoupled, multiplied by the learning rate, on the layers' matrices only.
+        clip_norm: gradients are scaled down to this Euclidean norm; 0 for no clipping.
+        schedule: shape after warm-up: 'linear' or 'cosine' to final_ratio, 'constant', or 'wsd' (constant,
+            then linear).
+        warmup_fraction: share of the steps in which the rate rises from 0.
+        final_ratio: rate at the end, as a share of learning_rate.
+        decay_fraction: share of the steps in which 'wsd' decays.
+        optimizer: 'adamw'.
+        seed: of the initial weights and of the batches.
+        threads: that compute; None: what the model's context has. The result does not depend on it.
+        evaluation_interval: steps between validations; 0: only at the end.
+        evaluation_tokens: most validation tokens a validation; 0: all of them.
+        checkpoint_interval: steps between checkpoints; 0: only at the end and on a signal.
+        log_interval: steps between lines of the metrics file.
+
+    Raises:
+        ConfigError: a value is out of its range.
+    """
+
+    steps: int = 400
+    minutes: float | None = None
+    batch_size: int = 16
+    context: int = 128
+    learning_rate: float = 8e-3
+    beta1: float = 0.8
+    beta2: float = 0.99
+    epsilon: float = 1e-8
+    weight_decay: float = 1.0
+    clip_norm: float = 1.0
+    schedule: Schedule = "linear"
+    warmup_fraction: float = 0.05
+    final_ratio: float = 0.0
+    decay_fraction: float = 0.2
+    optimizer: Optimizer = "adamw"
+    seed: int = 0
+    threads: int | None = None
+    evaluation_interval: int = 100
+    evaluation_tokens: int = 65536
+    checkpoint_interval: int = 100
+    log_interval: int = 1
+
+    _table = "training"
+
+    def __post_init__(self) -> None:
+        self._integer("steps", 1, 2**53)
+        if self.minutes is not None:
+            self._number("minutes", 0, math.inf, above_low=True)
+        self._integer("batch_size", 1, 2**20)
+        self._integer("context", 1, 2**20)
+        self._number("learning_rate", 0, 1e6)
+        self._number("beta1", 0, 1, below_high=True)
+        self._number("beta2", 0, 1, below_high=True)
+        self._number("epsilon", 0, 1, above_low=True)
+        self._number("weight_decay", 0, 1e6)
+        self._number("clip_norm", 0, math.inf)
+        self._choice("schedule", typing.get_args(Schedule))
+        warmup = self._number("warmup_fraction", 0, 1)
+        self._number("final_ratio", 0, 1)
+        decay = self._number("decay_fraction", 0, 1)
+        self._choice("optimizer", typing.get_args(Optimizer))
+        self._integer("seed", 0, 2**64 - 1)
+        if self.threads is not None:
+            self._integer("threads", 1, 256)
+        for name in ("evaluation_interval", "evaluation_tokens", "checkpoint_interval"):
+            self._integer(name, 0, 2**53)
+        self._integer("log_interval", 1, 2**53)
+        if self.schedule == "wsd" and warmup + decay > 1:
+            rule = f"with warmup_fraction = {warmup:g} it must be at most {1 - warmup:g}"
+            self._fail("decay_fraction", rule)
+        if self.minutes is not None and self.minutes * 60 < 1:
+            self._fail("minutes", "give at least one second (0.02), or use steps")
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Tokens that one update sees."""
+        return self.batch_size * self.context
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig(CheckedTable):
+    """Where the text comes from and how it is split.
+
+    Args:
+        paths: files, folders, glob patterns, '-' for standard input, or .npy token arrays; none: the Python
+            documentation text that comes with CPython.
+        validation_fraction: the last share of the text, which is not trained on; 0 for none.
+        tokenizer: 'bytes', 'bpe' (trained on the training text, model.vocab_size tokens; needs the
+            `tokenizers` package), or the path of a tokenizer.json.
+
+    Raises:
+        ConfigError: a value is out of its range.
+    """
+
+    paths: tuple[str, ...] = ()
+    validation_fraction: float = 0.1
+    tokenizer: str = "bytes"
+
+    _table = "data"
+
+    def __post_init__(self) -> None:
+        value: Any = self.paths
+        if isinstance(value, (str, os.PathLike)):
+            value = (value,)
+        if not isinstance(value, Sequence) or not all(
+            isinstance(p, (str, os.PathLike)) and str(p) for p in value
+        ):
+            self._fail("paths", 'give a list of paths, as in ["book.txt", "notes/"]')
+        object.__setattr__(self, "paths", tuple(os.fspath(path) for path in value))
+        self._number("validation_fraction", 0, 1, below_high=True)
+        if not isinstance(self.tokenizer, str) or not self.tokenizer:
+            self._fail("tokenizer", "give 'bytes', 'bpe' or the path of a tokenizer.json")
+
+    def absolute(self) -> DataConfig:
+        """Returns the same with absolute paths, which name the same files from any working folder.
+
+        '-' and the tokenizers 'bytes' and 'bpe' stay as they are; '~' is replaced.
+        """
+        tokenizer = self.tokenizer if self.tokenizer in TOKENIZERS else _absolute_path(self.tokenizer)
+        paths = tuple(path if path == "-" else _absolute_path(path) for path in self.paths)
+        return dataclasses.replace(self, paths=paths, tokenizer=tokenizer)
+
+
+def _absolute_path(path: str) -> str:
+    """The path or glob pattern from the root; the working folder's name is no part of the pattern."""
+    path = os.path.expanduser(path)
+    folder = os.getcwd()
+    if glob.has_magic(path) and not os.path.exists(path):
+        folder = glob.escape(folder)
+    return str(Path(folder, path))  # keeps '..', which may stand behind a link
