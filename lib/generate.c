@@ -6,7 +6,8 @@
 
 /* One sequence on its way. */
 typedef struct stream {
-    uint32_t token; /* drawn, not yet fed */
+    uint32_t token;    /* drawn, not yet fed */
+    uint32_t *history; /* [n_context] tokens in the cache; NULL without shift_context */
     size_t n_tokens;
     int finished;
     char *held; /* decoded text that was not sent yet */
@@ -92,7 +93,8 @@ static hyb_status draw_next(generation *g, size_t index, const float *logits) {
     }
     HYB_TRY(hold_text(g, s, s->token));
     size_t stop = find_stop(g, s);
-    int full = s->n_tokens == g->options.max_tokens || hyb_session_length(g->session, index) == g->n_context;
+    int full = s->n_tokens == g->options.max_tokens ||
+               (!g->options.shift_context && hyb_session_length(g->session, index) == g->n_context);
     if (stop < s->n_held)
         send_text(g, index, stop, s->token, 1, HYB_STOP_STRING);
     else if (full)
@@ -102,17 +104,34 @@ static hyb_status draw_next(generation *g, size_t index, const float *logits) {
     return HYB_OK;
 }
 
+/* Makes room in a full cache: the newer half of its tokens is fed again from position 0. */
+static hyb_status make_room(generation *g, size_t index) {
+    stream *s = &g->streams[index];
+    size_t length = hyb_session_length(g->session, index), keep = g->n_context / 2;
+    if (!g->options.shift_context) return HYB_OK;
+    if (length == g->n_context) {
+        memmove(s->history, s->history + (length - keep), keep * sizeof *s->history);
+        HYB_TRY(hyb_session_truncate(g->session, index, 0));
+        if (keep > 0) HYB_TRY(hyb_session_feed(g->session, index, s->history, keep, NULL));
+        length = keep;
+    }
+    s->history[length] = s->token;
+    return HYB_OK;
+}
+
 static hyb_status run_generation(generation *g, const uint32_t *const *prompts, const size_t *prompt_tokens) {
     size_t vocab_size = g->model->config.vocab_size;
     for (size_t i = 0; i < g->n; i++) {
         HYB_TRY(hyb_session_truncate(g->session, i, 0));
         HYB_TRY(hyb_session_feed(g->session, i, prompts[i], prompt_tokens[i], g->logits));
+        if (g->options.shift_context) memcpy(g->streams[i].history, prompts[i], prompt_tokens[i] * sizeof(uint32_t));
         HYB_TRY(draw_next(g, i, g->logits));
     }
     for (;;) {
         size_t active = 0;
         for (size_t i = 0; i < g->n; i++) {
             if (g->streams[i].finished) continue;
+            HYB_TRY(make_room(g, i));
             g->sequences[active] = (uint32_t)i;
             g->tokens[active++] = g->streams[i].token;
         }
@@ -126,6 +145,9 @@ static hyb_status check_options(hyb_ctx *ctx, const hyb_generate_options *given,
     g->options = (hyb_generate_options){.struct_size = sizeof g->options, .stop_token = -1};
     HYB_TRY(hyb_read_struct(ctx, "hyb_generate_options", &g->options, given, sizeof g->options));
     HYB_TRY(hyb_sampler_check(ctx, &given->sampler, &g->options.sampler));
+    if (g->options.shift_context != 0 && g->options.shift_context != 1)
+        return hyb_fail(ctx, HYB_ERROR_INVALID_ARGUMENT, "shift_context is %d, must be 0 or 1",
+                        (int)g->options.shift_context);
     if (g->options.max_tokens == 0)
         return hyb_fail(ctx, HYB_ERROR_INVALID_ARGUMENT, "max_tokens is 0, must be at least 1");
     for (size_t i = 0; i < g->options.n_stop; i++)
@@ -143,13 +165,17 @@ static hyb_status alloc_generation(hyb_ctx *ctx, generation *g) {
     for (size_t i = 0; complete && i < g->n; i++) {
         g->streams[i].capacity = 64;
         g->streams[i].held = hyb_alloc(ctx, g->streams[i].capacity, 1);
-        complete = g->streams[i].held != NULL;
+        if (g->options.shift_context) g->streams[i].history = hyb_alloc(ctx, g->n_context, sizeof(uint32_t));
+        complete = g->streams[i].held != NULL && (g->streams[i].history != NULL || !g->options.shift_context);
     }
     return complete ? HYB_OK : hyb_fail(ctx, HYB_ERROR_OUT_OF_MEMORY, "no memory to generate %zu sequences", g->n);
 }
 
 static void free_generation(hyb_ctx *ctx, generation *g) {
-    for (size_t i = 0; g->streams != NULL && i < g->n; i++) hyb_free(ctx, g->streams[i].held);
+    for (size_t i = 0; g->streams != NULL && i < g->n; i++) {
+        hyb_free(ctx, g->streams[i].held);
+        hyb_free(ctx, g->streams[i].history);
+    }
     hyb_free(ctx, g->tokens);
     hyb_free(ctx, g->sequences);
     hyb_free(ctx, g->logits);

@@ -20,8 +20,8 @@
 /* Layout of packed weights, for all variants: rows in blocks of 16 (padded with code 0), columns padded with code 0 to
  * n_k16 groups of 16.
  *   ternary: [row block][k16][16 rows][4 bytes]; bits 2p, 2p+1 of byte b hold code + 1 of column 16 k16 + 4 p + b
- *            (a 32-bit word holds 16 columns of a row: plane p, shifted down by 2p and masked, is 4 consecutive columns)
- *   int8:    [row block][k4][16 rows][4 bytes]: byte b is the code of column 4 k4 + b; n_k4 = 4 n_k16 */
+ *            (a 32-bit word holds 16 columns of a row: plane p, shifted down by 2p and masked, is 4 consecutive
+ * columns) int8:    [row block][k4][16 rows][4 bytes]: byte b is the code of column 4 k4 + b; n_k4 = 4 n_k16 */
 #define HYB_BLOCK_ROWS 16
 #define HYB_BLOCK_COLS 16
 /* A job covers at most this many rows; its scratch holds their unpacked codes. */
@@ -63,11 +63,11 @@ typedef struct hyb_gemm_job {
  *   s_j = dot(q, k_j) * scale (16-lane dot);  p_j = exp(s_j - max s);  r = 1 / (16-lane sum of p)
  *   out_d = (sum over j ascending of p_j * v_jd, one accumulator per d, from +0) * r;  probabilities p_j * r */
 typedef struct hyb_attention_job {
-    const float *q;       /* [head_dim] */
-    const float *keys;    /* key j at keys + j * ld, [head_dim] */
-    const float *values;  /* value j at values + j * ld */
-    size_t ld;            /* elements */
-    size_t n_keys;        /* >= 1 */
+    const float *q;      /* [head_dim] */
+    const float *keys;   /* key j at keys + j * ld, [head_dim] */
+    const float *values; /* value j at values + j * ld */
+    size_t ld;           /* elements */
+    size_t n_keys;       /* >= 1 */
     size_t head_dim;
     float scale;
     float *probabilities; /* [n_keys]: work memory, and result */
@@ -134,12 +134,12 @@ typedef struct hyb_adamw_job {
     X(softmax_backward, void, (const float *p, float *dp, size_t n, float scale))
 /* clang-format on */
 
-/* The library's exp for floats (EXACT): x clamped to [-87.33654, 88.72283]; n = round_half_even(x * 1.44269504f) by adding
- * and subtracting 12582912.0f; r = (x - n * 0.693359375f) - n * -2.12194440e-4f; then
- *   p = 1.9875691500e-4; p = p r + 1.3981999507e-3; p = p r + 8.3334519073e-3; p = p r + 4.1665795894e-2;
- *   p = p r + 1.6666665459e-1; p = p r + 5.0000001201e-1;  result ((p * (r * r)) + r + 1) * 2^n
- * every product and sum rounded by itself, evaluated as written: t = p * (r * r); t = t + r; t = t + 1; t * 2^n.
- * 2^n is built as bits (n + 127) << 23; n is in [-126, 128]: for 128 use 2^127 * 2. Source: Cephes expf (Moshier). */
+/* The library's exp for floats (EXACT): x clamped to [-87.33654, 88.72283]; n = round_half_even(x * 1.44269504f) by
+ * adding and subtracting 12582912.0f; r = (x - n * 0.693359375f) - n * -2.12194440e-4f; then p = 1.9875691500e-4; p = p
+ * r + 1.3981999507e-3; p = p r + 8.3334519073e-3; p = p r + 4.1665795894e-2; p = p r + 1.6666665459e-1; p = p r
+ * + 5.0000001201e-1;  result ((p * (r * r)) + r + 1) * 2^n every product and sum rounded by itself, evaluated as
+ * written: t = p * (r * r); t = t + r; t = t + 1; t * 2^n. 2^n is built as bits (n + 127) << 23; n is in [-126, 128]:
+ * for 128 use 2^127 * 2. Source: Cephes expf (Moshier). */
 
 typedef struct hyb_kernels {
 #define HYB_KERNEL_FIELD(name, result, arguments) result(*name) arguments;

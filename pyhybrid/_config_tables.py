@@ -209,7 +209,8 @@ class TrainingConfig(CheckedTable):
     Args:
         steps: updates; each sees batch_size x context tokens.
         minutes: instead of steps: aim at this wall-clock time. The speed is measured before the first step,
-            the number of steps is fixed then, and a resumed run keeps it.
+            the number of steps is fixed then, and a resumed run keeps it. A run that takes more than 10 %
+            longer all the same ends where it is, with a checkpoint and a note.
         batch_size: sequences a step.
         context: tokens a sequence; at most the model's max_context.
         learning_rate: peak of the schedule.
@@ -300,7 +301,7 @@ class DataConfig(CheckedTable):
 
     Args:
         paths: files, folders, glob patterns, '-' for standard input, or .npy token arrays; none: the Python
-            documentation text that comes with CPython.
+            documentation text that comes with CPython. A run stores them as absolute paths.
         validation_fraction: the last share of the text, which is not trained on; 0 for none.
         tokenizer: 'bytes', 'bpe' (trained on the training text, model.vocab_size tokens; needs the
             `tokenizers` package), or the path of a tokenizer.json.

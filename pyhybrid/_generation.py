@@ -35,6 +35,9 @@ _STOP_REASONS = {
 }
 
 
+_MAX_TOKENS = 2**24  # new tokens of one call: days of work, and 64 MiB for their ids
+
+
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
     """The options of LanguageModel.generate, which documents them."""
@@ -48,8 +51,8 @@ class Sampling:
     cache: CacheFormat
 
     def __post_init__(self) -> None:
-        if check_size(self.tokens, "tokens") < 1:
-            raise InvalidArgumentError(f"tokens is {self.tokens}; give at least 1")
+        if not 1 <= check_size(self.tokens, "tokens") <= _MAX_TOKENS:
+            raise InvalidArgumentError(f"tokens is {self.tokens}; give 1 to {_MAX_TOKENS}")
         for name in ("temperature", "top_p"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, (int, float, np.floating, np.integer)):
@@ -131,6 +134,7 @@ def _options(sampling: Sampling, max_tokens: int, user: Any) -> tuple[Any, list[
     options.stop = stop if strings else ffi.NULL
     options.n_stop = len(strings)
     options.stop_token = -1
+    options.shift_context = 1
     options.callback = lib.pyhybrid_on_text
     options.user = user
     return options, [strings, stop, user]
@@ -161,8 +165,7 @@ def run_generation(
     n = len(prompts)
     state = _Stream(n, stream)
     user = ffi.new_handle(state)
-    # The cache ends generation anyway, so nothing larger is ever needed.
-    n_new = min(sampling.tokens, max_context)
+    n_new = sampling.tokens
     n_context = min(max_context, max(prompt.size for prompt in prompts) + n_new)
     options, keep = _options(sampling, n_new, user)
     pointers = ffi.new("uint32_t *[]", [pointer(prompt) for prompt in prompts])

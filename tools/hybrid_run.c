@@ -94,6 +94,7 @@ int main(int argc, char **argv) {
     s.generate.sampler.temperature = 0.8f;
     s.generate.max_tokens = 200;
     s.generate.stop_token = -1;
+    s.generate.shift_context = 1;
     s.generate.callback = print_text;
     if (argc < 3 || !parse(argc, argv, &s)) {
         fputs(usage, stderr);

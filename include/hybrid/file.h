@@ -83,17 +83,17 @@ typedef struct hyb_file hyb_file;
  * file: on a big-endian machine the bytes of every f32 and binary16 must be reversed. payload is aligned to
  * HYB_FILE_ALIGNMENT after hyb_file_open; after hyb_file_open_memory it is only as aligned as the bytes given to it. */
 typedef struct hyb_file_tensor {
-    char name[32]; /* HYB_FILE_NAME_BYTES, NUL-terminated */
+    char name[32];       /* HYB_FILE_NAME_BYTES, NUL-terminated */
     int32_t format;      /* hyb_format */
     int32_t packing;     /* hyb_packing, 0 for F32 */
     int32_t granularity; /* hyb_granularity */
     uint32_t n_rows;
     uint32_t n_cols;
-    uint32_t n_scales;     /* 0 for F32 */
-    const void *payload;   /* packed codes, or little-endian f32 */
-    size_t payload_bytes;  /* without the scales */
-    const void *scales;    /* little-endian binary16 [n_scales]; NULL for F32 */
-    size_t total_bytes;    /* payload and scales, its directory entry, and the padding before the next tensor */
+    uint32_t n_scales;    /* 0 for F32 */
+    const void *payload;  /* packed codes, or little-endian f32 */
+    size_t payload_bytes; /* without the scales */
+    const void *scales;   /* little-endian binary16 [n_scales]; NULL for F32 */
+    size_t total_bytes;   /* payload and scales, its directory entry, and the padding before the next tensor */
 } hyb_file_tensor;
 
 /* Opens and checks a file: sizes, checksums, configuration, directory, and that every packed byte is valid. The whole

@@ -39,17 +39,17 @@ typedef enum hyb_activation {
 /* Shape and formats of a model. Names of the fields are those of the file (file.h). */
 typedef struct hyb_language_model_config {
     size_t struct_size;
-    uint32_t vocab_size;  /* 1 .. 2^24 */
-    uint32_t dim;         /* width of the residual stream; a multiple of n_heads; at most 65536 */
-    uint32_t n_layers;    /* 1 .. 1024 */
-    uint32_t n_heads;     /* head_dim = dim / n_heads, even, at most 256 */
-    uint32_t n_kv_heads;  /* divides n_heads; equal to it without grouped queries */
-    uint32_t ffn_dim;     /* at most 65536 */
-    uint32_t max_context; /* positions: 1 .. 2^20 */
-    float rope_theta;     /* base of the rotary frequencies, > 1 (10000) */
-    float norm_epsilon;   /* > 0 (1e-5) */
-    int32_t activation;   /* hyb_activation */
-    int32_t sub_norms;    /* 0 or 1 */
+    uint32_t vocab_size;        /* 1 .. 2^24 */
+    uint32_t dim;               /* width of the residual stream; a multiple of n_heads; at most 65536 */
+    uint32_t n_layers;          /* 1 .. 1024 */
+    uint32_t n_heads;           /* head_dim = dim / n_heads, even, at most 256 */
+    uint32_t n_kv_heads;        /* divides n_heads; equal to it without grouped queries */
+    uint32_t ffn_dim;           /* at most 65536 */
+    uint32_t max_context;       /* positions: 1 .. 2^20 */
+    float rope_theta;           /* base of the rotary frequencies, > 1 (10000) */
+    float norm_epsilon;         /* > 0 (1e-5) */
+    int32_t activation;         /* hyb_activation */
+    int32_t sub_norms;          /* 0 or 1 */
     int32_t tied_embeddings;    /* 1: the head is the embedding matrix */
     int32_t linear_format;      /* hyb_format of the layers' matrices */
     int32_t linear_granularity; /* hyb_granularity */
@@ -69,9 +69,8 @@ HYB_API hyb_status hyb_language_model_count(hyb_ctx *ctx, const hyb_language_mod
 
 /* Bytes that a model takes: its weights, and what hyb_language_model_prepare adds for batches of n_sequences x
  * n_context tokens (0, 0: no training). An estimate from the same formulas that the allocations use. */
-HYB_API hyb_status hyb_language_model_memory(hyb_ctx *ctx, const hyb_language_model_config *config,
-                                             size_t n_sequences, size_t n_context, uint64_t *weight_bytes,
-                                             uint64_t *training_bytes);
+HYB_API hyb_status hyb_language_model_memory(hyb_ctx *ctx, const hyb_language_model_config *config, size_t n_sequences,
+                                             size_t n_context, uint64_t *weight_bytes, uint64_t *training_bytes);
 
 /* Creates a trainable model. Matrices are drawn from N(0, 1 / n_cols), Wo and Wdown also divided by sqrt(2 n_layers),
  * embedding and head from N(0, 0.02^2), norm gains are 1; the generator is seeded by `seed` and portable.
@@ -111,8 +110,8 @@ HYB_API const char *hyb_language_model_metadata(const hyb_language_model *model,
  * attn_output, ffn_norm, ffn_gate, ffn_up, ffn_sub_norm, ffn_down. */
 typedef struct hyb_parameter {
     char name[32];
-    uint32_t n_rows; /* outputs; 1 for a norm gain */
-    uint32_t n_cols; /* inputs */
+    uint32_t n_rows;     /* outputs; 1 for a norm gain */
+    uint32_t n_cols;     /* inputs */
     int32_t format;      /* hyb_format it is stored in */
     int32_t granularity; /* hyb_granularity */
     float *values;       /* fp32 master weights [n_rows][n_cols]; call hyb_language_model_touch after writing */
@@ -219,7 +218,7 @@ HYB_API hyb_status hyb_sample(hyb_ctx *ctx, const hyb_sampler *sampler, const fl
 
 /* Why a sequence ended. */
 typedef enum hyb_stop_reason {
-    HYB_STOP_LENGTH = 0, /* max_tokens, or the cache is full */
+    HYB_STOP_LENGTH = 0, /* max_tokens, or the cache is full without shift_context */
     HYB_STOP_STRING = 1, /* a stop string; it is not part of the text */
     HYB_STOP_TOKEN = 2,  /* stop_token */
     HYB_STOP_CALLBACK = 3
@@ -234,12 +233,14 @@ typedef int (*hyb_text_callback)(void *user, size_t sequence, const char *text, 
 typedef struct hyb_generate_options {
     size_t struct_size;
     hyb_sampler sampler;
-    size_t max_tokens;             /* new tokens a sequence */
-    const char *const *stop;       /* NUL-terminated stop strings [n_stop], none empty */
+    size_t max_tokens;       /* new tokens a sequence */
+    const char *const *stop; /* NUL-terminated stop strings [n_stop], none empty */
     size_t n_stop;
-    int64_t stop_token;            /* token id that ends a sequence; -1: none */
-    hyb_text_callback callback;    /* may be NULL */
+    int64_t stop_token;         /* token id that ends a sequence; -1: none */
+    hyb_text_callback callback; /* may be NULL */
     void *user;
+    int32_t shift_context; /* 1: a full cache is emptied, and its newer half fed again, so that text goes on */
+    int32_t reserved;      /* 0 */
 } hyb_generate_options;
 
 /* Generates from n prompts at once, sequences 0 .. n-1 of the session, which are truncated to 0 first.

@@ -26,8 +26,7 @@ typedef struct hyb_weights hyb_weights;
  * The codes may be freed afterwards. The caller destroys *weights.
  * Errors: INVALID_ARGUMENT (sizes; a code outside the format), NOT_FINITE (scales), OUT_OF_MEMORY. */
 HYB_API hyb_status hyb_weights_create(hyb_ctx *ctx, hyb_format format, size_t n_rows, size_t n_cols,
-                                      const int8_t *codes, const float *scales, size_t n_scales,
-                                      hyb_weights **weights);
+                                      const int8_t *codes, const float *scales, size_t n_scales, hyb_weights **weights);
 
 /* Frees packed weights, with the allocator of the context that made them. NULL is allowed. */
 HYB_API void hyb_weights_destroy(hyb_weights *weights);

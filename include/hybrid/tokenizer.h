@@ -39,9 +39,9 @@ typedef struct hyb_tokenizer hyb_tokenizer;
  *   A BPE vocabulary must contain all 256 single bytes. */
 typedef struct hyb_tokenizer_description {
     size_t struct_size;
-    int32_t kind;             /* hyb_tokenizer_kind */
-    int32_t pretokenizer;     /* hyb_pretokenizer */
-    uint32_t vocab_size;      /* 256 for BYTES (bytes, offsets, merges and specials are then NULL / 0) */
+    int32_t kind;         /* hyb_tokenizer_kind */
+    int32_t pretokenizer; /* hyb_pretokenizer */
+    uint32_t vocab_size;  /* 256 for BYTES (bytes, offsets, merges and specials are then NULL / 0) */
     uint32_t n_merges;
     uint32_t n_specials;
     uint32_t add_prefix_space; /* 1: a space is put before a text that does not begin with one (as ByteLevel does) */

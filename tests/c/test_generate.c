@@ -159,6 +159,29 @@ static void test_ends_and_refusals(void) {
     hyb_session_destroy(session);
 }
 
+/* With shift_context text goes on past the cache: as if the newer half of the tokens were a new prompt. */
+static void test_shift_context(void) {
+    enum { CONTEXT = 20, KEEP = CONTEXT / 2 };
+    hyb_session *session = NULL;
+    uint32_t tokens[60], again[60], half[KEEP + 1], all[3 + 60];
+    const uint32_t *prompt = half;
+    size_t n, n_half = KEEP + 1;
+    hyb_generate_options options = options_for(NULL, 0.0f, 3, 60);
+    options.shift_context = 1;
+    CHECK_OK(hyb_session_create(model, 1, CONTEXT, HYB_CACHE_F32, &session));
+    CHECK_OK(hyb_generate(session, prompts, prompt_tokens, 1, &options, tokens, &n));
+    CHECK(n == 60);
+    memcpy(all, prompt_a, sizeof prompt_a);
+    memcpy(all + 3, tokens, sizeof tokens);
+    memcpy(half, all + CONTEXT - KEEP, sizeof half);
+    options.max_tokens = 9;
+    CHECK_OK(hyb_generate(session, &prompt, &n_half, 1, &options, again, &n));
+    CHECK(memcmp(again, all + CONTEXT + 1, 9 * sizeof *again) == 0);
+    options.shift_context = 2;
+    CHECK_STATUS(hyb_generate(session, prompts, prompt_tokens, 1, &options, tokens, &n), HYB_ERROR_INVALID_ARGUMENT);
+    hyb_session_destroy(session);
+}
+
 /* Drawn tokens follow the softmax; top-k and top-p keep what they say. */
 static void test_sampler_distribution(void) {
     static const float logits[5] = {1.0f, 0.0f, 2.0f, -1.0f, 0.5f};
@@ -196,6 +219,7 @@ int main(void) {
     test_seed_and_stream();
     test_stop_strings();
     test_ends_and_refusals();
+    test_shift_context();
     test_sampler_distribution();
     hyb_language_model_destroy(model);
     hyb_ctx_destroy(ctx);

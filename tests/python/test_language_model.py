@@ -349,13 +349,15 @@ def test_streaming_callback_must_not_use_the_model() -> None:
         model.generate("a", tokens=3, stream=lambda *_: model.logits(b"a"))
 
 
-def test_generation_ends_where_the_context_is_full(trained: str) -> None:
-    """More tokens than the context holds end early; a prompt beyond it is refused."""
+def test_generation_goes_on_past_the_context(trained: str) -> None:
+    """Where the context (48) is full its newer half is kept and text goes on; a prompt beyond it is refused."""
     model = LanguageModel.load(trained)
-    result = model.generate_all(["x" * 40], tokens=10**9, temperature=0)[0]
-    assert (result.tokens.size, result.stop_reason) == (48 - 40 + 1, "length")
+    result = model.generate_all(["x" * 40], tokens=100, temperature=0)[0]
+    assert (result.tokens.size, result.stop_reason) == (100, "length")
     with pytest.raises(ph.InvalidArgumentError, match="49 tokens; give 1 to 48"):
         model.generate("x" * 49)
+    with pytest.raises(ph.InvalidArgumentError, match="give 1 to 16777216"):
+        model.generate("x", tokens=10**9)
 
 
 @pytest.mark.parametrize(
