@@ -9,7 +9,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from pyhybrid._native import ffi, lib
+try:
+    from pyhybrid._native import ffi, lib
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(
+        "pyhybrid's compiled part is missing: this is its source folder. Run `pip install .`, then start Python "
+        "outside this folder, or with -P, or by the command `pyhybrid`",
+        name=error.name,
+    ) from error
 
 __all__ = [
     "CancelledError",

@@ -117,9 +117,10 @@ def overtime_note(
     """
     if config.minutes is None or step >= total_steps or seconds <= _LIMIT_SHARE * config.minutes * 60:
         return None
+    over = f"{100 * (_LIMIT_SHARE - 1):.0f} %"
     return (
         f"stopped at step {step} of {total_steps}: the time budget of {config.minutes:g} minutes is exceeded "
-        f"by more than {_LIMIT_SHARE - 1:.0%}, because the steps became slower than they were measured; the "
-        f"learning rate ends where it is, at {rate:.3g} (peak {config.learning_rate:.3g}); resume the run to "
-        "do the other steps"
+        f"by more than {over}, because the steps became slower than they were measured; the learning rate "
+        f"ends where it is, at {rate:.3g} (peak {config.learning_rate:.3g}); resume the run to do the other "
+        "steps"
     )

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pyhybrid.tokenizer import Tokenizer
 
 __all__ = [
+    "FREE_FIELDS",
     "RunState",
     "check_replaceable",
     "check_same",
@@ -32,6 +33,16 @@ __all__ = [
     "tokenizer_text",
     "version_string",
 ]
+
+#: Fields that may differ when a run is resumed: they do not change the weights.
+FREE_FIELDS = (
+    "threads",
+    "minutes",
+    "evaluation_interval",
+    "evaluation_tokens",
+    "checkpoint_interval",
+    "log_interval",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +103,25 @@ class RunState:
             "cursor": {"seed": self.training.seed, "next_step": step + 1},
             "tokenizer": self.tokenizer,
             "metrics": {"last": dict(self.last), "validation": dict(self.validation)},
+        }
+
+    def model_metadata(self, step: int, training_loss: float | None) -> dict[str, Any]:
+        """Returns what the model file says about its training: nothing that differs between two equal runs.
+
+        Args:
+            step: updates done.
+            training_loss: at the end, nats per token; None if the run was interrupted.
+        """
+        training = {name: value for name, value in to_dict(self.training).items() if name not in FREE_FIELDS}
+        return {
+            "pyhybrid": version_string(),
+            "steps": step,
+            "total_steps": self.total_steps,
+            "tokens": step * self.training.tokens_per_step,
+            "training_loss": training_loss,
+            **self.validation,
+            "data": {"description": self.data_description, "sha256": self.data_sha256},
+            "training": training,
         }
 
     @classmethod

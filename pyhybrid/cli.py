@@ -123,7 +123,8 @@ def _resumed(arguments: argparse.Namespace, out: Path, context: Context) -> Trai
         return Trainer.resume(out, context=context)  # says what is missing
     stored = load_config(out / "config.json")
     wanted = _run_config(arguments, stored)
-    changed = differing_fields(stored.model, wanted.model) + differing_fields(stored.data, wanted.data)
+    changed = differing_fields(stored.model, wanted.model)
+    changed += differing_fields(stored.data.absolute(), wanted.data.absolute())
     if changed:
         raise ConfigError(
             f"{out} was begun with other settings: {'; '.join(changed)}; leave them out to resume"
@@ -309,8 +310,6 @@ def _generate(arguments: argparse.Namespace) -> int:
             for prompt, r in zip(prompts, results, strict=True)
         ]
         _print_json({"seed": arguments.seed, **(found[0] if len(found) == 1 else {"results": found})})
-    if any(r.stop_reason == "length" and r.tokens.size < arguments.tokens for r in results):
-        _note(f"ended early: the model's context of {model.config.max_context} tokens is full")
     return OK
 
 

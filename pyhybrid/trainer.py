@@ -26,6 +26,7 @@ from pyhybrid._run_data import data_again, tokenizer_and_data
 from pyhybrid._run_losses import RunLosses
 from pyhybrid._run_report import Callback, RunReport, write_json
 from pyhybrid._run_state import (
+    FREE_FIELDS,
     RunState,
     check_replaceable,
     check_same,
@@ -54,16 +55,6 @@ if TYPE_CHECKING:
     from pyhybrid.language_model import LanguageModel
 
 __all__ = ["Trainer", "TrainingResult"]
-
-#: Fields that may differ when a run is resumed: they do not change the weights.
-_FREE_FIELDS = (
-    "threads",
-    "minutes",
-    "evaluation_interval",
-    "evaluation_tokens",
-    "checkpoint_interval",
-    "log_interval",
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -258,7 +249,7 @@ class Trainer:
         state = RunState.read(checkpoint)
         stored = state.training
         if config is not None:
-            check_same(checkpoint, differing_fields(stored, config, _FREE_FIELDS))
+            check_same(checkpoint, differing_fields(stored, config, FREE_FIELDS))
         elif context is not None:
             stored = dataclasses.replace(stored, threads=None)
         if model is not None:
@@ -442,7 +433,7 @@ class Trainer:
             note=self._note,
         )
         if self.out is not None:
-            self.model.save(self.out / "model.hyb", self._metadata(training_loss))
+            self.model.save(self.out / "model.hyb", self._state().model_metadata(self.step, training_loss))
             with contextlib.suppress(OSError):  # the picture is an extra
                 plot_loss(self.out / "metrics.jsonl", self.out / "loss.png")
         return result
@@ -476,25 +467,16 @@ class Trainer:
         reset_moments(self.model)
         return n_steps
 
-    def _metadata(self, training_loss: float | None) -> dict[str, Any]:
-        """What the model file says about its training: nothing that differs between two equal runs."""
-        training = {name: value for name, value in to_dict(self.config).items() if name not in _FREE_FIELDS}
-        return {
-            "pyhybrid": version_string(),
-            "steps": self.step,
-            "total_steps": self._total(),
-            "tokens": self.step * self.config.tokens_per_step,
-            "training_loss": training_loss,
-            **self._validation,
-            "data": {"description": self.data.description, "sha256": self.data.sha256},
-            "training": training,
-        }
-
     def _save(self) -> None:
         """Writes a checkpoint of the current step, unless it is there."""
         if self.out is None or self._saved_step == self.step:
             return
-        state = RunState(
+        save_checkpoint(self.out, self.step, state_tensors(self.model), self._state().plain(self.step))
+        self._saved_step = self.step
+
+    def _state(self) -> RunState:
+        """Where the run stands, but for the arrays."""
+        return RunState(
             total_steps=self._total(),
             seconds=self._seconds(),
             preset=self.run_config.preset,
@@ -509,8 +491,6 @@ class Trainer:
             last=self._last,
             validation=self._validation,
         )
-        save_checkpoint(self.out, self.step, state_tensors(self.model), state.plain(self.step))
-        self._saved_step = self.step
 
 
 def _due(step: int, interval: int) -> bool:

@@ -8,11 +8,13 @@
  * length: it depends on k only.
  */
 #define GEMM_WIDTH ((size_t)GEMM_VECTORS * HYB_LANES)
-/* Row distance of a copied block of A: not a multiple of 4 KiB, which would put all rows into the same cache sets. */
-#define GEMM_COPY_LD ((size_t)GEMM_DEPTH + 16)
-#define GEMM_A_FLOATS ((size_t)GEMM_BLOCK_ROWS * GEMM_COPY_LD)
+/* Distances between packed strips and rows get a cache line more than they hold: multiples of 4 KiB would put all of
+ * them into the same cache sets. */
+#define GEMM_GAP 16
+#define GEMM_A_FLOATS ((size_t)GEMM_BLOCK_ROWS * (GEMM_DEPTH + GEMM_GAP))
 #define GEMM_B_FLOATS (HYB_GEMM_SCRATCH_BYTES / sizeof(float) - GEMM_A_FLOATS)
-#define GEMM_COLS (GEMM_B_FLOATS / GEMM_DEPTH / GEMM_WIDTH * GEMM_WIDTH)
+#define GEMM_COLS (GEMM_B_FLOATS / (GEMM_DEPTH * GEMM_WIDTH + GEMM_GAP) * GEMM_WIDTH)
+#define GEMM_PANEL(k) ((k)*GEMM_WIDTH + GEMM_GAP) /* distance of packed panels of B */
 
 /* One tile: element (r, p) of A at a[r * a_row + p * a_col], rows of the packed panel of B one after another. */
 typedef struct gemm_tile {
@@ -37,15 +39,22 @@ V16_FUNCTION void gemm_tile_sum(const gemm_tile *tile, size_t rows, size_t vecto
         HYB_UNROLL
         for (size_t v = 0; v < vectors; ++v) sum[r][v] = v16_zero();
     }
-    for (size_t p = t.k; p > 0; --p, a += a_col, b += vectors * HYB_LANES) {
-        v16 row[GEMM_VECTORS];
-        HYB_UNROLL
-        for (size_t v = 0; v < vectors; ++v) row[v] = v16_load(b + v * HYB_LANES);
-        HYB_UNROLL
-        for (size_t r = 0; r < rows; ++r) {
-            v16 factor = v16_set1(a[r * a_row]);
+    /* Each half of the inner length asks for half of the rows of C, which are needed at the end. */
+    size_t half = t.k / 2;
+    for (size_t part = 0; part < 2; ++part) {
+        for (size_t r = part * rows / 2; r < (part + 1) * rows / 2; ++r) {
+            for (size_t v = 0; v < vectors; ++v) HYB_PREFETCH(t.c + r * t.ldc + v * HYB_LANES);
+        }
+        for (size_t p = part == 0 ? half : t.k - half; p > 0; --p, a += a_col, b += vectors * HYB_LANES) {
+            v16 row[GEMM_VECTORS];
             HYB_UNROLL
-            for (size_t v = 0; v < vectors; ++v) sum[r][v] = v16_fma(factor, row[v], sum[r][v]);
+            for (size_t v = 0; v < vectors; ++v) row[v] = v16_load(b + v * HYB_LANES);
+            HYB_UNROLL
+            for (size_t r = 0; r < rows; ++r) {
+                v16 factor = v16_set1(a[r * a_row]);
+                HYB_UNROLL
+                for (size_t v = 0; v < vectors; ++v) sum[r][v] = v16_fma(factor, row[v], sum[r][v]);
+            }
         }
     }
     float *c = t.c;
@@ -116,17 +125,25 @@ static const gemm_tile_function gemm_tile_functions[2][GEMM_VECTORS][4] = {
 
 /* ---- Packing ---- */
 
-/* Rows k0 .. k0 + k - 1 of B [k][ldb], n columns from b, into a panel of `vectors` vectors a row, padded with 0. */
-static SIMD_TARGET void gemm_pack_b_rows(const float *b, size_t ldb, size_t k, size_t n, size_t vectors, float *panel) {
-    size_t n_last = n - (vectors - 1) * HYB_LANES;
-    for (size_t p = 0; p < k; ++p, b += ldb, panel += vectors * HYB_LANES) {
-        for (size_t v = 0; v + 1 < vectors; ++v) v16_store(panel + v * HYB_LANES, v16_load(b + v * HYB_LANES));
-        size_t last = (vectors - 1) * HYB_LANES;
-        v16_store(panel + last, n_last == HYB_LANES ? v16_load(b + last) : v16_load_part(b + last, n_last));
+/* k rows of B [k][ldb], n columns from b, into panels of GEMM_WIDTH columns; the last is as many vectors wide as it
+ * must be, padded with 0. Row after row, as memory likes to be read. */
+static SIMD_TARGET void gemm_pack_b_rows(const float *b, size_t ldb, size_t k, size_t n, float *packed) {
+    size_t n_full = n / GEMM_WIDTH, rest = n % GEMM_WIDTH, last = hyb_round_up(rest, HYB_LANES);
+    for (size_t p = 0; p < k; ++p) {
+        const float *source = b + p * ldb;
+        float *target = packed + p * GEMM_WIDTH;
+        for (size_t j = 0; j < n_full; ++j, source += GEMM_WIDTH, target += GEMM_PANEL(k)) {
+            HYB_UNROLL
+            for (size_t v = 0; v < GEMM_WIDTH; v += HYB_LANES) v16_store(target + v, v16_load(source + v));
+        }
+        target = packed + n_full * GEMM_PANEL(k) + p * last;
+        for (size_t j = 0; j < rest; j += HYB_LANES) {
+            v16_store(target + j, v16_get(source + j, hyb_min_size(HYB_LANES, rest - j)));
+        }
     }
 }
 
-/* The same from B transposed, [n][ldb]: 16 x 16 elements at a time. */
+/* One panel of B transposed, [n][ldb]: 16 x 16 elements at a time. */
 static SIMD_TARGET void gemm_pack_b_columns(const float *b, size_t ldb, size_t k, size_t n, size_t vectors,
                                             float *panel) {
     for (size_t j = 0; j < n; j += HYB_LANES) {
@@ -154,13 +171,13 @@ static SIMD_TARGET void gemm_pack_b_columns(const float *b, size_t ldb, size_t k
 }
 
 static SIMD_TARGET void gemm_pack_b(const hyb_gemm_job *job, size_t k0, size_t k, size_t j0, size_t n, float *packed) {
-    for (size_t j = 0; j < n; j += GEMM_WIDTH) {
+    if (job->transpose != HYB_GEMM_NT) {
+        gemm_pack_b_rows(job->b + k0 * job->ldb + j0, job->ldb, k, n, packed);
+        return;
+    }
+    for (size_t j = 0; j < n; j += GEMM_WIDTH, packed += GEMM_PANEL(k)) {
         size_t width = hyb_min_size(GEMM_WIDTH, n - j), vectors = hyb_ceil_div(width, HYB_LANES);
-        if (job->transpose == HYB_GEMM_NT) {
-            gemm_pack_b_columns(job->b + (j0 + j) * job->ldb + k0, job->ldb, k, width, vectors, packed + j * k);
-        } else {
-            gemm_pack_b_rows(job->b + k0 * job->ldb + j0 + j, job->ldb, k, width, vectors, packed + j * k);
-        }
+        gemm_pack_b_columns(job->b + (j0 + j) * job->ldb + k0, job->ldb, k, width, vectors, packed);
     }
 }
 
@@ -170,36 +187,44 @@ typedef struct gemm_a_block {
     size_t group, row, col;
 } gemm_a_block;
 
-/* Transposed A, [k][lda]: the GEMM_ROWS elements of a tile's column side by side, tile after tile. */
+/* Transposed A, [k][lda]: the GEMM_ROWS elements of a tile's column side by side, a strip for each tile. */
 static SIMD_TARGET gemm_a_block gemm_pack_a_columns(const float *a, size_t lda, size_t m, size_t k, float *packed) {
-    gemm_a_block block = {packed, GEMM_ROWS * k, 1, GEMM_ROWS};
-    for (size_t i = 0; i < m; i += GEMM_ROWS) {
-        float *target = packed + i * k;
-        size_t rows = hyb_min_size(GEMM_ROWS, m - i);
-        for (size_t p = 0; p < k; ++p) {
-            v16_store_part(target + p * GEMM_ROWS, rows, v16_load_part(a + p * lda + i, rows));
+    gemm_a_block block = {packed, GEMM_ROWS * k + GEMM_GAP, 1, GEMM_ROWS};
+    for (size_t p = 0; p < k; ++p) {
+        const float *source = a + p * lda;
+        float *target = packed + p * GEMM_ROWS;
+        size_t i = 0;
+        /* The lanes behind a tile's are overwritten by the next p, at last they are in the gap. */
+        for (; i + HYB_LANES <= m; i += GEMM_ROWS, target += block.group) v16_store(target, v16_load(source + i));
+        for (; i < m; i += GEMM_ROWS, target += block.group) {
+            v16_store_part(target, GEMM_ROWS, v16_load_part(source + i, hyb_min_size(GEMM_ROWS, m - i)));
         }
     }
     return block;
 }
 
+/* Rows i0 .. i0 + m - 1, inner elements k0 .. k0 + k - 1 of A, as they are or packed. */
 static SIMD_TARGET gemm_a_block gemm_get_a(const hyb_gemm_job *job, size_t i0, size_t m, size_t k0, size_t k,
                                            float *packed) {
     if (job->transpose == HYB_GEMM_TN) {
-        return gemm_pack_a_columns(job->a + k0 * job->lda + i0, job->lda, m, k, packed);
+        const float *a = job->a + k0 * job->lda + i0;
+        gemm_a_block as_is = {a, GEMM_ROWS, 1, job->lda};
+        /* For one panel of B packing costs more than it saves. */
+        return job->n <= GEMM_WIDTH ? as_is : gemm_pack_a_columns(a, job->lda, m, k, packed);
     }
-    gemm_a_block block = {job->a + i0 * job->lda + k0, GEMM_ROWS * job->lda, job->lda, 1};
-    if (job->lda % 1024 != 0) return block;
-    for (size_t i = 0; i < m; ++i) memcpy(packed + i * GEMM_COPY_LD, block.a + i * job->lda, k * sizeof(float));
-    gemm_a_block copy = {packed, GEMM_ROWS * GEMM_COPY_LD, GEMM_COPY_LD, 1};
+    gemm_a_block as_is = {job->a + i0 * job->lda + k0, GEMM_ROWS * job->lda, job->lda, 1};
+    if (job->lda % 1024 != 0) return as_is;
+    const size_t ld = GEMM_DEPTH + GEMM_GAP; /* rows 4 KiB apart compete for the same cache sets */
+    for (size_t i = 0; i < m; ++i) memcpy(packed + i * ld, as_is.a + i * job->lda, k * sizeof(float));
+    gemm_a_block copy = {packed, GEMM_ROWS * ld, ld, 1};
     return copy;
 }
 
 /* ---- The loops ---- */
 
 /* Rows of one panel of B: tiles from top to bottom. */
-static SIMD_TARGET void gemm_panel(gemm_tile *t, const gemm_a_block *block, size_t m, size_t vectors) {
-    const gemm_tile_function *functions = gemm_tile_functions[block->col != 1][vectors - 1];
+static SIMD_TARGET void gemm_panel(gemm_tile *t, const gemm_a_block *block, size_t m, size_t vectors, int by_columns) {
+    const gemm_tile_function *functions = gemm_tile_functions[by_columns][vectors - 1];
     float *c = t->c;
     for (size_t i = 0; i < m;) {
         int shape = 3;
@@ -211,9 +236,21 @@ static SIMD_TARGET void gemm_panel(gemm_tile *t, const gemm_a_block *block, size
     }
 }
 
+/* m rows and n columns of C from c, panel after panel. */
+static SIMD_TARGET void gemm_block(const hyb_gemm_job *job, const gemm_a_block *block, const float *b, float *c,
+                                   size_t m, size_t n, size_t k, int add) {
+    for (size_t j = 0; j < n; j += GEMM_WIDTH, b += GEMM_PANEL(k)) {
+        size_t width = hyb_min_size(GEMM_WIDTH, n - j), vectors = hyb_ceil_div(width, HYB_LANES);
+        gemm_tile t = {.k = k, .a_row = block->row, .a_col = block->col, .b = b, .c = c + j, .ldc = job->ldc};
+        t.n_last = width - (vectors - 1) * HYB_LANES;
+        t.add = add;
+        gemm_panel(&t, block, m, vectors, job->transpose == HYB_GEMM_TN);
+    }
+}
+
 SIMD_TARGET void SIMD_NAME(gemm)(const hyb_gemm_job *job) {
     float *a_packed = job->scratch, *b_packed = a_packed + GEMM_A_FLOATS;
-    size_t n_blocks = hyb_ceil_div(job->k, GEMM_DEPTH), depth = hyb_ceil_div(job->k, n_blocks);
+    size_t depth = hyb_ceil_div(job->k, hyb_ceil_div(job->k, GEMM_DEPTH));
     for (size_t j0 = 0; j0 < job->n; j0 += GEMM_COLS) {
         size_t n = hyb_min_size(GEMM_COLS, job->n - j0);
         for (size_t k0 = 0; k0 < job->k; k0 += depth) {
@@ -222,15 +259,7 @@ SIMD_TARGET void SIMD_NAME(gemm)(const hyb_gemm_job *job) {
             for (size_t i0 = 0; i0 < job->m; i0 += GEMM_BLOCK_ROWS) {
                 size_t m = hyb_min_size(GEMM_BLOCK_ROWS, job->m - i0);
                 gemm_a_block block = gemm_get_a(job, i0, m, k0, k, a_packed);
-                for (size_t j = 0; j < n; j += GEMM_WIDTH) {
-                    size_t width = hyb_min_size(GEMM_WIDTH, n - j), vectors = hyb_ceil_div(width, HYB_LANES);
-                    gemm_tile t = {.k = k, .a_row = block.row, .a_col = block.col, .b = b_packed + j * k};
-                    t.c = job->c + i0 * job->ldc + j0 + j;
-                    t.ldc = job->ldc;
-                    t.n_last = width - (vectors - 1) * HYB_LANES;
-                    t.add = job->accumulate || k0 > 0;
-                    gemm_panel(&t, &block, m, vectors);
-                }
+                gemm_block(job, &block, b_packed, job->c + i0 * job->ldc + j0, m, n, k, job->accumulate || k0 > 0);
             }
         }
     }

@@ -53,6 +53,16 @@ V16_FUNCTION v16 v16_keep(size_t n, v16 x) {
                     _mm256_and_ps(x.high, _mm256_castsi256_ps(v16_mask(n, 8))));
 }
 
+/* All 16 lanes, or the first n. */
+V16_FUNCTION v16 v16_get(const float *p, size_t n) { return n == HYB_LANES ? v16_load(p) : v16_load_part(p, n); }
+V16_FUNCTION void v16_put(float *p, size_t n, v16 x) {
+    if (n == HYB_LANES) {
+        v16_store(p, x);
+    } else {
+        v16_store_part(p, n, x);
+    }
+}
+
 #define V16_BINARY(name, instruction)                                                                                  \
     V16_FUNCTION v16 v16_##name(v16 a, v16 b) {                                                                        \
         return v16_join(instruction(a.low, b.low), instruction(a.high, b.high));                                       \

@@ -25,6 +25,16 @@ V16_FUNCTION v16 v16_load_part_or(const float *p, size_t n, v16 otherwise) {
 V16_FUNCTION void v16_store_part(float *p, size_t n, v16 x) { _mm512_mask_storeu_ps(p, v16_mask(n), x); }
 V16_FUNCTION v16 v16_keep(size_t n, v16 x) { return _mm512_maskz_mov_ps(v16_mask(n), x); }
 
+/* All 16 lanes, or the first n. */
+V16_FUNCTION v16 v16_get(const float *p, size_t n) { return n == HYB_LANES ? v16_load(p) : v16_load_part(p, n); }
+V16_FUNCTION void v16_put(float *p, size_t n, v16 x) {
+    if (n == HYB_LANES) {
+        v16_store(p, x);
+    } else {
+        v16_store_part(p, n, x);
+    }
+}
+
 V16_FUNCTION v16 v16_add(v16 a, v16 b) { return _mm512_add_ps(a, b); }
 V16_FUNCTION v16 v16_sub(v16 a, v16 b) { return _mm512_sub_ps(a, b); }
 V16_FUNCTION v16 v16_mul(v16 a, v16 b) { return _mm512_mul_ps(a, b); }

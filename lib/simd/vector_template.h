@@ -16,17 +16,6 @@
         if (i < (n)) tail;                                                                                             \
     } while (0)
 
-/* ---- Loads and stores of 16 lanes, or of the first n ---- */
-
-V16_FUNCTION v16 v16_get(const float *p, size_t n) { return n == HYB_LANES ? v16_load(p) : v16_load_part(p, n); }
-V16_FUNCTION void v16_put(float *p, size_t n, v16 x) {
-    if (n == HYB_LANES) {
-        v16_store(p, x);
-    } else {
-        v16_store_part(p, n, x);
-    }
-}
-
 /* ---- EXACT ---- */
 
 V16_FUNCTION v16 v16_exp(v16 x) {

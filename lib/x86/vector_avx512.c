@@ -15,12 +15,8 @@
 /* 32 registers: 8 rows x 3 registers of C, 3 of a row of B, one element of A. */
 #define GEMM_ROWS 8
 #define GEMM_VECTORS 3
-#ifndef GEMM_DEPTH
-#define GEMM_DEPTH 256
-#endif
-#ifndef GEMM_BLOCK_ROWS
+#define GEMM_DEPTH 384
 #define GEMM_BLOCK_ROWS 192
-#endif
 /* Keys, and vectors of values, that attention works on at once. */
 #define V16_KEYS 8
 #define V16_VALUES 8

@@ -138,6 +138,22 @@ def _options(args: argparse.Namespace) -> Options:
     )
 
 
+def _command(args: argparse.Namespace) -> str:
+    """The command line again, without paths and output options: what a reader types to measure the same."""
+    default, words = Options(), ["pyhybrid bench", args.section]
+    words += ["--peers"] if args.peers else []
+    words += ["--compile"] if args.compile else []
+    for name in ("presets", "threads"):
+        if getattr(args, name) != getattr(default, name):
+            words.append(f"--{name} {','.join(map(str, getattr(args, name)))}")
+    for name in ("rounds", "steps", "seeds"):
+        if getattr(args, name) != getattr(default, name):
+            words.append(f"--{name} {getattr(args, name)}")
+    words += [f"--data {args.data.name}"] if args.data and args.section in ("quality", "all") else []
+    words += [f"--filter {args.filter}"] if args.filter else []
+    return " ".join(words)
+
+
 def _missing_part(args: argparse.Namespace) -> str | None:
     """What must be installed or given before anything is measured."""
     import importlib.util
@@ -173,7 +189,8 @@ def run(args: argparse.Namespace) -> int:
         return 2
     from pyhybrid.benchmarks.measure import BenchmarkError, machine, measure, versions
 
-    document: dict[str, Any] = {"machine": machine(), "versions": versions(args.peers), "rows": []}
+    document: dict[str, Any] = {"command": _command(args), "machine": machine()}
+    document |= {"versions": versions(args.peers), "rows": []}
     if not args.json:
         print(
             ", ".join(

@@ -63,7 +63,10 @@ def load_results(folder: Path) -> dict[str, dict[str, Any]]:
         if not path.exists():
             continue
         document = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(document, dict) or not {"machine", "versions", "rows"} <= document.keys():
+        if (
+            not isinstance(document, dict)
+            or not {"command", "machine", "versions", "rows"} <= document.keys()
+        ):
             raise ValueError(f"{path}: not a result of pyhybrid bench")
         strange = [row["name"] for row in document["rows"] if row["section"] != section]
         if strange:
@@ -99,7 +102,7 @@ def _section(name: str, document: Mapping[str, Any]) -> list[str]:
     title, text = _TITLES[name]
     machine, versions = document["machine"], document["versions"]
     lines = [f"## {title}", "", text, ""]
-    lines.append(f"Command: `pyhybrid bench {name} --peers`. " + " ".join(_notes(document["rows"])))
+    lines.append(f"Command: `{document['command']}`. " + " ".join(_notes(document["rows"])))
     software = ", ".join(f"{key} {value}" for key, value in versions.items())
     lines += ["", f"Machine: {machine['cpu']}, {machine['isa']}, {machine['compiler']}; {software}.", ""]
     relation = "ours - peer" if name == "quality" else "ours better by"
@@ -163,7 +166,7 @@ def render_claims(results: Mapping[str, Mapping[str, Any]]) -> str:
         "|---|---:|---:|---|---|",
     ]
     signs = {"ratio": "at least", "difference": "within", "value": "at most"}
-    for name, document in results.items():
+    for document in results.values():
         for row in document["rows"]:
             goal = row["goal"]
             if goal is None:
@@ -171,6 +174,5 @@ def render_claims(results: Mapping[str, Mapping[str, Any]]) -> str:
             holds = {True: "yes", False: "**no**", None: "not measured"}[goal["holds"]]
             figure = "" if goal["figure"] is None else f"{goal['figure']:+.4f}".lstrip("+")
             limit = f"{signs[goal['kind']]} {goal['limit']:.4g}"
-            command = f"`pyhybrid bench {name} --peers --filter {row['name']}`"
-            lines.append(f"| {goal['text']} | {limit} | {figure} | {holds} | {command} |")
+            lines.append(f"| {goal['text']} | {limit} | {figure} | {holds} | `{document['command']}` |")
     return "\n".join([*lines, ""])

@@ -81,7 +81,8 @@ def python() -> Callable[..., subprocess.CompletedProcess[str]]:
 
     def run(*arguments: str, stdin: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [sys.executable, *arguments],
+            # -P: never the source folder, which has no compiled part, only what is installed
+            [sys.executable, "-P", *arguments],
             env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p), **environment},
             input=stdin,
             capture_output=True,

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.numpy
 
 import pyhybrid.checkpoint as checkpoint_module
 from pyhybrid.checkpoint import (
@@ -47,7 +48,7 @@ def like(tensors: dict[str, Any]) -> dict[str, Any]:
 
 def same_bits(first: dict[str, Any], second: dict[str, Any]) -> bool:
     """Names, shapes and bytes agree."""
-    return list(first) == list(second) and all(
+    return first.keys() == second.keys() and all(
         first[name].shape == second[name].shape and first[name].tobytes() == second[name].tobytes()
         for name in first
     )
@@ -62,14 +63,13 @@ def entries(out: Path) -> list[str]:
 
 
 def test_tensor_file_is_safetensors(tmp_path: Path) -> None:
-    """The safetensors library reads what we write and we read what it writes."""
-    library = pytest.importorskip("safetensors.numpy", reason="the peer library is not installed")
+    """Any program with the safetensors library reads what we write, and we read what it writes."""
     tensors = some_tensors()
     write_tensors(tmp_path / "ours.safetensors", tensors)
     assert same_bits(
-        tensors, {name: library.load_file(tmp_path / "ours.safetensors")[name] for name in tensors}
+        tensors, {name: safetensors.numpy.load_file(tmp_path / "ours.safetensors")[name] for name in tensors}
     )
-    library.save_file(tensors, tmp_path / "theirs.safetensors")
+    safetensors.numpy.save_file(tensors, tmp_path / "theirs.safetensors")
     theirs = read_tensors(tmp_path / "theirs.safetensors")
     assert same_bits(tensors, {name: theirs[name] for name in tensors})
 
@@ -117,6 +117,34 @@ def test_hostile_headers_are_errors(tmp_path: Path, header: bytes) -> None:
     path.write_bytes(struct.pack("<Q", len(header)) + header + b"\0" * 4)
     with pytest.raises(CheckpointError):
         read_tensors(path)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX permissions")
+def test_tensor_file_may_be_read_by_whom_the_umask_allows(tmp_path: Path) -> None:
+    """Both files of a checkpoint have the permissions that any new file has, and nothing else lies beside."""
+    before = os.umask(0o027)
+    try:
+        folder = save_checkpoint(tmp_path, 1, some_tensors(), {})
+    finally:
+        os.umask(before)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in folder.iterdir()}
+    assert modes == {"state.json": 0o640, "tensors.safetensors": 0o640}
+
+
+def test_arrays_in_another_order_are_stored_in_c_order(tmp_path: Path) -> None:
+    """A transposed view is written as what it shows, not as its memory lies."""
+    array = np.arange(12, dtype=np.float32).reshape(3, 4).T
+    write_tensors(tmp_path / "t.safetensors", {"a": array})
+    np.testing.assert_array_equal(read_tensors(tmp_path / "t.safetensors")["a"], array)
+
+
+def test_folder_that_is_gone_is_a_system_error(tmp_path: Path) -> None:
+    """The error keeps the system's number, from which the message of a full disk is made."""
+    with pytest.raises(FileNotFoundError):
+        write_tensors(tmp_path / "nowhere" / "t.safetensors", some_tensors())
+    error = checkpoint_module._system_error(Exception("I/O error: No space left (os error 28)"), "t")
+    assert (error.errno, error.filename) == (errno.ENOSPC, "t")
+    assert checkpoint_module._system_error(Exception("something else"), "t").errno == errno.EIO
 
 
 # ---- folders ----

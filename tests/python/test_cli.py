@@ -234,7 +234,7 @@ def test_resume_continues_bit_for_bit(run: Run, text_file: Path, tmp_path: Path)
     common = ["--data", str(text_file), "--steps", "60", "--seed", "3", "--threads", "1", *SMALL]
     out = tmp_path / "stopped"
     process = subprocess.Popen(
-        [sys.executable, "-m", "pyhybrid", "train", "--out", str(out), *common],
+        [sys.executable, "-P", "-m", "pyhybrid", "train", "--out", str(out), *common],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
@@ -254,6 +254,19 @@ def test_resume_continues_bit_for_bit(run: Run, text_file: Path, tmp_path: Path)
     assert run("train", "--out", out, "--resume", "--threads", 1)[0] == 0
     assert run("train", "--out", tmp_path / "whole", *common)[0] == 0
     assert (out / "model.hyb").read_bytes() == (tmp_path / "whole" / "model.hyb").read_bytes()
+
+
+def test_resume_compares_files_not_spellings(
+    run: Run, text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A text that is named by a relative path is found from another folder, under any of its names."""
+    monkeypatch.chdir(text_file.parent)
+    assert run("train", "--data", text_file.name, "--out", tmp_path / "run", "--steps", 2, *SMALL)[0] == 0
+    assert run("train", "--out", tmp_path / "run", "--resume", "--data", text_file.name)[0] == 0
+    (tmp_path / "away").mkdir()
+    monkeypatch.chdir(tmp_path / "away")
+    assert run("train", "--out", tmp_path / "run", "--resume")[0] == 0
+    assert run("train", "--out", tmp_path / "run", "--resume", "--data", text_file.name)[0] == cli.USAGE
 
 
 def test_eval_equals_the_library(trained_run: tuple[Path, dict[str, Any]], run: Run, text_file: Path) -> None:
@@ -329,11 +342,11 @@ def test_generate_reads_standard_input_and_stops(
     )
 
 
-def test_generate_says_when_the_context_is_full(trained: str, run: Run) -> None:
-    """Ending early is said on standard error, and is no failure."""
-    code, _, stderr = run("generate", trained, "--prompt", "The ", "--tokens", 1000)
+def test_generate_goes_on_past_the_context(trained: str, run: Run) -> None:
+    """More tokens than the model's 48 positions are all written."""
+    code, stdout, _ = run("generate", trained, "--prompt", "The ", "--tokens", 100, "--json")
     assert code == 0
-    assert "48 tokens is full" in stderr
+    assert len(json.loads(stdout)["tokens"]) == 100
 
 
 def test_info_reads_the_file(trained: str, run: Run) -> None:
@@ -457,7 +470,7 @@ def test_help_teaches(command: str, run: Run) -> None:
 def test_output_that_nobody_reads_is_no_error(trained: str) -> None:
     """`pyhybrid info ... | head -1` ends quietly."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "pyhybrid", "generate", trained, "--prompt", "a", "--tokens", "40"],
+        [sys.executable, "-P", "-m", "pyhybrid", "generate", trained, "--prompt", "a", "--tokens", "40"],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

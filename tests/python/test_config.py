@@ -266,6 +266,27 @@ def test_paths_take_one_or_many() -> None:
             DataConfig(paths=wrong)  # type: ignore[arg-type]
 
 
+def test_absolute_paths_name_the_same_files_from_anywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Paths, patterns and '~' are laid down from the root; '-' and the built-in tokenizers are no paths."""
+    import glob
+
+    folder = tmp_path / "odd [name]"
+    folder.mkdir()
+    (folder / "a.txt").touch()
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("HOME", "/home/someone")
+    config = DataConfig(paths=("a.txt", "*.txt", "-", "/b/c", "~/d.txt")).absolute()
+    plain, pattern, *rest = config.paths
+    assert Path(plain) == folder / "a.txt"
+    assert glob.glob(pattern) == [plain]
+    assert rest == ["-", "/b/c", "/home/someone/d.txt"]
+    assert config.tokenizer == "bytes"
+    assert config.absolute() == config
+    assert DataConfig(tokenizer="t.json").absolute().tokenizer == str(folder / "t.json")
+
+
 def test_differing_fields_names_both_values() -> None:
     """Two configurations are compared field by field, but for those that do not matter."""
     first, second = TrainingConfig(), TrainingConfig(steps=7, threads=2)

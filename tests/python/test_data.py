@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-import pyhybrid.data as data_module
+import pyhybrid.text_sources as text_module
 from pyhybrid.config import DataConfig
 from pyhybrid.data import (
     CACHE_NAME,
@@ -150,7 +150,7 @@ def test_named_pipe_is_read_like_standard_input(tmp_path: Path) -> None:
 
 def test_many_big_files_are_joined_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Beyond the memory limit the joined text is mapped from the output folder."""
-    monkeypatch.setattr(data_module, "_MEMORY_LIMIT_BYTES", 10)
+    monkeypatch.setattr(text_module, "_MEMORY_LIMIT_BYTES", 10)
     paths = [write(tmp_path, f"{i}.txt", f"file {i}") for i in range(3)]
     in_memory = bytes(read_text(paths).data)
     text = read_text(paths, cache_dir=tmp_path / "out")
@@ -318,7 +318,7 @@ def test_encoded_tokens_are_cached(tmp_path: Path) -> None:
 
 def test_long_text_is_encoded_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pieces end behind a line feed, or at a character where there is none, and lose nothing."""
-    monkeypatch.setattr(data_module, "_ENCODE_BYTES", 64)
+    monkeypatch.setattr(text_module, "_ENCODE_BYTES", 64)
     lines = b"".join(b"line %d\n" % i for i in range(100))
     pieces = list(text_pieces(np.frombuffer(lines, np.uint8)))
     assert b"".join(pieces) == lines

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import pyhybrid._run_budget as budget_module
 import pyhybrid.checkpoint as checkpoint_module
 import pyhybrid.trainer as trainer_module
 from pyhybrid._context import Context
@@ -276,6 +277,25 @@ def test_data_is_found_again(tmp_path: Path) -> None:
         Trainer.resume(tmp_path / "file")
 
 
+def test_run_resumes_from_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Relative paths are stored as absolute ones, and the model file does not depend on the detour."""
+    for name in ("home", "away"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "home" / "text.txt").write_bytes(TEXT)
+    monkeypatch.chdir(tmp_path / "home")
+    config = RunConfig(model=SHAPE, training=RUN, data=DataConfig(paths=("text.txt",)))
+    Trainer.from_config(config, out=tmp_path / "whole").train()
+    trainer = Trainer.from_config(config, out=tmp_path / "parts")
+    stop_at(9, trainer)
+    trainer.train()
+    stored = json.loads((tmp_path / "parts" / "config.json").read_text())
+    assert stored["data"]["paths"] == [str(tmp_path / "home" / "text.txt")]
+    monkeypatch.chdir(tmp_path / "away")
+    Trainer.resume(tmp_path / "parts").train()
+    whole, parts = ((tmp_path / name / "model.hyb").read_bytes() for name in ("whole", "parts"))
+    assert whole == parts
+
+
 def test_bpe_run_resumes_with_its_tokenizer(tmp_path: Path) -> None:
     """A vocabulary that was trained on the text is kept in the checkpoint and in the model file."""
     pytest.importorskip("tokenizers", reason="training a vocabulary needs the tokenizers library")
@@ -348,10 +368,54 @@ def test_minutes_become_steps_that_a_resume_keeps(tmp_path: Path) -> None:
     assert trainer.train().interrupted
     assert trainer.total_steps is not None
     assert trainer.total_steps > 5
-    resumed = Trainer.resume(tmp_path, TEXT)
+    # The rest without a limit: on a busy machine it might end early.
+    resumed = Trainer.resume(tmp_path, TEXT, changed(config, minutes=None))
     assert resumed.total_steps == trainer.total_steps
     resumed.train()
     plain, _ = run(changed(config, minutes=None, steps=trainer.total_steps))
+    assert weights(plain) == weights(resumed.model)
+
+
+def test_run_that_exceeds_its_minutes_ends_with_a_note(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Steps that become ten times slower than measured end the run at 110 %, saved, evaluated, resumable."""
+    now = 0.0
+    real_gradients = LanguageModel.gradients
+    counts = {"steps": 0}
+
+    def gradients(self: LanguageModel, tokens: Any) -> Any:
+        nonlocal now
+        counts["steps"] += 1
+        now += 0.5 if counts["steps"] <= 20 else 5.0
+        return real_gradients(self, tokens)
+
+    monkeypatch.setattr(LanguageModel, "gradients", gradients)
+    monkeypatch.setattr(time, "perf_counter", lambda: now)
+    config = changed(minutes=1, evaluation_interval=0, log_interval=1000)
+    model = LanguageModel(SHAPE, seed=5)
+    with pytest.warns(RuntimeWarning, match="more than 10 %"):
+        result = Trainer(model, TEXT, config, out=tmp_path).train()
+    assert result.note is not None
+    assert f"stopped at step {result.steps} of {result.total_steps}" in result.note
+    assert not result.interrupted
+    assert result.steps < result.total_steps
+    assert 66 < result.seconds <= 66 + 5  # behind the first step that ended too late
+    assert result.validation_loss is not None
+    assert result.training_loss is not None
+    last = read_metrics(tmp_path / "metrics.jsonl")[-1]
+    assert (last["step"], last["note"]) == (result.steps, result.note)
+    checkpoint = load_checkpoint(tmp_path)
+    assert checkpoint is not None
+    assert checkpoint.step == result.steps
+    assert LanguageModel.load(tmp_path / "model.hyb").metadata["steps"] == result.steps
+    # Resumed without a limit it does the rest, as if it had never stopped.
+    monkeypatch.undo()
+    monkeypatch.setattr(trainer_module, "plot_loss", lambda *_: False)
+    resumed = Trainer.resume(tmp_path, TEXT, changed(config, minutes=None))
+    rest = resumed.train()
+    assert (rest.steps, rest.note) == (result.total_steps, None)
+    plain, _ = run(changed(config, minutes=None, steps=result.total_steps))
     assert weights(plain) == weights(resumed.model)
 
 
@@ -595,11 +659,11 @@ def test_too_little_memory_is_refused_before_it_is_taken(monkeypatch: pytest.Mon
     """The estimate is compared with what is available; near the limit there is a warning."""
     model = LanguageModel(SHAPE)
     needed = LanguageModel.memory_estimate(SHAPE, 4, 16, context=model.context).training_bytes
-    monkeypatch.setattr(trainer_module, "available_memory_bytes", lambda: needed - 1)
+    monkeypatch.setattr(budget_module, "available_memory_bytes", lambda: needed - 1)
     with pytest.raises(OutOfMemoryError, match=r"training\.batch_size"):
         Trainer(model, TEXT, RUN).train()
     assert model.parameters()["embedding"].gradient is None
-    monkeypatch.setattr(trainer_module, "available_memory_bytes", lambda: needed + 1)
+    monkeypatch.setattr(budget_module, "available_memory_bytes", lambda: needed + 1)
     with pytest.warns(ResourceWarning, match="MiB"):
         Trainer(model, TEXT, RUN).train()
 
