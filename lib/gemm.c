@@ -9,8 +9,10 @@
 #define COL_STEP 48
 /* Fewer multiply-adds than these are not worth waking another thread for. */
 #define MIN_BLOCK_WORK ((size_t)1 << 18)
-/* Blocks a thread: more than one, since other work may hold a thread up; not many, since each packs its own B. */
+/* More blocks than threads even out what else the machine does, but each block packs its operands anew, which costs
+ * about 24 / side of its time: only sides of at least this many elements are cut for it. */
 #define BLOCKS_PER_THREAD 2
+#define MIN_SPARE_SIDE 256
 
 typedef struct gemm_grid {
     const hyb_kernels *kernels;
@@ -34,25 +36,23 @@ static void gemm_block(void *argument, size_t index, size_t worker) {
     grid->kernels->gemm(&job);
 }
 
-/* Halves the blocks along the side that costs least to cut until there are enough of them. Cutting rows packs B once
- * more, cutting columns reads A once more: the longer side is cut. */
+/* Cuts the longer side of C, and the other one too where that does not give every thread a block. */
 static void choose_grid(gemm_grid *grid, size_t n_threads) {
     const hyb_gemm_job *job = &grid->whole;
-    size_t n_rows = 1, n_cols = 1, wanted = n_threads > 1 ? n_threads * BLOCKS_PER_THREAD : 1;
-    size_t work = job->m * job->n; /* of C, which is in memory: no overflow */
-    size_t limit = hyb_mul_overflows(work, job->k) ? SIZE_MAX : work * job->k / MIN_BLOCK_WORK;
-    wanted = hyb_min_size(wanted, limit);
-    while (n_rows * n_cols < wanted) {
-        size_t rows = job->m / (n_rows * 2), cols = job->n / (n_cols * 2);
-        if (rows < ROW_STEP && cols < COL_STEP) break;
-        if (cols < COL_STEP || (rows >= cols && rows >= ROW_STEP)) {
-            n_rows *= 2;
-        } else {
-            n_cols *= 2;
+    int by_rows = job->m >= job->n;
+    size_t area = job->m * job->n; /* of C, which is in memory: no overflow */
+    size_t work = hyb_mul_overflows(area, job->k) ? SIZE_MAX : area * job->k;
+    size_t n_blocks = hyb_min_size(n_threads, work / MIN_BLOCK_WORK), longer = by_rows ? job->m : job->n;
+    size_t longer_cuts = 1, shorter_cuts = 1;
+    if (n_blocks > 1) {
+        longer_cuts = hyb_min_size(n_blocks * BLOCKS_PER_THREAD, longer / MIN_SPARE_SIDE);
+        if (longer_cuts < n_blocks) {
+            longer_cuts = hyb_min_size(n_blocks, hyb_ceil_div(longer, by_rows ? ROW_STEP : COL_STEP));
+            shorter_cuts = hyb_ceil_div(n_blocks, longer_cuts);
         }
     }
-    grid->block_rows = n_rows == 1 ? job->m : hyb_round_up(hyb_ceil_div(job->m, n_rows), ROW_STEP);
-    grid->block_cols = n_cols == 1 ? job->n : hyb_round_up(hyb_ceil_div(job->n, n_cols), COL_STEP);
+    grid->block_rows = hyb_round_up(hyb_ceil_div(job->m, by_rows ? longer_cuts : shorter_cuts), ROW_STEP);
+    grid->block_cols = hyb_round_up(hyb_ceil_div(job->n, by_rows ? shorter_cuts : longer_cuts), COL_STEP);
 }
 
 static void clear_c(size_t m, size_t n, float *c, size_t ldc) {

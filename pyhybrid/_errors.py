@@ -13,8 +13,8 @@ try:
     from pyhybrid._native import ffi, lib
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError(
-        "pyhybrid's compiled part is missing: this is its source folder. Run `pip install .`, then start Python "
-        "outside this folder, or with -P, or by the command `pyhybrid`",
+        "pyhybrid's compiled part is missing: this is its source folder. Run `pip install .`, then start "
+        "Python outside this folder, or with -P, or by the command `pyhybrid`",
         name=error.name,
     ) from error
 

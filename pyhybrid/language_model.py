@@ -530,7 +530,7 @@ class LanguageModel:
 
         Args:
             prompt: a text, or its tokens; a list of texts gives a list of results.
-            tokens: most new tokens; where they exceed the model's context, its newer half is kept and text goes on.
+            tokens: most new tokens; past the model's context its newer half is kept and text goes on.
             temperature: 0 takes the most likely token; higher is more varied.
             top_k: draw from the k most likely tokens; 0: from all.
             top_p: draw from the smallest set whose probability reaches this; 0 or 1: from all.

@@ -72,14 +72,14 @@ PRESETS: dict[str, Preset] = {
         Preset(
             name="tiny",
             description="0.67 million parameters: the default run, minutes on two cores",
-            model=ModelConfig(dim=128, n_layers=3, n_heads=4, ffn_dim=384, max_context=256),
-            training=TrainingConfig(steps=400, batch_size=8, context=256),
+            model=ModelConfig(dim=128, n_layers=3, n_heads=4, ffn_dim=384, max_context=128),
+            training=TrainingConfig(steps=400, batch_size=16, context=128),
         ),
         Preset(
             name="small",
             description="1.1 million parameters: small texts and experiments",
-            model=ModelConfig(dim=128, n_layers=5, n_heads=4, ffn_dim=384, max_context=256),
-            training=TrainingConfig(steps=600, batch_size=8, context=256),
+            model=ModelConfig(dim=128, n_layers=5, n_heads=4, ffn_dim=384, max_context=128),
+            training=TrainingConfig(steps=600, batch_size=16, context=128),
         ),
         Preset(
             name="base",

@@ -350,7 +350,7 @@ def test_streaming_callback_must_not_use_the_model() -> None:
 
 
 def test_generation_goes_on_past_the_context(trained: str) -> None:
-    """Where the context (48) is full its newer half is kept and text goes on; a prompt beyond it is refused."""
+    """Where the context (48) is full its newer half is kept; a prompt beyond it is refused."""
     model = LanguageModel.load(trained)
     result = model.generate_all(["x" * 40], tokens=100, temperature=0)[0]
     assert (result.tokens.size, result.stop_reason) == (100, "length")
