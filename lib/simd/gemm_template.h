@@ -213,8 +213,8 @@ static SIMD_TARGET gemm_a_block gemm_get_a(const hyb_gemm_job *job, size_t i0, s
     if (job->transpose == HYB_GEMM_TN) {
         const float *a = job->a + k0 * job->lda + i0;
         gemm_a_block as_is = {a, GEMM_ROWS, 1, job->lda};
-        /* For one panel of B packing costs more than it saves. */
-        return job->n <= GEMM_WIDTH ? as_is : gemm_pack_a_columns(a, job->lda, m, k, packed);
+        /* For so few columns packing costs more than it saves. */
+        return job->n <= 3 * HYB_LANES ? as_is : gemm_pack_a_columns(a, job->lda, m, k, packed);
     }
     gemm_a_block as_is = {job->a + i0 * job->lda + k0, GEMM_ROWS * job->lda, job->lda, 1};
     if (job->lda % 1024 != 0) return as_is;

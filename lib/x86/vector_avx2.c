@@ -14,7 +14,7 @@
 /* 16 registers: 6 rows x 2 registers of C, one row of B, one element of A. */
 #define GEMM_ROWS 6
 #define GEMM_VECTORS 1
-#define GEMM_DEPTH 384
+#define GEMM_DEPTH 256
 #define GEMM_BLOCK_ROWS 192
 /* Keys, and vectors of values, that attention works on at once: 2 registers each. */
 #define V16_KEYS 4

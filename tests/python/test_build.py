@@ -157,7 +157,6 @@ def test_drift_stops_the_build(headers: Path, tmp_path: Path, header: str, old: 
     command = [
         compiler,
         "-fsyntax-only",
-        "-w",
         "-Werror=incompatible-pointer-types",
         "-Werror=int-conversion",
         "-Werror=implicit-function-declaration",
