@@ -291,6 +291,21 @@ static void check_exp_accuracy(const hyb_kernels *kernels) {
     CHECK(worst < 2.4e-7);
 }
 
+/* Around the points where exp's reduction changes from one power of two to the next, every tier rounds the same way. */
+static void check_exp_ties(const tier *tiers, size_t n_tiers) {
+    enum { NEIGHBOURS = 64 };
+    for (int power = -127; power <= 128; ++power) {
+        float x[NEIGHBOURS], expected[NEIGHBOURS], actual[NEIGHBOURS];
+        uint32_t middle = hyb_bits_of((float)(((double)power + 0.5) * 0.6931471805599453));
+        for (uint32_t i = 0; i < NEIGHBOURS; ++i) x[i] = hyb_float_of(middle + i - NEIGHBOURS / 2);
+        float sum = tiers[0].kernels.exp_sum(x, NEIGHBOURS, 0.0f, expected);
+        for (size_t t = 1; t < n_tiers; ++t) {
+            CHECK(same_float(tiers[t].kernels.exp_sum(x, NEIGHBOURS, 0.0f, actual), sum));
+            CHECK(memcmp(expected, actual, sizeof expected) == 0);
+        }
+    }
+}
+
 /* ---- bench ---- */
 
 static double seconds(void) {
@@ -359,6 +374,7 @@ int main(int argc, char **argv) {
     }
     check_exp_accuracy(&tiers[0].kernels);
     if (n_tiers == 1) TEST_SKIP("this processor has no tier beyond the portable kernels");
+    check_exp_ties(tiers, n_tiers);
     check_operations(tiers, n_tiers, &state);
     check_attentions(tiers, n_tiers, &state);
     for (size_t t = 1; t < n_tiers; ++t) printf("checked %s\n", tiers[t].name);
