@@ -337,8 +337,12 @@ def test_streaming_callback_errors_come_through(kind: type[BaseException]) -> No
 def test_interrupt_ends_generation() -> None:
     """Ctrl-C during generation raises KeyboardInterrupt, without a streaming callback of the user's, too."""
     model = successor_model(b"abcdefgh")
-    with pytest.raises(KeyboardInterrupt):
-        model.generate("a", tokens=10, stream=lambda *_: signal.raise_signal(signal.SIGINT))
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job begins without one
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            model.generate("a", tokens=10, stream=lambda *_: signal.raise_signal(signal.SIGINT))
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert model.generate("a", tokens=2, temperature=0) == "bc"
 
 
