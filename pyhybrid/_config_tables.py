@@ -226,8 +226,8 @@ class TrainingConfig(CheckedTable):
         final_ratio: rate at the end, as a share of learning_rate.
         decay_fraction: share of the steps in which 'wsd' decays.
         optimizer: 'adamw'.
-        backward: arithmetic of the quantised layers' gradient products: 'int8' (integer products of the quantised
-            gradients), or 'fp32'.
+        backward: arithmetic of the quantised layers' gradient products: 'int8' (integer products of
+            quantised gradients), or 'fp32'.
         seed: of the initial weights and of the batches.
         threads: that compute; None: what the model's context has. The result does not depend on it.
         evaluation_interval: steps between validations; 0: only at the end.
