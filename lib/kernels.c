@@ -16,10 +16,12 @@ void hyb_kernels_select(hyb_kernels *table, uint32_t isa) {
     if ((isa & HYB_ISA_AVX2) != 0) {
         hyb_install_matmul_avx2(table);
         hyb_install_quantize_avx2(table);
+        hyb_install_transpose_avx2(table);
         hyb_install_vector_avx2(table);
     }
     if ((isa & HYB_ISA_AVX512) != 0) {
         hyb_install_quantize_avx512(table);
+        hyb_install_transpose_avx512(table);
         hyb_install_vector_avx512(table);
     }
     if ((isa & HYB_ISA_AVX512_VNNI) != 0) hyb_install_matmul_avx512(table);

@@ -89,6 +89,29 @@ typedef struct hyb_adamw_job {
     float epsilon;
 } hyb_adamw_job;
 
+/* Quantises fp32 [n_tokens][ld_x] to the transposed codes, column by column:
+ *   codes[c][t] = round_half_even(clamp((x[t][c] * token_scales[t]) * inverses[c], -127, 127)), a NaN gives -127
+ * and zeros for t from n_tokens to the next multiple of 16; sums[c] += sum of the codes of column c. */
+typedef struct hyb_quantize_transposed_job {
+    const float *x;
+    size_t ld_x;               /* elements */
+    size_t n_tokens, n_cols;   /* each >= 1 */
+    const float *token_scales; /* [n_tokens] */
+    const float *inverses;     /* [n_cols] */
+    int8_t *codes;             /* [n_cols][ld_codes] */
+    size_t ld_codes;           /* bytes, at least n_tokens rounded up to 16 */
+    int32_t *sums;             /* [n_cols] */
+} hyb_quantize_transposed_job;
+
+/* Packs codes [n_inner][ld] as weights of n_rows rows and n_inner columns (the transpose), padding included. */
+typedef struct hyb_pack_transposed_job {
+    const int8_t *codes;
+    size_t ld;              /* bytes, >= n_rows */
+    size_t n_inner, n_rows; /* each >= 1 */
+    uint8_t *blocks;        /* the first row block, at the column group of the first code; aligned to 64 */
+    size_t block_bytes;     /* from one row block to the next, a multiple of 64 */
+} hyb_pack_transposed_job;
+
 /* clang-format off */
 #define HYB_KERNELS(X) \
     /* EXACT, integers */ \
@@ -100,6 +123,13 @@ typedef struct hyb_adamw_job {
     X(ternarize, void, (const float *w, size_t n, float threshold, int8_t *codes)) \
     /* number of i with a[i] != b[i]; *n_zeros += number of b[i] == 0 */ \
     X(count_flips, size_t, (const int8_t *a, const int8_t *b, size_t n, size_t *n_zeros)) \
+    /* codes of any int8 format, or of ternary, in the transposed matrix's packed layout */ \
+    X(pack_transposed_i8, void, (const hyb_pack_transposed_job *job)) \
+    X(pack_transposed_ternary, void, (const hyb_pack_transposed_job *job)) \
+    X(quantize_transposed, void, (const hyb_quantize_transposed_job *job)) \
+    /* column_bits[i] = max(column_bits[i], bits of |x[i] * s|); returns max_abs_bits(x); bits as there (a NaN's own bits \
+     * may differ between variants) */ \
+    X(column_max_bits, uint32_t, (const float *x, size_t n, float s, uint32_t *column_bits)) \
     /* EXACT, floats; n may be 0 */ \
     /* largest bit pattern of |x|, as an integer: 0x7f800000 and above mean that an infinity or a NaN is there */ \
     X(max_abs_bits, uint32_t, (const float *x, size_t n)) \
@@ -172,6 +202,8 @@ void hyb_install_matmul_avx2(hyb_kernels *table);
 void hyb_install_matmul_avx512(hyb_kernels *table); /* needs VNNI */
 void hyb_install_quantize_avx2(hyb_kernels *table);
 void hyb_install_quantize_avx512(hyb_kernels *table);
+void hyb_install_transpose_avx2(hyb_kernels *table);
+void hyb_install_transpose_avx512(hyb_kernels *table);
 void hyb_install_vector_avx2(hyb_kernels *table);
 void hyb_install_vector_avx512(hyb_kernels *table);
 

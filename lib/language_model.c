@@ -188,9 +188,17 @@ static size_t parameter_layout(hyb_tensor *tensors, size_t n, int trainable, hyb
 
 hyb_status hyb_language_model_memory(hyb_ctx *ctx, const hyb_language_model_config *given, size_t n_sequences,
                                      size_t n_context, uint64_t *weight_bytes, uint64_t *training_bytes) {
+    return hyb_language_model_memory_with(ctx, given, HYB_BACKWARD_INT8, n_sequences, n_context, weight_bytes,
+                                          training_bytes);
+}
+
+hyb_status hyb_language_model_memory_with(hyb_ctx *ctx, const hyb_language_model_config *given, hyb_backward backward,
+                                          size_t n_sequences, size_t n_context, uint64_t *weight_bytes,
+                                          uint64_t *training_bytes) {
     hyb_language_model_config c;
     if (ctx == NULL || given == NULL || weight_bytes == NULL || training_bytes == NULL)
         return hyb_fail(ctx, HYB_ERROR_INVALID_ARGUMENT, "no argument may be NULL");
+    HYB_TRY(hyb_backward_check(ctx, backward));
     HYB_TRY(hyb_config_read(ctx, given, &c));
     int trainable = n_sequences != 0 && n_context != 0;
     if (trainable) HYB_TRY(hyb_training_check(ctx, &c, n_sequences, n_context));
@@ -211,7 +219,7 @@ hyb_status hyb_language_model_memory(hyb_ctx *ctx, const hyb_language_model_conf
         hyb_arena steps = {NULL, 0, 0};
         hyb_training training = {.memory = NULL};
         hyb_moments_layout(tensors, n, &steps);
-        hyb_training_layout(&c, ctx, n_sequences, n_context, &steps, &training);
+        hyb_training_layout(&c, ctx, backward, n_sequences, n_context, &steps, &training);
         *training_bytes = steps.used;
         arena.overflow |= steps.overflow;
     }
@@ -390,6 +398,7 @@ hyb_status hyb_model_refresh(hyb_language_model *m, uint64_t *n_flipped, uint64_
                                     t->is_linear ? n_zeros : NULL));
     }
     m->stale = 0;
+    if (m->training != NULL) m->training->int8.current = 0;
     return HYB_OK;
 }
 

@@ -28,6 +28,7 @@ uint64_t hyb_hash64(uint64_t value);
 /* ---- train.c ---- */
 hyb_status hyb_training_check(hyb_ctx *ctx, const hyb_language_model_config *config, size_t n_sequences,
                               size_t n_context);
+hyb_status hyb_backward_check(hyb_ctx *ctx, hyb_backward backward);
 void hyb_moments_layout(hyb_tensor *tensors, size_t n_tensors, hyb_arena *arena);
 void hyb_training_free(hyb_language_model *model);
 /* INVALID_ARGUMENT if a token is outside the vocabulary. */

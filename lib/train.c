@@ -23,6 +23,19 @@ hyb_status hyb_training_check(hyb_ctx *ctx, const hyb_language_model_config *con
     return HYB_OK;
 }
 
+hyb_status hyb_backward_check(hyb_ctx *ctx, hyb_backward backward) {
+    if (backward == HYB_BACKWARD_INT8 || backward == HYB_BACKWARD_F32) return HYB_OK;
+    return hyb_fail(ctx, HYB_ERROR_INVALID_ARGUMENT, "backward is %d, must be HYB_BACKWARD_INT8 or HYB_BACKWARD_F32",
+                    (int)backward);
+}
+
+hyb_status hyb_language_model_set_backward(hyb_language_model *model, hyb_backward backward) {
+    if (model == NULL) return HYB_ERROR_INVALID_ARGUMENT;
+    HYB_TRY(hyb_backward_check(model->ctx, backward));
+    model->backward = (int)backward;
+    return HYB_OK;
+}
+
 void hyb_moments_layout(hyb_tensor *tensors, size_t n_tensors, hyb_arena *arena) {
     for (size_t i = 0; i < n_tensors; i++) {
         hyb_tensor *t = &tensors[i];
@@ -63,7 +76,7 @@ hyb_status hyb_language_model_prepare(hyb_language_model *model, size_t n_sequen
     hyb_training *t = hyb_alloc_zeroed(ctx, 1, sizeof *t);
     if (t == NULL) return hyb_fail(ctx, HYB_ERROR_OUT_OF_MEMORY, "no memory for a training step");
     hyb_arena arena = {NULL, 0, 0};
-    hyb_training_layout(&model->config, ctx, n_sequences, n_context, &arena, t);
+    hyb_training_layout(&model->config, ctx, model->backward, n_sequences, n_context, &arena, t);
     t->memory = arena.base = arena.overflow ? NULL : hyb_alloc(ctx, 1, arena.used);
     if (arena.base == NULL) {
         hyb_free(ctx, t);
@@ -71,7 +84,7 @@ hyb_status hyb_language_model_prepare(hyb_language_model *model, size_t n_sequen
                         n_context, arena.used);
     }
     arena.used = 0;
-    hyb_training_layout(&model->config, ctx, n_sequences, n_context, &arena, t);
+    hyb_training_layout(&model->config, ctx, model->backward, n_sequences, n_context, &arena, t);
     t->max_sequences = n_sequences;
     t->max_context = n_context;
     t->n_threads = ctx->options.n_threads;
@@ -144,7 +157,7 @@ hyb_status hyb_language_model_gradients(hyb_language_model *model, const uint32_
     t->has_gradients = 0;
     hyb_batch batch = fill_batch(t, tokens, n_sequences, n_context);
     forward(model, &batch, n_context);
-    hyb_backward(model, &batch, n_context);
+    hyb_backward_pass(model, &batch, n_context);
     double loss = 0.0, norm = 0.0;
     for (size_t i = 0; i < batch.n_tokens; i++) loss += t->losses[i];
     loss /= (double)batch.n_tokens;

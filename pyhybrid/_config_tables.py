@@ -39,6 +39,7 @@ Scale = Literal["tensor", "row"]
 Threshold = Literal["absmean", "lloyd"]
 Schedule = Literal["linear", "cosine", "wsd", "constant"]
 Optimizer = Literal["adamw"]
+Backward = Literal["int8", "fp32"]
 #: Names that `DataConfig.tokenizer` may have; anything else is a path.
 TOKENIZERS = ("bytes", "bpe")
 
@@ -225,6 +226,8 @@ class TrainingConfig(CheckedTable):
         final_ratio: rate at the end, as a share of learning_rate.
         decay_fraction: share of the steps in which 'wsd' decays.
         optimizer: 'adamw'.
+        backward: arithmetic of the quantised layers' gradient products: 'int8' (integer products of
+            quantised gradients), or 'fp32'.
         seed: of the initial weights and of the batches.
         threads: that compute; None: what the model's context has. The result does not depend on it.
         evaluation_interval: steps between validations; 0: only at the end.
@@ -251,6 +254,7 @@ class TrainingConfig(CheckedTable):
     final_ratio: float = 0.0
     decay_fraction: float = 0.2
     optimizer: Optimizer = "adamw"
+    backward: Backward = "int8"
     seed: int = 0
     threads: int | None = None
     evaluation_interval: int = 100
@@ -277,6 +281,7 @@ class TrainingConfig(CheckedTable):
         self._number("final_ratio", 0, 1)
         decay = self._number("decay_fraction", 0, 1)
         self._choice("optimizer", typing.get_args(Optimizer))
+        self._choice("backward", typing.get_args(Backward))
         self._integer("seed", 0, 2**64 - 1)
         if self.threads is not None:
             self._integer("threads", 1, 256)

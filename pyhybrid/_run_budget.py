@@ -48,7 +48,9 @@ def check_memory(model: LanguageModel, config: TrainingConfig) -> None:
     available = available_memory_bytes()
     if available is None:
         return
-    estimate = model.memory_estimate(model.config, config.batch_size, config.context, context=model.context)
+    estimate = model.memory_estimate(
+        model.config, config.batch_size, config.context, backward=config.backward, context=model.context
+    )
     needed = estimate.training_bytes  # the weights are there already
     text = (
         f"training needs about {needed / 2**20:,.0f} MiB, and {available / 2**20:,.0f} MiB are "

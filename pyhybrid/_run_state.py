@@ -141,7 +141,8 @@ class RunState:
                 seconds=float(state["seconds"]),
                 preset=state.get("preset"),
                 model=ModelConfig(**state["model"]),
-                training=TrainingConfig(**state["training"]),
+                # A run from before there was a choice goes on with the bits that it began with.
+                training=TrainingConfig(**({"backward": "fp32"} | state["training"])),
                 data_config=DataConfig(**state["data_config"]),
                 data_sha256=str(state["data"]["sha256"]),
                 data_tokens=int(state["data"]["n_tokens"]),

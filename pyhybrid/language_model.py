@@ -42,7 +42,7 @@ from pyhybrid._model_types import (
 from pyhybrid._native import ffi, lib
 from pyhybrid.config import ModelConfig
 from pyhybrid.data import validation_batches
-from pyhybrid.quantization import FORMAT_NAMES, GRANULARITIES
+from pyhybrid.quantization import FORMAT_NAMES, GRANULARITIES, choose
 from pyhybrid.tokenizer import Tokenizer
 
 __all__ = [
@@ -58,6 +58,9 @@ __all__ = [
 
 #: A text as str or UTF-8 bytes, or token ids.
 TextOrTokens = str | bytes | npt.NDArray[Any] | Sequence[int]
+
+# Arithmetic of the backward pass.
+_BACKWARDS: dict[str, int] = {"int8": lib.HYB_BACKWARD_INT8, "fp32": lib.HYB_BACKWARD_F32}
 
 # Tokens that one C call evaluates: Ctrl-C is noticed between two calls.
 _EVALUATION_TOKENS = 8192
@@ -217,7 +220,13 @@ class LanguageModel:
 
     @classmethod
     def memory_estimate(
-        cls, config: ModelConfig, batch: int = 0, context_length: int = 0, *, context: Context | None = None
+        cls,
+        config: ModelConfig,
+        batch: int = 0,
+        context_length: int = 0,
+        *,
+        backward: str = "int8",
+        context: Context | None = None,
     ) -> MemoryEstimate:
         """Returns the bytes that a model takes, from the formulas that the allocations use.
 
@@ -225,6 +234,7 @@ class LanguageModel:
             config: shape and formats.
             batch: sequences a step; 0 without training.
             context_length: tokens a sequence; 0 without training.
+            backward: as in `prepare`.
             context: its number of threads matters; None for the default context.
 
         Raises:
@@ -233,10 +243,11 @@ class LanguageModel:
         context = context or default_context()
         weights, training = ffi.new("uint64_t *"), ffi.new("uint64_t *")
         sizes = [check_size(batch, "batch"), check_size(context_length, "context_length")]
+        kind = choose(_BACKWARDS, backward, "backward")
         with context.lock:
             context.check(
-                lib.hyb_language_model_memory(
-                    context.handle, config_to_struct(config), *sizes, weights, training
+                lib.hyb_language_model_memory_with(
+                    context.handle, config_to_struct(config), kind, *sizes, weights, training
                 )
             )
         return MemoryEstimate(weights[0], training[0])
@@ -310,13 +321,14 @@ class LanguageModel:
 
     # ---- training ----
 
-    def prepare(self, batch: int, context_length: int) -> None:
+    def prepare(self, batch: int, context_length: int, *, backward: str = "int8") -> None:
         """Allocates what training needs; a step allocates nothing after it. Moments are kept when called
         again.
 
         Args:
             batch: most sequences a step.
             context_length: most tokens a sequence.
+            backward: 'int8' for integer gradient products of the quantised layers, or 'fp32'.
 
         Raises:
             InvalidArgumentError: a size out of its range.
@@ -324,7 +336,9 @@ class LanguageModel:
             OutOfMemoryError: it does not fit.
         """
         sizes = check_size(batch, "batch"), check_size(context_length, "context_length")
+        kind = choose(_BACKWARDS, backward, "backward")
         with self.context.lock:
+            self.context.check(lib.hyb_language_model_set_backward(self.handle, kind))
             self.context.check(lib.hyb_language_model_prepare(self.handle, *sizes))
 
     def gradients(self, tokens: npt.ArrayLike) -> GradientStatistics:

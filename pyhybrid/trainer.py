@@ -317,7 +317,9 @@ class Trainer:
         check_memory(self.model, self.config)
         if self.config.threads is not None:
             self.model.context.threads = self.config.threads
-        self.model.prepare(self.config.batch_size, self.config.context)
+        self.model.prepare(
+            self.config.batch_size, self.config.context, backward=self.config.backward
+        )
         with StopOnSignal(self.stop, lambda: self.stopping):
             self._begin()
             speed = self._loop()

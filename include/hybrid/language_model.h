@@ -36,6 +36,12 @@ typedef enum hyb_activation {
     HYB_ACTIVATION_SQUARED_RELU = 1 /* max(x, 0)^2 */
 } hyb_activation;
 
+/* Arithmetic of the two gradient products of each quantised layer's matrix. INT8 quantises the gradients of a layer's
+ * outputs by their largest magnitude (per token for the input's gradient, per output for the weights') and multiplies
+ * them exactly with the forward pass's codes; F32 multiplies the dequantised values. The head, and matrices in F32
+ * format, always use F32. */
+typedef enum hyb_backward { HYB_BACKWARD_INT8 = 0, HYB_BACKWARD_F32 = 1 } hyb_backward;
+
 /* Shape and formats of a model. Names of the fields are those of the file (file.h). */
 typedef struct hyb_language_model_config {
     size_t struct_size;
@@ -68,9 +74,13 @@ HYB_API hyb_status hyb_language_model_count(hyb_ctx *ctx, const hyb_language_mod
                                             uint64_t *n_parameters, uint64_t *n_linear_parameters);
 
 /* Bytes that a model takes: its weights, and what hyb_language_model_prepare adds for batches of n_sequences x
- * n_context tokens (0, 0: no training). An estimate from the same formulas that the allocations use. */
+ * n_context tokens (0, 0: no training). An estimate from the same formulas that the allocations use. The second one is
+ * for a backward pass that is not the default. */
 HYB_API hyb_status hyb_language_model_memory(hyb_ctx *ctx, const hyb_language_model_config *config, size_t n_sequences,
                                              size_t n_context, uint64_t *weight_bytes, uint64_t *training_bytes);
+HYB_API hyb_status hyb_language_model_memory_with(hyb_ctx *ctx, const hyb_language_model_config *config,
+                                                  hyb_backward backward, size_t n_sequences, size_t n_context,
+                                                  uint64_t *weight_bytes, uint64_t *training_bytes);
 
 /* Creates a trainable model. Matrices are drawn from N(0, 1 / n_cols), Wo and Wdown also divided by sqrt(2 n_layers),
  * embedding and head from N(0, 0.02^2), norm gains are 1; the generator is seeded by `seed` and portable.
@@ -130,6 +140,10 @@ HYB_API hyb_status hyb_language_model_effective(hyb_language_model *model, size_
 HYB_API hyb_status hyb_language_model_touch(hyb_language_model *model);
 
 /* ---- training ---- */
+
+/* Chooses the arithmetic of the backward pass (default INT8) from the next hyb_language_model_prepare on.
+ * Errors: INVALID_ARGUMENT. */
+HYB_API hyb_status hyb_language_model_set_backward(hyb_language_model *model, hyb_backward backward);
 
 /* Allocates gradients, AdamW moments (zero) and activations for batches of at most n_sequences x n_context tokens.
  * After it a step allocates nothing. May be called again with another size (moments are kept).

@@ -2,7 +2,9 @@
  *
  * The quantisers are passed straight through (Bengio et al. 2013): the gradient of a layer's effective weights goes to
  * its master weights, the gradient of its quantised input to the input. Per linear layer y = W x:
- *   dW = dY^T X (TN product),  dX = dY W (NN product), with the dequantised X and effective W of the forward pass.
+ *   dW = dY^T X (TN product),  dX = dY W (NN product), with the dequantised X and effective W of the forward pass,
+ * or the integer products of backward_int8.c. The head's products are always fp32: most gradients of its logits are far
+ * smaller than the target's, and their codes would be 0.
  */
 #include "training.h"
 
@@ -46,6 +48,24 @@ static void linear_backward(hyb_ctx *ctx, hyb_tensor *tensor, const float *x, si
                       t->work.gemm_scratch);
     hyb_gemm_parallel(ctx, HYB_GEMM_NN, n_tokens, cols, rows, dy, rows, effective_weights(ctx, tensor, t), cols,
                       accumulate_dx, dx, cols, t->work.gemm_scratch);
+}
+
+/* Gradients of the group's tensors, and dx [n][n_cols] of their common input. */
+static void group_backward(hyb_language_model *model, size_t layer, int which, const float *const *dy,
+                           const hyb_input *input, size_t n_tokens, float *dx) {
+    hyb_training *t = model->training;
+    hyb_linear_group group = {.input = input};
+    group.n_tensors = hyb_group_tensors(&model->layers[layer], which, group.tensors);
+    for (size_t i = 0; i < group.n_tensors; i++) group.dy[i] = dy[i];
+    if (t->int8.transposed != NULL) {
+        group.transposed = &t->int8.transposed[layer * HYB_N_GROUPS + (size_t)which];
+        hyb_linear_backward_int8(model->ctx, &group, n_tokens, dx, t);
+        return;
+    }
+    int quantized = hyb_tensor_is_quantized(group.tensors[0]);
+    const float *x = input_values(model->ctx, input, quantized, n_tokens, group.tensors[0]->n_cols, t);
+    for (size_t i = 0; i < group.n_tensors; i++)
+        linear_backward(model->ctx, group.tensors[i], x, n_tokens, dy[i], i > 0, dx, t);
 }
 
 /* ---- norms ---- */
@@ -107,38 +127,33 @@ static void gate_task(void *argument, size_t index, size_t worker) {
 }
 
 /* d_residual: gradient after the layer on entry, after attention on return. */
-static void ffn_backward(hyb_language_model *model, const hyb_layer *layer, hyb_layer_state *s, size_t n,
-                         hyb_training *t) {
+static void ffn_backward(hyb_language_model *model, size_t l, size_t n, hyb_training *t) {
     hyb_ctx *ctx = model->ctx;
-    int quantized = hyb_tensor_is_quantized(layer->ffn_down);
-    size_t dim = model->config.dim, width = model->config.ffn_dim;
-    const float *x = input_values(ctx, &s->down_input, quantized, n, width, t);
-    linear_backward(ctx, layer->ffn_down, x, n, t->d_residual, 0, t->d_wide, t);
+    const hyb_layer *layer = &model->layers[l];
+    hyb_layer_state *s = &t->states[l];
+    const float *const d_down[1] = {t->d_residual}, *const d_gate_up[2] = {s->gate, s->up};
+    group_backward(model, l, HYB_GROUP_DOWN, d_down, &s->down_input, n, t->d_wide);
     if (layer->ffn_sub_norm != NULL)
         norm_backward(ctx, s->gated, layer->ffn_sub_norm, s->ffn_sub_rms, n, t->d_wide, NULL, t);
     gate_loop loop = {model, s, t->d_wide, n};
     hyb_parallel(ctx, hyb_ceil_div(n, HYB_TOKENS_PER_TASK), gate_task, &loop);
-    x = input_values(ctx, &s->ffn_input, quantized, n, dim, t);
-    linear_backward(ctx, layer->ffn_gate, x, n, s->gate, 0, t->d_input, t);
-    linear_backward(ctx, layer->ffn_up, x, n, s->up, 1, t->d_input, t);
+    group_backward(model, l, HYB_GROUP_GATE_UP, d_gate_up, &s->ffn_input, n, t->d_input);
     norm_backward(ctx, s->residual_mid, layer->ffn_norm, s->ffn_rms, n, t->d_input, t->d_residual, t);
 }
 
 /* d_residual: gradient after attention on entry, before the layer on return. */
-static void attention_block_backward(hyb_language_model *model, const hyb_layer *layer, const hyb_batch *batch,
-                                     size_t n_context, hyb_layer_state *s, hyb_training *t) {
+static void attention_block_backward(hyb_language_model *model, size_t l, const hyb_batch *batch, size_t n_context,
+                                     hyb_training *t) {
     hyb_ctx *ctx = model->ctx;
-    int quantized = hyb_tensor_is_quantized(layer->attn_output);
-    size_t n = batch->n_tokens, dim = model->config.dim;
-    const float *x = input_values(ctx, &s->out_input, quantized, n, dim, t);
-    linear_backward(ctx, layer->attn_output, x, n, t->d_residual, 0, t->d_input, t);
+    const hyb_layer *layer = &model->layers[l];
+    hyb_layer_state *s = &t->states[l];
+    size_t n = batch->n_tokens;
+    const float *const d_out[1] = {t->d_residual}, *const d_qkv[3] = {t->d_q, t->d_k, t->d_v};
+    group_backward(model, l, HYB_GROUP_OUTPUT, d_out, &s->out_input, n, t->d_input);
     if (layer->attn_sub_norm != NULL)
         norm_backward(ctx, s->attn_out, layer->attn_sub_norm, s->attn_sub_rms, n, t->d_input, NULL, t);
     hyb_attention_backward(model, s, batch, n_context, t->d_input, t);
-    x = input_values(ctx, &s->attn_input, quantized, n, dim, t);
-    linear_backward(ctx, layer->attn_q, x, n, t->d_q, 0, t->d_input, t);
-    linear_backward(ctx, layer->attn_k, x, n, t->d_k, 1, t->d_input, t);
-    linear_backward(ctx, layer->attn_v, x, n, t->d_v, 1, t->d_input, t);
+    group_backward(model, l, HYB_GROUP_QKV, d_qkv, &s->attn_input, n, t->d_input);
     norm_backward(ctx, s->residual_in, layer->attn_norm, s->attn_rms, n, t->d_input, t->d_residual, t);
 }
 
@@ -191,16 +206,17 @@ static void scatter_task(void *argument, size_t index, size_t worker) {
                                    loop->d_residual + i * loop->dim + first, n);
 }
 
-void hyb_backward(hyb_language_model *model, const hyb_batch *batch, size_t n_context) {
+void hyb_backward_pass(hyb_language_model *model, const hyb_batch *batch, size_t n_context) {
     hyb_ctx *ctx = model->ctx;
     hyb_training *t = model->training;
     size_t n = batch->n_tokens, dim = model->config.dim;
+    hyb_backward_int8_refresh(model);
     head_backward(model, batch, t);
     memset(t->d_residual, 0, n * dim * sizeof(float));
     norm_backward(ctx, t->residual_final, model->final_norm, t->final_rms, n, t->d_input, t->d_residual, t);
     for (size_t l = model->config.n_layers; l-- > 0;) {
-        ffn_backward(model, &model->layers[l], &t->states[l], n, t);
-        attention_block_backward(model, &model->layers[l], batch, n_context, &t->states[l], t);
+        ffn_backward(model, l, n, t);
+        attention_block_backward(model, l, batch, n_context, t);
     }
     if (model->head != model->embedding)
         memset(model->embedding->gradient, 0, hyb_tensor_size(model->embedding) * sizeof(float));

@@ -109,6 +109,7 @@ struct hyb_language_model {
     char *metadata;
     size_t metadata_bytes;
     int8_t *next_codes;            /* the largest tensor's codes, for counting flips */
+    int backward;                  /* hyb_backward of the next prepare */
     struct hyb_training *training; /* train.c; NULL before prepare */
     hyb_session *evaluation;       /* session.c; for loss and logits, made on demand */
     void *parameter_memory;        /* one block: values, codes and scales */

@@ -13,6 +13,38 @@
 /* The head works on so many tokens at a time that logits stay below 8 M elements. */
 #define HYB_HEAD_LOGITS ((size_t)1 << 23)
 
+/* Tokens of one integer product of a weight gradient, which is also the scope of its scales: the job's unpacked operand
+ * (64 rows) then stays within a second-level cache. */
+#define HYB_BACKWARD_CHUNK ((size_t)8192)
+
+/* Linear layers that share an input. */
+enum { HYB_GROUP_QKV, HYB_GROUP_OUTPUT, HYB_GROUP_GATE_UP, HYB_GROUP_DOWN, HYB_N_GROUPS };
+#define HYB_GROUP_TENSORS 3
+
+typedef struct hyb_linear_group {
+    size_t n_tensors;
+    hyb_tensor *tensors[HYB_GROUP_TENSORS];
+    const float *dy[HYB_GROUP_TENSORS]; /* [n][n_rows of the tensor] */
+    const hyb_input *input;             /* what the forward pass gave them */
+    const hyb_weights *transposed;      /* integer backward only */
+} hyb_linear_group;
+
+/* Memory of the integer backward pass. Outputs of a group: those of its tensors side by side, each tensor's rounded up
+ * to a multiple of 16. */
+typedef struct hyb_backward_int8 {
+    hyb_weights *transposed;   /* [n_layers][HYB_N_GROUPS]: rows are inputs, columns outputs; NULL in fp32 mode */
+    int current;               /* they are those of the tensors' codes */
+    size_t max_outputs;        /* of the largest group */
+    hyb_activations by_token;  /* [chunk][outputs]: dY * weight scale, quantised per token */
+    hyb_activations by_output; /* [outputs][chunk]: dY * input scale, quantised per output */
+    hyb_weights inputs;        /* the forward pass's codes: rows are inputs, columns tokens of the chunk */
+    float *inverses;           /* [outputs] */
+    uint32_t *maxima;          /* per worker [outputs] bits of the largest magnitude */
+    int32_t *sums;             /* per worker [outputs] */
+    float *rows;               /* per worker [outputs], with one weight scale a row */
+    float *partial;            /* the largest matrix: gradient of a chunk beyond the first */
+} hyb_backward_int8;
+
 typedef struct hyb_training {
     void *memory;
     size_t max_sequences, max_context; /* as prepared */
@@ -30,8 +62,9 @@ typedef struct hyb_training {
     float *d_input;     /* [n][dim]: gradient of a layer input; also of attn_out */
     float *d_wide;      /* [n][ffn_dim] */
     float *d_q, *d_k, *d_v;
-    float *input_values;   /* [n][max(dim, ffn_dim)] dequantised inputs */
-    float *effective;      /* the largest matrix's effective weights */
+    float *input_values; /* [n][columns] dequantised inputs of the layers that work in fp32 */
+    float *effective;    /* effective weights of the largest matrix of those */
+    hyb_backward_int8 int8;
     float *gain_partials;  /* [n / HYB_GAIN_CHUNK][max(dim, ffn_dim)] */
     float *attention_rows; /* per worker [2][max_context][max_context] */
     hyb_work work;
@@ -39,8 +72,9 @@ typedef struct hyb_training {
     double gradient_norm;
 } hyb_training;
 
-/* Places a training step's buffers in the arena (or measures them, arena->base NULL). states [n_layers] must exist. */
-void hyb_training_layout(const hyb_language_model_config *config, const hyb_ctx *ctx, size_t n_sequences,
+/* Places a training step's buffers in the arena (or measures them, arena->base NULL). states [n_layers] must exist.
+ * backward: hyb_backward. */
+void hyb_training_layout(const hyb_language_model_config *config, const hyb_ctx *ctx, int backward, size_t n_sequences,
                          size_t n_context, hyb_arena *arena, hyb_training *training);
 /* Places an inference pass's buffers for up to n_tokens at once. */
 void hyb_inference_layout(const hyb_language_model_config *config, const hyb_ctx *ctx, size_t n_tokens,
@@ -56,7 +90,22 @@ void hyb_cross_entropy(hyb_ctx *ctx, float *logits, const uint32_t *targets, siz
 void hyb_attention_backward(const hyb_language_model *model, const hyb_layer_state *state, const hyb_batch *batch,
                             size_t n_context, const float *d_out, hyb_training *training);
 
+/* ---- backward_int8.c ---- */
+
+size_t hyb_group_tensors(const hyb_layer *layer, int group, hyb_tensor *tensors[HYB_GROUP_TENSORS]);
+/* Packs the transposed weights if codes changed since. */
+void hyb_backward_int8_refresh(hyb_language_model *model);
+/* Gradients of a group's tensors, and dx [n][n_cols]; neither is added to what was there. */
+void hyb_linear_backward_int8(hyb_ctx *ctx, const hyb_linear_group *group, size_t n_tokens, float *dx,
+                              hyb_training *training);
+/* The longest sum of its products, for the size of the matmul's scratch. */
+size_t hyb_backward_int8_longest(const hyb_language_model_config *config, size_t n_tokens);
+void hyb_backward_int8_layout(const hyb_language_model_config *config, const hyb_ctx *ctx, size_t n_tokens,
+                              hyb_arena *arena, hyb_backward_int8 *backward);
+
+/* ---- backward.c ---- */
+
 /* Gradients of every parameter from the states of a forward pass; fills training->losses. */
-void hyb_backward(hyb_language_model *model, const hyb_batch *batch, size_t n_context);
+void hyb_backward_pass(hyb_language_model *model, const hyb_batch *batch, size_t n_context);
 
 #endif /* HYB_TRAINING_H */

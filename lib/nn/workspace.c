@@ -58,13 +58,13 @@ static void layout_state(const hyb_language_model_config *c, size_t n, hyb_arena
 static size_t widest(const hyb_language_model_config *c) { return c->dim > c->ffn_dim ? c->dim : c->ffn_dim; }
 
 static void layout_work(const hyb_language_model_config *c, const hyb_ctx *ctx, size_t n_tokens, size_t n_context,
-                        hyb_arena *arena, hyb_work *work) {
+                        size_t max_cols, hyb_arena *arena, hyb_work *work) {
     size_t row = widest(c) > n_context ? widest(c) : n_context;
     memset(work, 0, sizeof *work);
     work->projected = take_floats(arena, n_tokens, c->dim);
     work->row_floats = hyb_round_up(row, 16);
     work->rows = take_floats(arena, ctx->options.n_threads, work->row_floats);
-    work->matmul_scratch = hyb_arena_take(arena, 1, hyb_matmul_scratch_bytes(ctx, widest(c)));
+    work->matmul_scratch = hyb_arena_take(arena, 1, hyb_matmul_scratch_bytes(ctx, max_cols));
 }
 
 void hyb_inference_layout(const hyb_language_model_config *c, const hyb_ctx *ctx, size_t n_tokens, size_t n_context,
@@ -74,20 +74,32 @@ void hyb_inference_layout(const hyb_language_model_config *c, const hyb_ctx *ctx
     state->residual_in = state->residual_mid = take_floats(arena, n_tokens, c->dim);
     layout_state(c, n_tokens, arena, state);
     take_input(arena, c->embedding_format, 1, n_tokens, c->dim, NULL, head_input);
-    layout_work(c, ctx, n_tokens, n_context, arena, work);
+    layout_work(c, ctx, n_tokens, n_context, widest(c), arena, work);
     if (cache_format == HYB_CACHE_INT8) {
         work->kv_row_floats = n_context * (c->dim / c->n_heads);
         work->kv_rows = take_floats(arena, (size_t)ctx->options.n_threads * 2, work->kv_row_floats);
     }
 }
 
-static size_t largest_matrix(const hyb_language_model_config *c) {
-    size_t ffn = (size_t)c->dim * widest(c), vocab = (size_t)c->vocab_size * c->dim;
-    return ffn > vocab ? ffn : vocab;
+/* What the fp32 gradient products of quantised matrices need: of the layers' unless they are integer products, and of
+ * the head. */
+static void layout_dequantized(const hyb_language_model_config *c, int layers_too, size_t n, hyb_arena *arena,
+                               hyb_training *t) {
+    size_t cols = 0, matrix = 0;
+    if (c->embedding_format != HYB_FORMAT_F32) {
+        cols = c->dim;
+        matrix = (size_t)c->vocab_size * c->dim;
+    }
+    if (layers_too && c->linear_format != HYB_FORMAT_F32) {
+        cols = widest(c);
+        if ((size_t)c->dim * widest(c) > matrix) matrix = (size_t)c->dim * widest(c);
+    }
+    t->input_values = take_floats(arena, n, cols);
+    t->effective = take_floats(arena, matrix, 1);
 }
 
-void hyb_training_layout(const hyb_language_model_config *c, const hyb_ctx *ctx, size_t n_sequences, size_t n_context,
-                         hyb_arena *arena, hyb_training *t) {
+void hyb_training_layout(const hyb_language_model_config *c, const hyb_ctx *ctx, int backward, size_t n_sequences,
+                         size_t n_context, hyb_arena *arena, hyb_training *t) {
     size_t n = n_sequences * n_context, dim = c->dim, kv_dim = dim / c->n_heads * c->n_kv_heads;
     hyb_layer_state measured, *state = &measured;
     t->inputs = hyb_arena_take(arena, n, sizeof(uint32_t));
@@ -114,11 +126,13 @@ void hyb_training_layout(const hyb_language_model_config *c, const hyb_ctx *ctx,
     t->d_q = take_floats(arena, n, dim);
     t->d_k = take_floats(arena, n, kv_dim);
     t->d_v = take_floats(arena, n, kv_dim);
-    t->input_values = take_floats(arena, n, widest(c));
-    t->effective = take_floats(arena, largest_matrix(c), 1);
+    int integer = backward == HYB_BACKWARD_INT8 && c->linear_format != HYB_FORMAT_F32;
+    layout_dequantized(c, !integer, n, arena, t);
     t->gain_partials = take_floats(arena, hyb_ceil_div(n, HYB_GAIN_CHUNK), widest(c));
     t->attention_rows = take_floats(arena, (size_t)ctx->options.n_threads * 2 * n_context, n_context);
-    layout_work(c, ctx, n, n_context, arena, &t->work);
+    size_t longest = integer ? hyb_backward_int8_longest(c, n) : 0;
+    layout_work(c, ctx, n, n_context, longest > widest(c) ? longest : widest(c), arena, &t->work);
+    if (integer) hyb_backward_int8_layout(c, ctx, n, arena, &t->int8);
     t->work.gemm_scratch = hyb_arena_take(arena, 1, hyb_gemm_scratch_bytes(ctx));
     t->work.training = 1;
 }

@@ -16,7 +16,7 @@ from pyhybrid.benchmarks.registry import Answer, Goal, Options, Row
 from pyhybrid.benchmarks.training import initial_weights
 from pyhybrid.config import PRESETS, ModelConfig, TrainingConfig
 
-__all__ = ["Ours", "TorchEager", "rows"]
+__all__ = ["Ours", "OursF32Backward", "TorchEager", "rows"]
 
 # Relative difference of the loss of the very first batch: fp32 rounding, and with quantisation a few
 # activations on the other side of a rounding tie.
@@ -84,12 +84,14 @@ class _Run:
 class Ours(_Run):
     """pyhybrid.LanguageModel."""
 
+    backward = "int8"
+
     def create(self, seed: int) -> None:
         from pyhybrid._context import Context
         from pyhybrid.language_model import LanguageModel
 
         self.model = LanguageModel(self.config, seed=seed, context=Context(threads=self.threads))
-        self.model.prepare(self.training.batch_size, self.training.context)
+        self.model.prepare(self.training.batch_size, self.training.context, backward=self.backward)
 
     def step(self, number: int, rate: float) -> float:
         t = self.training
@@ -102,6 +104,12 @@ class Ours(_Run):
 
     def loss_sum(self, windows: NDArray[np.uint32]) -> float:
         return self.model.loss_sum(windows)
+
+
+class OursF32Backward(Ours):
+    """The same with the gradient products in fp32."""
+
+    backward = "fp32"
 
 
 class TorchEager(_Run):
@@ -137,10 +145,31 @@ class TorchEager(_Run):
 
 
 def rows(options: Options) -> list[Row]:
-    """Ternary, and fp32 beside it."""
+    """Ternary, and fp32 beside it; then our integer backward pass beside our fp32 one."""
     here = "pyhybrid.benchmarks.quality"
     data = None if options.data is None else str(options.data)
     text = "Our ternary AdamW ends within 0.02 nats of PyTorch's ternary AdamW (mean over the seeds)."
+    note = f"text: {options.data.name if options.data else 'the embedded documentation text'}."
+    integer = Row(
+        name="quality/backward-int8/small",
+        section="quality",
+        unit="nats/byte",
+        better="lower",
+        ours=f"{here}:Ours",
+        peers={"pyhybrid, fp32 backward": f"{here}:OursF32Backward"},
+        sizes={"preset": "small", "bits": 1.58, "steps": options.steps},
+        hidden={"data": data},
+        threads=max(options.threads),
+        rounds=options.seeds,
+        agreement={"first_loss": 0.0},
+        goal=Goal(
+            text="Integer gradient products end within 0.01 nats of fp32 ones (mean over the seeds).",
+            kind="difference",
+            limit=0.01,
+            peer="pyhybrid, fp32 backward",
+        ),
+        note=f"Validation loss; one round a seed; {note}",
+    )
     return [
         Row(
             name=f"quality/small/{name}",
@@ -157,9 +186,7 @@ def rows(options: Options) -> list[Row]:
             goal=Goal(text=text, kind="difference", limit=0.02, peer="PyTorch eager")
             if bits == 1.58
             else None,
-            note="Validation loss; one round a seed; text: "
-            + (options.data.name if options.data else "the embedded documentation text")
-            + ".",
+            note=f"Validation loss; one round a seed; {note}",
         )
         for name, bits in (("ternary", 1.58), ("fp32", 32.0))
-    ]
+    ] + [integer]

@@ -73,9 +73,11 @@ def draw_weights(model: LanguageModel, seed: int) -> dict[str, Array]:
     return weights
 
 
-def gradients_of(model: LanguageModel, tokens: Array) -> tuple[float, dict[str, Array]]:
-    """Loss and a copy of every gradient of a batch uint32 [B, T + 1]."""
-    model.prepare(tokens.shape[0], tokens.shape[1] - 1)
+def gradients_of(
+    model: LanguageModel, tokens: Array, *, backward: str = "fp32"
+) -> tuple[float, dict[str, Array]]:
+    """Loss and a copy of every gradient of a batch uint32 [B, T + 1]; exact products unless told."""
+    model.prepare(tokens.shape[0], tokens.shape[1] - 1, backward=backward)
     loss = model.gradients(tokens).loss
     found = {}
     for name, parameter in model.parameters().items():

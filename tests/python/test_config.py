@@ -100,6 +100,7 @@ def test_model_config_names_field_value_and_remedy(field: str, value: object, hi
         ("schedule", "line"),
         ("warmup_fraction", 1.5),
         ("optimizer", "sgd"),
+        ("backward", "int4"),
         ("seed", -1),
         ("threads", 0),
         ("threads", 257),

@@ -23,6 +23,7 @@ from parity import (
 )
 
 from pyhybrid._context import Context
+from pyhybrid._errors import InvalidArgumentError
 from pyhybrid.config import ModelConfig
 from pyhybrid.language_model import LanguageModel
 
@@ -160,6 +161,57 @@ def test_gradients_match_finite_differences(name: str) -> None:
             full = norm * length  # the derivative along the gradient
             assert uncertainty <= 0.05 * full, f"{parameter.name} {kind}: the test is blind"
             assert abs(found - expected) <= uncertainty + bound * full, f"{parameter.name} {kind}"
+
+
+INTEGER = {
+    "ternary": ModelConfig(**(_SHAPE | {"bits": 1.58, "embedding_bits": 8})),
+    "rows": ModelConfig(**(_SHAPE | {"bits": 1.58, "embedding_bits": 8}), scale="row", sub_norms=True),
+    "int4": ModelConfig(**(_SHAPE | {"bits": 4, "embedding_bits": 8}), n_kv_heads=2, tied_embeddings=False),
+}
+
+
+@pytest.mark.parametrize("name", INTEGER)
+def test_integer_gradients_are_near_those_of_fp32(name: str) -> None:
+    """Each gradient of the integer backward pass points where the fp32 one does; the head's are the same.
+
+    Rounding to 1 / 127 of the largest of values that are near normal (the largest 3 to 4 deviations) is off
+    by sqrt(1 / 12) * 3.5 / 127 = 0.8 % of them. A gradient comes out of up to 4 products a layer, each with
+    an independent error, and the weights' own: sqrt(9) * 0.8 % = 2.4 %; the bound is twice that.
+    """
+    model = LanguageModel(INTEGER[name], context=Context(threads=1))
+    set_weights(model, draw_weights(model, 5))
+    tokens = np.random.default_rng(6).integers(0, 37, (4, 17)).astype(np.uint32)
+    loss, exact = gradients_of(model, tokens)
+    integer_loss, found = gradients_of(model, tokens, backward="int8")
+    assert integer_loss == loss
+    for parameter, gradient in exact.items():
+        assert relative_error(found[parameter], gradient) <= 0.05, parameter
+        a, b = gradient.ravel().astype(np.float64), found[parameter].ravel().astype(np.float64)
+        assert a @ b >= 0.998 * np.linalg.norm(a) * np.linalg.norm(b), parameter
+    assert np.array_equal(found["final_norm"], exact["final_norm"])
+    assert not np.array_equal(found["blk.1.ffn_down"], exact["blk.1.ffn_down"])
+
+
+def test_backward_is_of_no_account_for_fp32_matrices() -> None:
+    """A model without quantised matrices has the same gradients and memory in both modes."""
+    config = ModelConfig(**_SHAPE)
+    model = LanguageModel(config, context=Context(threads=2))
+    tokens = np.random.default_rng(6).integers(0, 37, (2, 17)).astype(np.uint32)
+    _, exact = gradients_of(model, tokens)
+    _, found = gradients_of(model, tokens, backward="int8")
+    assert all(np.array_equal(found[name], exact[name]) for name in exact)
+    estimates = {
+        LanguageModel.memory_estimate(config, 2, 16, backward=kind).training_bytes
+        for kind in ("int8", "fp32")
+    }
+    assert len(estimates) == 1
+
+
+def test_unknown_backward_is_refused() -> None:
+    """Another name is an error that lists the known ones."""
+    model = LanguageModel(ModelConfig(**_SHAPE))
+    with pytest.raises(InvalidArgumentError, match="backward"):
+        model.prepare(1, 8, backward="int4")
 
 
 def test_finite_differences_notice_a_wrong_gradient() -> None:
