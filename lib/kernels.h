@@ -78,10 +78,11 @@ typedef struct hyb_attention_job {
 
 /* The same for n_queries queries of one head that follow one another: query i sees keys 0 .. first_position + i. What
  * remains of the probabilities is not said. */
-#define HYB_ATTENTION_BLOCK_QUERIES 32 /* a good size: many queries share the loads of a key, the work stays in cache  \
-                                        */
+#define HYB_ATTENTION_BLOCK_QUERIES                                                                                    \
+    32 /* a good size: many queries share the loads of a key, the work stays in cache                                  \
+        */
 #define HYB_ATTENTION_BLOCK_FLOATS(n_queries, n_keys, head_dim)                                                        \
-    (HYB_LANES * (size_t)(head_dim) + (size_t)(n_queries) * (HYB_ROUND_UP_16(n_keys) + 16))
+    (HYB_LANES * (size_t)(head_dim) + (size_t)(n_queries) * ((size_t)(head_dim) + HYB_ROUND_UP_16(n_keys) + 32))
 typedef struct hyb_attention_block_job {
     const float *q; /* query i at q + i * ld_q, [head_dim] */
     size_t ld_q;    /* elements; of out too */

@@ -30,10 +30,11 @@ typedef struct hyb_training {
     float *d_input;     /* [n][dim]: gradient of a layer input; also of attn_out */
     float *d_wide;      /* [n][ffn_dim] */
     float *d_q, *d_k, *d_v;
-    float *input_values;   /* [n][max(dim, ffn_dim)] dequantised inputs */
-    float *effective;      /* the largest matrix's effective weights */
-    float *gain_partials;  /* [n / HYB_GAIN_CHUNK][max(dim, ffn_dim)] */
-    float *attention_rows; /* per worker [2][max_context][max_context] */
+    float *input_values;  /* [n][max(dim, ffn_dim)] dequantised inputs */
+    float *effective;     /* the largest matrix's effective weights */
+    float *gain_partials; /* [n / HYB_GAIN_CHUNK][max(dim, ffn_dim)] */
+    float *attention;     /* [n_threads][attention_floats]: of the kernel attention_backward */
+    size_t attention_floats;
     hyb_work work;
     int has_gradients;
     double gradient_norm;

@@ -111,98 +111,92 @@ V16_FUNCTION void attention_columns(const float *keys, size_t ld, size_t n_keys,
     }
 }
 
-/* A vector for each query of a tile. */
-typedef struct attention_sums {
-    v16 of[ATTENTION_SCORE_QUERIES];
-} attention_sums;
-
-/* One lane of the dot products. It begins with its first product, not with +0: that changes a zero's sign at most,
- * which the softmax does not see. */
-V16_FUNCTION attention_sums attention_lane(const float *columns, const float *q, size_t ld_q, size_t n_queries,
-                                           size_t head_dim, size_t lane) {
-    attention_sums sums;
-    if (lane >= head_dim) {
-        HYB_UNROLL
-        for (size_t i = 0; i < n_queries; ++i) sums.of[i] = v16_zero();
-        return sums;
-    }
-    v16 keys = v16_load(columns + lane * HYB_LANES);
+/* Lanes l, l + 4, l + 8, l + 12 of the dot products of n_queries queries (a constant) and 16 keys, added as the tree
+ * has it. A lane begins with its first product, not with +0: that changes a zero's sign at most, which the softmax does
+ * not see. */
+V16_FUNCTION void attention_lane_fours(const float *columns, const float *q, size_t ld_q, size_t n_queries,
+                                       size_t head_dim, size_t l, v16 *fours) {
+    v16 lanes[4][ATTENTION_SCORE_QUERIES];
     HYB_UNROLL
-    for (size_t i = 0; i < n_queries; ++i) sums.of[i] = v16_mul(keys, v16_set1(q[i * ld_q + lane]));
-    HYB_UNROLL
-    for (size_t d = lane + HYB_LANES; d < head_dim; d += HYB_LANES) {
-        keys = v16_load(columns + d * HYB_LANES);
+    for (size_t t = 0; t < 4; ++t) {
+        v16 keys = l + 4 * t < head_dim ? v16_load(columns + (l + 4 * t) * HYB_LANES) : v16_zero();
         HYB_UNROLL
         for (size_t i = 0; i < n_queries; ++i) {
-            sums.of[i] = v16_add(sums.of[i], v16_mul(keys, v16_set1(q[i * ld_q + d])));
+            lanes[t][i] = l + 4 * t < head_dim ? v16_mul(keys, v16_set1(q[i * ld_q + l + 4 * t])) : v16_zero();
         }
     }
-    return sums;
+    size_t d = l + HYB_LANES;
+    for (; d + 12 < head_dim; d += HYB_LANES) {
+        HYB_UNROLL
+        for (size_t t = 0; t < 4; ++t) {
+            v16 keys = v16_load(columns + (d + 4 * t) * HYB_LANES);
+            HYB_UNROLL
+            for (size_t i = 0; i < n_queries; ++i) {
+                lanes[t][i] = v16_add(lanes[t][i], v16_mul(keys, v16_set1(q[i * ld_q + d + 4 * t])));
+            }
+        }
+    }
+    HYB_UNROLL
+    for (size_t t = 0; t < 3; ++t) {
+        if (d + 4 * t >= head_dim) continue;
+        v16 keys = v16_load(columns + (d + 4 * t) * HYB_LANES);
+        HYB_UNROLL
+        for (size_t i = 0; i < n_queries; ++i) {
+            lanes[t][i] = v16_add(lanes[t][i], v16_mul(keys, v16_set1(q[i * ld_q + d + 4 * t])));
+        }
+    }
+    HYB_UNROLL
+    for (size_t i = 0; i < n_queries; ++i) {
+        fours[i] = v16_add(v16_add(lanes[0][i], lanes[2][i]), v16_add(lanes[1][i], lanes[3][i]));
+    }
 }
 
-/* The tree over the lanes, depth first, so that few sums are alive at once. */
-#define ATTENTION_LEVEL(name, below, distance)                                                                         \
-    V16_FUNCTION attention_sums name(const float *columns, const float *q, size_t ld_q, size_t n_queries,              \
-                                     size_t head_dim, size_t lane) {                                                   \
-        attention_sums a = below(columns, q, ld_q, n_queries, head_dim, lane);                                         \
-        attention_sums b = below(columns, q, ld_q, n_queries, head_dim, lane + distance);                              \
-        HYB_UNROLL                                                                                                     \
-        for (size_t i = 0; i < n_queries; ++i) a.of[i] = v16_add(a.of[i], b.of[i]);                                    \
-        return a;                                                                                                      \
-    }
-ATTENTION_LEVEL(attention_lane_pairs, attention_lane, 8)
-ATTENTION_LEVEL(attention_lane_fours, attention_lane_pairs, 4)
-ATTENTION_LEVEL(attention_lane_eights, attention_lane_fours, 2)
-ATTENTION_LEVEL(attention_all_lanes, attention_lane_eights, 1)
-#undef ATTENTION_LEVEL
-
-/* Scores of n_queries queries and 16 keys; n_queries is a constant, and head_dim for the usual sizes. */
+/* Scores of n_queries queries (a constant) and 16 keys. The loop over l must not unroll: compilers then load everything
+ * first and run out of registers. */
 V16_FUNCTION void attention_score_tile(const float *columns, const float *q, size_t ld_q, size_t n_queries,
                                        size_t head_dim, float scale, float *scores, size_t ld_scores) {
-    attention_sums sums = attention_all_lanes(columns, q, ld_q, n_queries, head_dim, 0);
+    v16 fours[4][ATTENTION_SCORE_QUERIES];
+    HYB_NO_UNROLL
+    for (size_t l = 0; l < 4; ++l) attention_lane_fours(columns, q, ld_q, n_queries, head_dim, l, fours[l]);
     HYB_UNROLL
-    for (size_t i = 0; i < n_queries; ++i) v16_store(scores + i * ld_scores, v16_mul(sums.of[i], v16_set1(scale)));
+    for (size_t i = 0; i < n_queries; ++i) {
+        v16 sum = v16_add(v16_add(fours[0][i], fours[2][i]), v16_add(fours[1][i], fours[3][i]));
+        v16_store(scores + i * ld_scores, v16_mul(sum, v16_set1(scale)));
+    }
 }
 
-/* Scores of n_queries queries and 16 keys, by tiles. */
-#define ATTENTION_SCORES(name, constant_head_dim)                                                                      \
-    static SIMD_TARGET void name(const hyb_attention_block_job *job, size_t first, const float *columns,               \
-                                 float *scores, size_t ld_scores) {                                                    \
-        const float *q = job->q + first * job->ld_q;                                                                   \
-        size_t head_dim = constant_head_dim ? constant_head_dim : job->head_dim, i = first;                            \
-        size_t ld_q = job->ld_q, n_queries = job->n_queries;                                                           \
-        float scale = job->scale;                                                                                      \
-        scores += first * ld_scores;                                                                                   \
-        for (; i + ATTENTION_SCORE_QUERIES <= n_queries; i += ATTENTION_SCORE_QUERIES) {                               \
-            attention_score_tile(columns, q, ld_q, ATTENTION_SCORE_QUERIES, head_dim, scale, scores, ld_scores);       \
-            q += ATTENTION_SCORE_QUERIES * ld_q;                                                                       \
-            scores += ATTENTION_SCORE_QUERIES * ld_scores;                                                             \
-        }                                                                                                              \
-        for (; i < n_queries; ++i, q += ld_q, scores += ld_scores) {                                                   \
-            attention_score_tile(columns, q, ld_q, 1, head_dim, scale, scores, ld_scores);                             \
-        }                                                                                                              \
+/* Scores of the queries from `first` and 16 keys. */
+static SIMD_TARGET void attention_scores(const hyb_attention_block_job *job, size_t first, const float *columns,
+                                         const float *q, float *scores, size_t ld_scores) {
+    size_t head_dim = job->head_dim, i = first, n_queries = job->n_queries;
+    float scale = job->scale;
+    q += first * head_dim;
+    scores += first * ld_scores;
+    for (; i + ATTENTION_SCORE_QUERIES <= n_queries; i += ATTENTION_SCORE_QUERIES) {
+        attention_score_tile(columns, q, head_dim, ATTENTION_SCORE_QUERIES, head_dim, scale, scores, ld_scores);
+        q += ATTENTION_SCORE_QUERIES * head_dim;
+        scores += ATTENTION_SCORE_QUERIES * ld_scores;
     }
-ATTENTION_SCORES(attention_scores_32, 32)
-ATTENTION_SCORES(attention_scores_64, 64)
-ATTENTION_SCORES(attention_scores_any, 0)
-#undef ATTENTION_SCORES
+    for (; i < n_queries; ++i, q += head_dim, scores += ld_scores) {
+        attention_score_tile(columns, q, head_dim, 1, head_dim, scale, scores, ld_scores);
+    }
+}
 
 /* Scores of all queries; those behind a query's own position are of no use. */
 static SIMD_TARGET void attention_block_scores(const hyb_attention_block_job *job, float *scores, size_t ld_scores) {
     size_t n_keys = job->first_position + job->n_queries;
+    /* Side by side: rows that are 1 KiB or more apart compete for a few cache sets. */
+    float *q = scores + job->n_queries * ld_scores;
+    for (size_t i = 0; i < job->n_queries; ++i) {
+        memcpy(q + i * job->head_dim, job->q + i * job->ld_q, job->head_dim * sizeof *q);
+    }
     for (size_t j = 0; j < n_keys; j += HYB_LANES) {
         size_t first = j > job->first_position ? j - job->first_position : 0; /* the first query that sees key j */
         float *columns = job->scratch;
         first -= first % ATTENTION_SCORE_QUERIES; /* whole tiles */
         attention_columns(job->keys + j * job->ld, job->ld, hyb_min_size(HYB_LANES, n_keys - j), job->head_dim,
                           columns);
-        if (job->head_dim == 32) {
-            attention_scores_32(job, first, columns, scores + j, ld_scores);
-        } else if (job->head_dim == 64) {
-            attention_scores_64(job, first, columns, scores + j, ld_scores);
-        } else {
-            attention_scores_any(job, first, columns, scores + j, ld_scores);
-        }
+        attention_scores(job, first, columns, q, scores + j, ld_scores);
     }
 }
 
