@@ -43,8 +43,10 @@
 /* Before a loop of a constant, small number of turns over an array that should live in registers. */
 #if defined(__clang__)
 #define HYB_UNROLL _Pragma("unroll")
+#define HYB_NO_UNROLL _Pragma("nounroll")
 #else
 #define HYB_UNROLL _Pragma("GCC unroll 16")
+#define HYB_NO_UNROLL _Pragma("GCC unroll 1")
 #endif
 #else
 #define HYB_INLINE static inline
@@ -53,6 +55,7 @@
 #define HYB_UNLIKELY(x) (x)
 #define HYB_PREFETCH(p) ((void)0)
 #define HYB_UNROLL
+#define HYB_NO_UNROLL
 #endif
 
 /* x86 variants are compiled in every x86 build; a function carries its own target, so no flag leaks AVX elsewhere. */

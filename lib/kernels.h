@@ -74,6 +74,46 @@ typedef struct hyb_attention_job {
     float *out;           /* [head_dim] */
 } hyb_attention_job;
 
+#define HYB_ROUND_UP_16(n) (((size_t)(n) + 15) / 16 * 16)
+
+/* The same for n_queries queries of one head that follow one another: query i sees keys 0 .. first_position + i. What
+ * remains of the probabilities is not said. */
+#define HYB_ATTENTION_BLOCK_QUERIES                                                                                    \
+    32 /* a good size: many queries share the loads of a key, the work stays in cache                                  \
+        */
+#define HYB_ATTENTION_BLOCK_FLOATS(n_queries, n_keys, head_dim)                                                        \
+    (HYB_LANES * (size_t)(head_dim) + (size_t)(n_queries) * ((size_t)(head_dim) + HYB_ROUND_UP_16(n_keys) + 32))
+typedef struct hyb_attention_block_job {
+    const float *q; /* query i at q + i * ld_q, [head_dim] */
+    size_t ld_q;    /* elements; of out too */
+    size_t n_queries, first_position;
+    const float *keys, *values; /* as above; first_position + n_queries of them */
+    size_t ld;
+    size_t head_dim;
+    float scale;
+    float *scratch; /* HYB_ATTENTION_BLOCK_FLOATS(n_queries, first_position + n_queries, head_dim), aligned to 64 */
+    float *out;     /* [n_queries], ld_q apart */
+} hyb_attention_block_job;
+
+/* Gradients of causal attention of n queries over n keys, one head of one sequence, from those of its output:
+ *   dp_ij = dot(dout_i, v_j), ds_ij = p_ij (dp_ij - sum_k p_ik dp_ik) scale;
+ *   dq_i = sum_j ds_ij k_j,  dk_j = sum_i ds_ij q_i,  dv_j = sum_i p_ij dout_i */
+#define HYB_ATTENTION_BACKWARD_ROWS 64 /* queries whose probabilities are held at once */
+#define HYB_ATTENTION_BACKWARD_FLOATS(n, head_dim)                                                                     \
+    (5 * HYB_ROUND_UP_16(n) * HYB_ROUND_UP_16(head_dim) +                                                              \
+     HYB_ATTENTION_BACKWARD_ROWS * (3 * HYB_ROUND_UP_16(head_dim) + 2 * (HYB_ROUND_UP_16(n) + 16)))
+typedef struct hyb_attention_backward_job {
+    const float *q, *d_out; /* [n][head_dim], ld_q apart */
+    const float *keys, *values;
+    size_t ld_q; /* elements; of d_q too */
+    size_t ld_k; /* of keys, values, d_keys, d_values */
+    size_t n, head_dim;
+    float scale;                    /* > 0 */
+    int accumulate;                 /* add to d_keys and d_values, or overwrite them */
+    float *d_q, *d_keys, *d_values; /* d_q is overwritten */
+    float *scratch;                 /* HYB_ATTENTION_BACKWARD_FLOATS(n, head_dim), aligned to 64 */
+} hyb_attention_backward_job;
+
 /* AdamW over n values, constants folded by the caller: g' = g * gradient_scale; m = b1 m + (1 - b1) g';
  * v = b2 v + (1 - b2) g' g'; w = w * decay - step_size * m / (sqrt(v) * inv_sqrt_correction2 + epsilon). */
 typedef struct hyb_adamw_job {
@@ -150,8 +190,10 @@ typedef struct hyb_pack_transposed_job {
     /* x[i], x[half + i] = a c - b s, a s + b c with a = x[i], b = x[half + i], i < half */ \
     X(rotate, void, (float *x, const float *cosines, const float *sines, size_t half)) \
     X(attention, void, (const hyb_attention_job *job)) \
+    X(attention_block, void, (const hyb_attention_block_job *job)) \
     /* RELAXED */ \
     X(gemm, void, (const hyb_gemm_job *job)) \
+    X(attention_backward, void, (const hyb_attention_backward_job *job)) \
     X(adamw, void, (const hyb_adamw_job *job)) \
     X(sum_squares_f64, double, (const float *x, size_t n)) \
     X(axpy_f32, void, (float *y, const float *x, size_t n, float s)) /* y += s * x */ \

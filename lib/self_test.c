@@ -11,6 +11,7 @@
 #define MAX_N 67                 /* four vectors of 16 and a tail */
 #define MAX_HEAD 20              /* head_dim of the attention probe */
 #define MAX_KEYS 17              /* keys of it */
+#define MAX_QUERIES 6            /* queries of the probe of blocks of them */
 #define LD (MAX_HEAD + 3)        /* its leading dimension */
 #define MAX_K16 5                /* groups of 16 columns of the product's probe */
 #define MAX_COLS (16 * MAX_K16)  /* columns of it */
@@ -30,6 +31,7 @@ typedef struct fixture {
     float x_scales[MAX_TOKENS], row_scales[ROWS], y_f32[MAX_TOKENS * ROWS];
     float a[2 * MAX_N], b[2 * MAX_N], c[2 * MAX_N], y[2 * MAX_N];
     float keys[MAX_KEYS * LD], values[MAX_KEYS * LD], probabilities[MAX_KEYS], out[MAX_HEAD];
+    float attention[HYB_ATTENTION_BLOCK_FLOATS(MAX_QUERIES, MAX_KEYS, MAX_HEAD)];
     uint32_t digest;
 } fixture;
 
@@ -176,6 +178,16 @@ static void probe_attention(const hyb_kernels *k, fixture *f, size_t n) {
     digest_f32(f, f->probabilities, job.n_keys);
     digest_f32(f, f->out, job.head_dim);
 }
+static void probe_attention_block(const hyb_kernels *k, fixture *f, size_t n) {
+    hyb_attention_block_job job = {.q = f->b, .keys = f->keys, .values = f->values, .ld = LD, .scale = 0.25f};
+    job.head_dim = job.ld_q = 1 + n % MAX_HEAD;
+    job.n_queries = 1 + n % MAX_QUERIES;
+    job.first_position = n % (MAX_KEYS - MAX_QUERIES);
+    job.scratch = f->attention;
+    job.out = f->y;
+    k->attention_block(&job);
+    digest_f32(f, f->y, job.n_queries * job.head_dim);
+}
 
 /* The probes, and the digests that every machine gives. */
 static const struct {
@@ -203,6 +215,7 @@ static const struct {
     PROBE(gated_relu2, 0x206d284du)
     PROBE(rotate, 0x10b48ec0u)
     PROBE(attention, 0x97b20ef2u)
+    PROBE(attention_block, 0x50061f88u)
 /* clang-format on */
 #undef PROBE
 };

@@ -1,7 +1,8 @@
 /* attention.c - rotary embedding and grouped-query causal attention, forward.
  *
- * A task is a few tokens of one key-value head; the query heads of its group read the same keys and values. The
- * arithmetic is the kernel's (kernels.h, hyb_attention_job). Sources: Su et al. 2021 (rotary); Ainslie et al. 2023
+ * A task is a few tokens of one key-value head; the query heads of its group read the same keys and values. Tokens that
+ * follow one another in a sequence go to the kernel as a block, others (generation) one by one: the bits are the same.
+ * The arithmetic is the kernels' (kernels.h, hyb_attention_job). Sources: Su et al. 2021 (rotary); Ainslie et al. 2023
  * (grouped queries).
  */
 #include <math.h>
@@ -45,11 +46,12 @@ typedef struct attention_loop {
     const hyb_work *work;
     float *out;
     float scale;
+    size_t tokens_per_task;
 } attention_loop;
 
 /* The keys and values of one sequence and head as fp32 rows: in place, or dequantised into the worker's memory. */
 static void attention_rows(const attention_loop *loop, size_t worker, size_t sequence, size_t head, size_t n_keys,
-                           hyb_attention_job *job) {
+                           hyb_attention_block_job *job) {
     const hyb_kv *kv = loop->kv;
     size_t head_dim = loop->model->head_dim, kv_dim = loop->model->kv_dim;
     size_t n_heads = loop->model->config.n_kv_heads, start = sequence * kv->n_context;
@@ -72,28 +74,56 @@ static void attention_rows(const attention_loop *loop, size_t worker, size_t seq
     job->ld = head_dim;
 }
 
+/* Tokens from `first` on, at most `limit`, whose positions follow one another in one sequence. */
+static size_t run_length(const hyb_batch *batch, size_t first, size_t limit) {
+    size_t n = 1;
+    while (n < limit && batch->sequences[first + n] == batch->sequences[first] &&
+           batch->positions[first + n] == batch->positions[first] + n) {
+        n++;
+    }
+    return n;
+}
+
+/* The queries of one head: a block, or one alone. */
+static void attention_head(const hyb_kernels *kernels, const hyb_attention_block_job *job) {
+    if (job->n_queries > 1) {
+        kernels->attention_block(job);
+        return;
+    }
+    hyb_attention_job one = {.q = job->q, .keys = job->keys, .values = job->values, .ld = job->ld};
+    one.n_keys = job->first_position + 1;
+    one.head_dim = job->head_dim;
+    one.scale = job->scale;
+    one.probabilities = job->scratch;
+    one.out = job->out;
+    kernels->attention(&one);
+}
+
 static void attention_task(void *argument, size_t index, size_t worker) {
     const attention_loop *loop = argument;
+    const hyb_batch *batch = loop->batch;
     const hyb_language_model_config *config = &loop->model->config;
     size_t head_dim = loop->model->head_dim, group = config->n_heads / config->n_kv_heads;
-    size_t kv_head = index % config->n_kv_heads, first = index / config->n_kv_heads * HYB_TOKENS_PER_TASK;
-    size_t end = hyb_min_size(first + HYB_TOKENS_PER_TASK, loop->batch->n_tokens);
-    hyb_attention_job job = {.head_dim = head_dim, .scale = loop->scale};
-    job.probabilities = loop->work->rows + worker * loop->work->row_floats;
-    for (size_t i = first; i < end; i++) {
-        job.n_keys = (size_t)loop->batch->positions[i] + 1;
-        attention_rows(loop, worker, loop->batch->sequences[i], kv_head, job.n_keys, &job);
+    size_t kv_head = index % config->n_kv_heads, first = index / config->n_kv_heads * loop->tokens_per_task;
+    size_t end = hyb_min_size(first + loop->tokens_per_task, batch->n_tokens);
+    hyb_attention_block_job job = {.head_dim = head_dim, .scale = loop->scale, .ld_q = config->dim};
+    job.scratch = loop->work->attention + worker * loop->work->attention_floats;
+    for (size_t i = first; i < end; i += job.n_queries) {
+        job.n_queries = run_length(batch, i, end - i);
+        job.first_position = batch->positions[i];
+        attention_rows(loop, worker, batch->sequences[i], kv_head, job.first_position + job.n_queries, &job);
         for (size_t h = kv_head * group; h < (kv_head + 1) * group; h++) {
             job.q = loop->q + i * config->dim + h * head_dim;
             job.out = loop->out + i * config->dim + h * head_dim;
-            loop->model->ctx->kernels.attention(&job);
+            attention_head(&loop->model->ctx->kernels, &job);
         }
     }
 }
 
 void hyb_attention_forward(const hyb_language_model *model, const hyb_batch *batch, const float *q, const hyb_kv *kv,
                            const hyb_work *work, float *out) {
-    attention_loop loop = {model, batch, q, kv, work, out, hyb_attention_scale(model->head_dim)};
-    hyb_parallel(model->ctx, hyb_ceil_div(batch->n_tokens, HYB_TOKENS_PER_TASK) * model->config.n_kv_heads,
+    attention_loop loop = {model, batch, q, kv, work, out, hyb_attention_scale(model->head_dim), HYB_TOKENS_PER_TASK};
+    if (run_length(batch, 0, batch->n_tokens) > 1) loop.tokens_per_task = HYB_ATTENTION_BLOCK_QUERIES;
+    hyb_parallel(model->ctx, hyb_ceil_div(batch->n_tokens, loop.tokens_per_task) * model->config.n_kv_heads,
                  attention_task, &loop);
 }

@@ -65,8 +65,9 @@ typedef struct hyb_training {
     float *input_values; /* [n][columns] dequantised inputs of the layers that work in fp32 */
     float *effective;    /* effective weights of the largest matrix of those */
     hyb_backward_int8 int8;
-    float *gain_partials;  /* [n / HYB_GAIN_CHUNK][max(dim, ffn_dim)] */
-    float *attention_rows; /* per worker [2][max_context][max_context] */
+    float *gain_partials; /* [n / HYB_GAIN_CHUNK][max(dim, ffn_dim)] */
+    float *attention;     /* [n_threads][attention_floats]: of the kernel attention_backward */
+    size_t attention_floats;
     hyb_work work;
     int has_gradients;
     double gradient_norm;

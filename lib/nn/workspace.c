@@ -64,6 +64,9 @@ static void layout_work(const hyb_language_model_config *c, const hyb_ctx *ctx, 
     work->projected = take_floats(arena, n_tokens, c->dim);
     work->row_floats = hyb_round_up(row, 16);
     work->rows = take_floats(arena, ctx->options.n_threads, work->row_floats);
+    size_t n_queries = hyb_min_size(n_tokens, HYB_ATTENTION_BLOCK_QUERIES);
+    work->attention_floats = hyb_round_up(HYB_ATTENTION_BLOCK_FLOATS(n_queries, n_context, c->dim / c->n_heads), 16);
+    work->attention = take_floats(arena, ctx->options.n_threads, work->attention_floats);
     work->matmul_scratch = hyb_arena_take(arena, 1, hyb_matmul_scratch_bytes(ctx, max_cols));
 }
 
@@ -129,7 +132,8 @@ void hyb_training_layout(const hyb_language_model_config *c, const hyb_ctx *ctx,
     int integer = backward == HYB_BACKWARD_INT8 && c->linear_format != HYB_FORMAT_F32;
     layout_dequantized(c, !integer, n, arena, t);
     t->gain_partials = take_floats(arena, hyb_ceil_div(n, HYB_GAIN_CHUNK), widest(c));
-    t->attention_rows = take_floats(arena, (size_t)ctx->options.n_threads * 2 * n_context, n_context);
+    t->attention_floats = HYB_ATTENTION_BACKWARD_FLOATS(n_context, dim / c->n_heads);
+    t->attention = take_floats(arena, ctx->options.n_threads, t->attention_floats);
     size_t longest = integer ? hyb_backward_int8_longest(c, n) : 0;
     layout_work(c, ctx, n, n_context, longest > widest(c) ? longest : widest(c), arena, &t->work);
     if (integer) hyb_backward_int8_layout(c, ctx, n, arena, &t->int8);

@@ -141,84 +141,9 @@ SIMD_TARGET void SIMD_NAME(rotate)(float *x, const float *cosines, const float *
             v16_rotate(x + i, x + half + i, cosines + i, sines + i, half - i));
 }
 
-/* ---- attention ---- */
+#include "attention_template.h"
 
-/* Lane sums of q k_j for V16_KEYS keys at once: independent chains of additions hide their latency. */
-V16_FUNCTION void v16_key_lanes(const hyb_attention_job *job, size_t first, v16 *lanes) {
-    const float *keys = job->keys + first * job->ld;
-    v16 sum[V16_KEYS];
-    size_t d = 0;
-    HYB_UNROLL
-    for (int j = 0; j < V16_KEYS; ++j) sum[j] = v16_zero();
-    for (; d + HYB_LANES <= job->head_dim; d += HYB_LANES) {
-        v16 q = v16_load(job->q + d);
-        HYB_UNROLL
-        for (int j = 0; j < V16_KEYS; ++j) {
-            sum[j] = v16_add(sum[j], v16_mul(q, v16_load(keys + (size_t)j * job->ld + d)));
-        }
-    }
-    if (d < job->head_dim) {
-        size_t n = job->head_dim - d;
-        v16 q = v16_load_part(job->q + d, n);
-        HYB_UNROLL
-        for (int j = 0; j < V16_KEYS; ++j) {
-            sum[j] = v16_add(sum[j], v16_mul(q, v16_load_part(keys + (size_t)j * job->ld + d, n)));
-        }
-    }
-    HYB_UNROLL
-    for (int j = 0; j < V16_KEYS; ++j) lanes[j] = sum[j];
-}
-
-V16_FUNCTION void v16_scores(const hyb_attention_job *job) {
-    size_t j = 0;
-    for (; j + HYB_LANES <= job->n_keys; j += HYB_LANES) {
-        v16 lanes[HYB_LANES];
-        for (size_t part = 0; part < HYB_LANES; part += V16_KEYS) v16_key_lanes(job, j + part, lanes + part);
-        v16_store(job->probabilities + j, v16_mul(v16_reduce_add_16(lanes), v16_set1(job->scale)));
-    }
-    for (; j < job->n_keys; ++j) {
-        job->probabilities[j] = v16_dot(job->q, job->keys + j * job->ld, job->head_dim) * job->scale;
-    }
-}
-
-/* out[0 .. 16 n_vectors) = r * sum_j p_j v_j, one accumulator per element; the last vector has n_last lanes. */
-V16_FUNCTION void v16_weighted_values(const hyb_attention_job *job, size_t d, size_t n_vectors, size_t n_last,
-                                      float r) {
-    v16 sum[V16_VALUES];
-    const float *value = job->values + d;
-    HYB_UNROLL
-    for (size_t i = 0; i < V16_VALUES; ++i) sum[i] = v16_zero();
-    for (size_t j = 0; j < job->n_keys; ++j, value += job->ld) {
-        v16 p = v16_set1(job->probabilities[j]);
-        HYB_UNROLL
-        for (size_t i = 0; i < V16_VALUES; ++i) {
-            if (i >= n_vectors) continue;
-            size_t n = i + 1 == n_vectors ? n_last : HYB_LANES;
-            sum[i] = v16_add(sum[i], v16_mul(p, v16_get(value + HYB_LANES * i, n)));
-        }
-    }
-    HYB_UNROLL
-    for (size_t i = 0; i < V16_VALUES; ++i) {
-        if (i >= n_vectors) continue;
-        size_t n = i + 1 == n_vectors ? n_last : HYB_LANES;
-        v16_put(job->out + d + HYB_LANES * i, n, v16_mul(sum[i], v16_set1(r)));
-    }
-}
-
-SIMD_TARGET void SIMD_NAME(attention)(const hyb_attention_job *job) {
-    float *p = job->probabilities;
-    v16_scores(job);
-    float sum = v16_exp_sum(p, job->n_keys, SIMD_NAME(max_f32)(p, job->n_keys), p);
-    float r = 1.0f / sum;
-    size_t d = 0;
-    for (; d + V16_VALUES * HYB_LANES <= job->head_dim; d += V16_VALUES * HYB_LANES) {
-        v16_weighted_values(job, d, V16_VALUES, HYB_LANES, r);
-    }
-    for (; d + 2 * HYB_LANES <= job->head_dim; d += 2 * HYB_LANES) v16_weighted_values(job, d, 2, HYB_LANES, r);
-    for (; d + HYB_LANES <= job->head_dim; d += HYB_LANES) v16_weighted_values(job, d, 1, HYB_LANES, r);
-    if (d < job->head_dim) v16_weighted_values(job, d, 1, job->head_dim - d, r);
-    SIMD_NAME(scale_f32)(p, p, job->n_keys, r);
-}
+#include "attention_backward_template.h"
 
 /* ---- RELAXED ---- */
 
@@ -322,7 +247,9 @@ static void v16_install(hyb_kernels *table) {
     V16_INSTALL(gated_relu2);
     V16_INSTALL(rotate);
     V16_INSTALL(attention);
+    V16_INSTALL(attention_block);
     V16_INSTALL(gemm);
+    V16_INSTALL(attention_backward);
     V16_INSTALL(adamw);
     V16_INSTALL(sum_squares_f64);
     V16_INSTALL(axpy_f32);

@@ -19,6 +19,12 @@
 /* Keys, and vectors of values, that attention works on at once: 2 registers each. */
 #define V16_KEYS 4
 #define V16_VALUES 4
+/* The tiles of attention: 16 registers. */
+#define ATTENTION_SCORE_QUERIES 1
+#define ATTENTION_VALUE_QUERIES 2
+#define ATTENTION_VALUE_VECTORS 2
+#define ATTENTION_TILE_ROWS 4
+#define ATTENTION_TILE_VECTORS 1
 
 #include "../simd/gemm_template.h"
 #include "../simd/vector_template.h"

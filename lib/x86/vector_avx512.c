@@ -20,6 +20,12 @@
 /* Keys, and vectors of values, that attention works on at once. */
 #define V16_KEYS 8
 #define V16_VALUES 8
+/* The tiles of attention: 32 registers. */
+#define ATTENTION_SCORE_QUERIES 4
+#define ATTENTION_VALUE_QUERIES 4
+#define ATTENTION_VALUE_VECTORS 4
+#define ATTENTION_TILE_ROWS 8
+#define ATTENTION_TILE_VECTORS 2
 
 #include "../simd/gemm_template.h"
 #include "../simd/vector_template.h"
