@@ -34,6 +34,7 @@
 #define LINE 64
 /* Bytes that software prefetch runs ahead in each row block: the hardware follows the four streams, but not far. */
 #define PREFETCH_BYTES 2048
+#define SCRATCH_AHEAD 1024
 
 HYB_INLINE HYB_TARGET_AVX512_VNNI __m512i broadcast_i8x4(const int8_t *x) {
     int32_t four;
@@ -41,21 +42,58 @@ HYB_INLINE HYB_TARGET_AVX512_VNNI __m512i broadcast_i8x4(const int8_t *x) {
     return _mm512_set1_epi32(four);
 }
 
+HYB_INLINE const int8_t *hide_pointer(const int8_t *p) {
+    __asm__("" : "+r"(p));
+    return p;
+}
+
 HYB_INLINE HYB_TARGET_AVX512_VNNI __m512i load_line(const uint8_t *p) { return _mm512_load_si512((const void *)p); }
 
-/* Results of 16 rows (fewer in the last block) for one token; excess is what the unsigned codes added. */
-HYB_INLINE HYB_TARGET_AVX512_VNNI void store_block(const hyb_matmul_job *job, size_t block, size_t token, __m512i sum,
-                                                   int32_t excess) {
-    size_t row = block * HYB_BLOCK_ROWS, n = hyb_min_size(job->n_rows - row, HYB_BLOCK_ROWS);
-    __mmask16 mask = (__mmask16)((1u << n) - 1u);
-    sum = _mm512_sub_epi32(sum, _mm512_set1_epi32(excess));
-    if (job->y == NULL) {
-        _mm512_mask_storeu_epi32(job->y_i32 + token * job->ld_y + row, mask, sum);
+/* What the results of all row blocks and tokens share. */
+typedef struct results {
+    __mmask16 masks[MAX_BLOCKS]; /* valid rows of each block */
+    __m512 row_scales[MAX_BLOCKS];
+    float *y;
+    int32_t *y_i32;
+    size_t ld_y;
+    const float *x_scales;
+    const int32_t *x_sums;
+    int32_t per_sum; /* what a unit of the token's sum added to each row */
+} results;
+
+HYB_INLINE HYB_TARGET_AVX512_VNNI void get_results(const hyb_matmul_job *job, const size_t n_blocks, int32_t per_sum,
+                                                   results *r) {
+    UNROLL for (size_t b = 0; b < n_blocks; ++b) {
+        size_t row = b * HYB_BLOCK_ROWS, n = hyb_min_size(job->n_rows - row, HYB_BLOCK_ROWS);
+        r->masks[b] = (__mmask16)((1u << n) - 1u);
+        r->row_scales[b] =
+            job->y == NULL ? _mm512_setzero_ps() : _mm512_maskz_loadu_ps(r->masks[b], job->row_scales + row);
+    }
+    r->y = job->y;
+    r->y_i32 = job->y_i32;
+    r->ld_y = job->ld_y;
+    r->x_scales = job->x_scales;
+    r->x_sums = job->x_sums;
+    r->per_sum = per_sum;
+}
+
+/* Results of the row blocks for one token: what the unsigned codes added is taken off. */
+HYB_INLINE HYB_TARGET_AVX512_VNNI void store_token(const results *r, const size_t n_blocks, size_t token,
+                                                   const __m512i *sums) {
+    __m512i excess = _mm512_set1_epi32(r->x_sums[token] * r->per_sum);
+    if (r->y == NULL) {
+        int32_t *y = r->y_i32 + token * r->ld_y;
+        UNROLL for (size_t b = 0; b < n_blocks; ++b)
+            _mm512_mask_storeu_epi32(y + b * HYB_BLOCK_ROWS, r->masks[b], _mm512_sub_epi32(sums[b], excess));
         return;
     }
-    __m512 row_scales = _mm512_maskz_loadu_ps(mask, job->row_scales + row);
-    __m512 scale = _mm512_mul_ps(_mm512_set1_ps(job->x_scales[token]), row_scales);
-    _mm512_mask_storeu_ps(job->y + token * job->ld_y + row, mask, _mm512_mul_ps(_mm512_cvtepi32_ps(sum), scale));
+    float *y = r->y + token * r->ld_y;
+    __m512 x_scale = _mm512_set1_ps(r->x_scales[token]);
+    UNROLL for (size_t b = 0; b < n_blocks; ++b) {
+        __m512 sum = _mm512_cvtepi32_ps(_mm512_sub_epi32(sums[b], excess));
+        sum = _mm512_mul_ps(sum, _mm512_mul_ps(x_scale, r->row_scales[b]));
+        _mm512_mask_storeu_ps(y + b * HYB_BLOCK_ROWS, r->masks[b], sum);
+    }
 }
 
 /* One token, n_blocks row blocks side by side so that they share the broadcast activations. The four planes of codes
@@ -88,8 +126,11 @@ HYB_INLINE HYB_TARGET_AVX512_VNNI void ternary_token(const hyb_matmul_job *job, 
     UNROLL for (size_t b = 0; b < n_blocks; ++b) {
         __m512i low = _mm512_add_epi32(plane0[b], _mm512_srai_epi32(plane1[b], 2));
         __m512i high = _mm512_add_epi32(_mm512_srai_epi32(plane2[b], 4), _mm512_srai_epi32(plane3[b], 6));
-        store_block(job, b, 0, _mm512_add_epi32(low, high), job->x_sums[0]);
+        plane0[b] = _mm512_add_epi32(low, high);
     }
+    results r;
+    get_results(job, n_blocks, 1, &r);
+    store_token(&r, n_blocks, 0, plane0);
 }
 
 HYB_INLINE HYB_TARGET_AVX512_VNNI void int8_token(const hyb_matmul_job *job, const size_t n_blocks) {
@@ -111,8 +152,10 @@ HYB_INLINE HYB_TARGET_AVX512_VNNI void int8_token(const hyb_matmul_job *job, con
             HOLD(odd[b]);
         }
     }
-    UNROLL for (size_t b = 0; b < n_blocks; ++b)
-        store_block(job, b, 0, _mm512_add_epi32(even[b], odd[b]), job->x_sums[0] * 128);
+    UNROLL for (size_t b = 0; b < n_blocks; ++b) even[b] = _mm512_add_epi32(even[b], odd[b]);
+    results r;
+    get_results(job, n_blocks, 128, &r);
+    store_token(&r, n_blocks, 0, even);
 }
 
 /* ---- several tokens ---- */
@@ -151,7 +194,7 @@ static HYB_TARGET_AVX512_VNNI void unpack_int8(const hyb_matmul_job *job, size_t
  */
 #define ADD_TOKEN(t)                                                                                                   \
     if (n_tokens > t) {                                                                                                \
-        __m512i x_t = broadcast_i8x4(x + t * ld_x);                                                                    \
+        __m512i x_t = broadcast_i8x4((t < 3 ? x : upper) + t % 3 * ld_x);                                              \
         UNROLL for (size_t b = 0; b < n_blocks; ++b) {                                                                 \
             sums##t[b] = _mm512_dpbusd_epi32(sums##t[b], w[b], x_t);                                                   \
             HOLD(sums##t[b]);                                                                                          \
@@ -159,29 +202,27 @@ static HYB_TARGET_AVX512_VNNI void unpack_int8(const hyb_matmul_job *job, size_t
     }
 #define CLEAR_TOKEN(t) UNROLL for (size_t b = 0; b < n_blocks; ++b) sums##t[b] = _mm512_setzero_si512();
 #define STORE_TOKEN(t)                                                                                                 \
-    if (n_tokens > t) {                                                                                                \
-        UNROLL for (size_t b = 0; b < n_blocks; ++b)                                                                   \
-            store_block(job, b, token + t, sums##t[b], job->x_sums[token + t] * per_sum);                              \
-    }
+    if (n_tokens > t) store_token(r, n_blocks, token + t, sums##t);
 #define EACH_TOKEN(DO) DO(0) DO(1) DO(2) DO(3) DO(4) DO(5)
 
 /* Plane p of the codes, for four columns each of n_blocks row blocks and all tokens of the tile. */
 #define ADD_PLANE(p)                                                                                                   \
     {                                                                                                                  \
-        const int8_t *x = group + 4 * p;                                                                               \
+        const int8_t *x = group + 4 * p, *upper = x + 3 * ld_x;                                                        \
         __m512i w[MAX_BLOCKS];                                                                                         \
         UNROLL for (size_t b = 0; b < n_blocks; ++b) w[b] =                                                            \
             _mm512_and_si512(_mm512_srli_epi16(load_line(weights + b * stride), 2 * p), mask);                         \
         EACH_TOKEN(ADD_TOKEN)                                                                                          \
     }
 
-/* n_blocks x n_tokens results, from packed ternary weights or unpacked ones; per_sum is what a unit of the token's sum
- * added to each row. */
+/* n_blocks x n_tokens results, from packed ternary weights or unpacked ones. */
 HYB_INLINE HYB_TARGET_AVX512_VNNI void tile(const hyb_matmul_job *job, size_t token, const size_t n_blocks,
-                                            const size_t n_tokens, int32_t per_sum, const int packed) {
+                                            const size_t n_tokens, const results *r, const int packed) {
     __m512i sums0[MAX_BLOCKS], sums1[MAX_BLOCKS], sums2[MAX_BLOCKS];
     __m512i sums3[MAX_BLOCKS], sums4[MAX_BLOCKS], sums5[MAX_BLOCKS];
     EACH_TOKEN(CLEAR_TOKEN)
+    /* Tokens 0, 1, 2 and 3, 4, 5 from two pointers that the compiler takes for unrelated: it would keep six offsets,
+     * and move two of them out of vector registers in each turn, on a port that the products need. */
     const size_t ld_x = job->ld_x;
     const int8_t *first = job->x + token * ld_x, *end = first + job->n_k16 * HYB_BLOCK_COLS;
     if (packed) {
@@ -198,9 +239,13 @@ HYB_INLINE HYB_TARGET_AVX512_VNNI void tile(const hyb_matmul_job *job, size_t to
         }
     } else {
         const uint8_t *weights = job->scratch;
-        for (const int8_t *x = first; x < end; x += 4, weights += n_blocks * LINE) {
+        const int8_t *upper = hide_pointer(first + 3 * ld_x);
+        for (const int8_t *x = first; x < end; x += 4, upper += 4, weights += n_blocks * LINE) {
             __m512i w[MAX_BLOCKS];
-            UNROLL for (size_t b = 0; b < n_blocks; ++b) w[b] = load_line(weights + b * LINE);
+            UNROLL for (size_t b = 0; b < n_blocks; ++b) {
+                w[b] = load_line(weights + b * LINE);
+                _mm_prefetch((const char *)(weights + b * LINE + SCRATCH_AHEAD), _MM_HINT_T0);
+            }
             EACH_TOKEN(ADD_TOKEN)
         }
     }
@@ -208,25 +253,25 @@ HYB_INLINE HYB_TARGET_AVX512_VNNI void tile(const hyb_matmul_job *job, size_t to
 }
 
 HYB_INLINE HYB_TARGET_AVX512_VNNI void tile_of_tokens(const hyb_matmul_job *job, size_t token, const size_t n_blocks,
-                                                      size_t n_tokens, int32_t per_sum, const int packed) {
+                                                      size_t n_tokens, const results *r, const int packed) {
     switch (n_tokens) {
     case 6:
-        tile(job, token, n_blocks, 6, per_sum, packed);
+        tile(job, token, n_blocks, 6, r, packed);
         break;
     case 5:
-        tile(job, token, n_blocks, 5, per_sum, packed);
+        tile(job, token, n_blocks, 5, r, packed);
         break;
     case 4:
-        tile(job, token, n_blocks, 4, per_sum, packed);
+        tile(job, token, n_blocks, 4, r, packed);
         break;
     case 3:
-        tile(job, token, n_blocks, 3, per_sum, packed);
+        tile(job, token, n_blocks, 3, r, packed);
         break;
     case 2:
-        tile(job, token, n_blocks, 2, per_sum, packed);
+        tile(job, token, n_blocks, 2, r, packed);
         break;
     default:
-        tile(job, token, n_blocks, 1, per_sum, packed);
+        tile(job, token, n_blocks, 1, r, packed);
         break;
     }
 }
@@ -235,9 +280,11 @@ HYB_INLINE HYB_TARGET_AVX512_VNNI void tile_of_tokens(const hyb_matmul_job *job,
 HYB_INLINE HYB_TARGET_AVX512_VNNI void all_tiles(const hyb_matmul_job *job, const size_t n_blocks, int32_t per_sum,
                                                  const int packed) {
     size_t n_tiles = hyb_ceil_div(job->n_tokens, TILE_TOKENS);
+    results r;
+    get_results(job, n_blocks, per_sum, &r);
     for (size_t i = 0, token = 0; i < n_tiles; ++i) {
         size_t n = (job->n_tokens - token) / (n_tiles - i);
-        tile_of_tokens(job, token, n_blocks, n, per_sum, packed);
+        tile_of_tokens(job, token, n_blocks, n, &r, packed);
         token += n;
     }
 }

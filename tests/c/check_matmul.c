@@ -282,6 +282,8 @@ static void bench_one(const tier *t, int ternary, size_t n_rows, size_t n_cols, 
 /* only: NULL, or the name of one tier. */
 static int run_benchmark(const tier *tiers, size_t n_tiers, const char *only) {
     static const size_t shapes[][2] = {{768, 768}, {4096, 4096}, {11008, 4096}}, tokens[] = {8, 128, 512};
+    /* Rows, columns, tokens of the training step of presets small and base: forward, and gradients of weights. */
+    static const size_t steps[][3] = {{128, 128, 2048}, {384, 128, 2048}, {128, 2048, 384}, {1280, 512, 2048}};
     char name[128];
     hyb_cpu_name(name, sizeof name);
     printf("%s, compiler %s, one thread, its processor time, median of up to 15 and best\n", name, __VERSION__);
@@ -294,6 +296,9 @@ static int run_benchmark(const tier *tiers, size_t n_tiers, const char *only) {
                 for (size_t t = 0; t < 3 && (i > 0 || t < 1); ++t)
                     bench_one(&tiers[i], ternary, shapes[s][0], shapes[s][1], tokens[t], 0);
             }
+        for (size_t s = 0; s < sizeof steps / sizeof *steps && i > 0; ++s)
+            for (int ternary = 1; ternary >= 0; --ternary)
+                bench_one(&tiers[i], ternary, steps[s][0], steps[s][1], steps[s][2], 0);
     }
     return 0;
 }
