@@ -25,7 +25,7 @@ hyb_status hyb_training_check(hyb_ctx *ctx, const hyb_language_model_config *con
 
 hyb_status hyb_backward_check(hyb_ctx *ctx, hyb_backward backward) {
     if (backward == HYB_BACKWARD_INT8 || backward == HYB_BACKWARD_F32) return HYB_OK;
-    return hyb_fail(ctx, HYB_ERROR_INVALID_ARGUMENT, "backward is %d, must be HYB_BACKWARD_INT8 or HYB_BACKWARD_F32",
+    return hyb_fail(ctx, HYB_ERROR_INVALID_ARGUMENT, "backward is %d, must be HYB_BACKWARD_F32 or HYB_BACKWARD_INT8",
                     (int)backward);
 }
 

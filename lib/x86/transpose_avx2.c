@@ -1,5 +1,8 @@
 /* transpose_avx2.c - kernels of the integer backward pass, AVX2. Specification: ref/transpose_ref.c, whose functions
  * also do what is left of columns and rows beyond whole vectors.
+ *
+ * Time of the reference by this variant's, Cascade Lake, 2048 x 1280: column_max_bits 2.6, quantize_transposed 6,
+ * pack_transposed_i8 50, pack_transposed_ternary 15.
  */
 #include "../common.h"
 

@@ -43,6 +43,7 @@ static void fixture_begin(fixture *f, const hyb_language_model_config *config, i
     memset(f, 0, sizeof *f);
     CHECK_OK(hyb_ctx_create(&options, &f->ctx));
     CHECK_OK(hyb_language_model_create(f->ctx, config, 3, &f->model));
+    CHECK_OK(hyb_language_model_set_backward(f->model, HYB_BACKWARD_INT8));
     CHECK_OK(hyb_language_model_prepare(f->model, n_sequences, 32));
     CHECK_OK(hyb_model_refresh(f->model, NULL, NULL));
     hyb_training *t = f->model->training;
@@ -205,7 +206,7 @@ static void counting_release(void *user, void *memory) {
 
 /* The estimate of either mode is what prepare allocates, up to the rotary tables and the struct itself. */
 static void test_memory_is_estimated(void) {
-    for (int backward = HYB_BACKWARD_INT8; backward <= HYB_BACKWARD_F32; backward++) {
+    for (int backward = HYB_BACKWARD_F32; backward <= HYB_BACKWARD_INT8; backward++) {
         size_t n_bytes = 0;
         uint64_t weight_bytes, training_bytes;
         hyb_ctx_options options = {.struct_size = sizeof options,

@@ -58,10 +58,12 @@ static hyb_status train_steps(hyb_language_model *model, int steps, double *firs
     return status;
 }
 
-static hyb_language_model *trained_model(hyb_ctx *ctx, const hyb_language_model_config *config, int steps) {
+static hyb_language_model *trained_model(hyb_ctx *ctx, const hyb_language_model_config *config, int steps,
+                                         hyb_backward backward) {
     hyb_language_model *model = NULL;
     double first = 0.0, last = 0.0;
     CHECK_OK(hyb_language_model_create(ctx, config, 7, &model));
+    CHECK_OK(hyb_language_model_set_backward(model, backward));
     CHECK_OK(train_steps(model, steps, &first, &last));
     return model;
 }
@@ -80,34 +82,35 @@ static void test_training_learns(void) {
     hyb_ctx_destroy(ctx);
 }
 
-/* Weights after training are bit-equal for 1, 2 and 5 threads, for every number format. */
+/* Weights after training are bit-equal for 1, 2 and 5 threads, for every number format and both backward passes. */
 static void test_training_does_not_depend_on_threads(void) {
     static const uint32_t threads[3] = {1, 2, 5};
-    for (int format = HYB_FORMAT_F32; format <= HYB_FORMAT_INT8; format++) {
-        float *reference = NULL;
-        hyb_language_model_config config = small_config();
-        config.linear_format = format;
-        config.sub_norms = format % 2;
-        config.tied_embeddings = format % 3 == 0;
-        config.activation = format % 2 ? HYB_ACTIVATION_SQUARED_RELU : HYB_ACTIVATION_SILU;
-        config.embedding_format = format == HYB_FORMAT_F32 ? HYB_FORMAT_F32 : HYB_FORMAT_INT8;
-        for (int i = 0; i < 3; i++) {
-            hyb_ctx *ctx = make_ctx(threads[i], 0);
-            hyb_language_model *model = trained_model(ctx, &config, 6);
-            hyb_parameter p;
-            CHECK_OK(hyb_language_model_parameter(model, 2, &p));
-            size_t size = (size_t)p.n_rows * p.n_cols * sizeof(float);
-            if (i == 0) {
-                reference = malloc(size);
-                memcpy(reference, p.values, size);
-            } else {
-                CHECK(memcmp(reference, p.values, size) == 0);
+    for (int format = HYB_FORMAT_F32; format <= HYB_FORMAT_INT8; format++)
+        for (int backward = HYB_BACKWARD_F32; backward <= HYB_BACKWARD_INT8; backward++) {
+            float *reference = NULL;
+            hyb_language_model_config config = small_config();
+            config.linear_format = format;
+            config.sub_norms = format % 2;
+            config.tied_embeddings = format % 3 == 0;
+            config.activation = format % 2 ? HYB_ACTIVATION_SQUARED_RELU : HYB_ACTIVATION_SILU;
+            config.embedding_format = format == HYB_FORMAT_F32 ? HYB_FORMAT_F32 : HYB_FORMAT_INT8;
+            for (int i = 0; i < 3; i++) {
+                hyb_ctx *ctx = make_ctx(threads[i], 0);
+                hyb_language_model *model = trained_model(ctx, &config, 6, (hyb_backward)backward);
+                hyb_parameter p;
+                CHECK_OK(hyb_language_model_parameter(model, 2, &p));
+                size_t size = (size_t)p.n_rows * p.n_cols * sizeof(float);
+                if (i == 0) {
+                    reference = malloc(size);
+                    memcpy(reference, p.values, size);
+                } else {
+                    CHECK(memcmp(reference, p.values, size) == 0);
+                }
+                hyb_language_model_destroy(model);
+                hyb_ctx_destroy(ctx);
             }
-            hyb_language_model_destroy(model);
-            hyb_ctx_destroy(ctx);
+            free(reference);
         }
-        free(reference);
-    }
 }
 
 /* A training loss is the bits of the evaluation's loss: one forward pass for both. */
@@ -115,7 +118,7 @@ static void test_training_loss_is_evaluation_loss(void) {
     enum { CONTEXT = 40 };
     hyb_ctx *ctx = make_ctx(2, 0);
     hyb_language_model_config config = small_config();
-    hyb_language_model *model = trained_model(ctx, &config, 5);
+    hyb_language_model *model = trained_model(ctx, &config, 5, HYB_BACKWARD_INT8);
     uint32_t tokens[2 * (CONTEXT + 1)];
     hyb_gradient_statistics statistics = {0};
     double sum = 0.0;
@@ -143,7 +146,7 @@ static void test_logits_are_the_same_everywhere(void) {
         config.embedding_format = format;
         config.sub_norms = 1;
         hyb_ctx *trainer = make_ctx(2, 0);
-        hyb_language_model *model = trained_model(trainer, &config, 4);
+        hyb_language_model *model = trained_model(trainer, &config, 4, HYB_BACKWARD_F32);
         uint32_t tokens[N];
         float *expected = malloc(N * 256 * sizeof(float)), *logits = malloc(N * 256 * sizeof(float));
         fill_tokens(tokens, N, 11);
@@ -236,6 +239,7 @@ static hyb_status whole_life(hyb_ctx *ctx, const char *path) {
     hyb_generate_options options = {.struct_size = sizeof options, .max_tokens = 4, .stop_token = -1};
     options.sampler.struct_size = sizeof options.sampler;
     hyb_status status = hyb_language_model_create(ctx, &config, 1, &model);
+    if (status == HYB_OK) status = hyb_language_model_set_backward(model, HYB_BACKWARD_INT8);
     if (status == HYB_OK) status = train_steps(model, 1, &loss, &loss);
     if (status == HYB_OK) status = hyb_language_model_loss(model, tokens, 1, 7, &loss);
     if (status == HYB_OK) status = hyb_language_model_save(model, path, NULL, 0);
