@@ -116,35 +116,34 @@ static SIMD_TARGET attention_head attention_pack_head(const hyb_attention_backwa
     return h;
 }
 
-/* exp with fused operations, for x <= 0. */
-V16_FUNCTION v16 attention_exp(v16 x) {
-    const v16 magic = v16_set1(12582912.0f); /* 1.5 * 2^23 */
-    x = v16_max(v16_set1(-87.33654f), x);
-    v16 shifted = v16_fma(x, v16_set1(1.44269504f), magic), n = v16_sub(shifted, magic);
-    v16 r = v16_fma(n, v16_set1(2.12194440e-4f), v16_fma(n, v16_set1(-0.693359375f), x));
-    v16 p = v16_fma(v16_set1(1.9875691500e-4f), r, v16_set1(1.3981999507e-3f));
-    p = v16_fma(p, r, v16_set1(8.3334519073e-3f));
-    p = v16_fma(p, r, v16_set1(4.1665795894e-2f));
-    p = v16_fma(p, r, v16_set1(1.6666665459e-1f));
-    p = v16_fma(p, r, v16_set1(5.0000001201e-1f));
-    v16 t = v16_add(v16_fma(p, v16_mul(r, r), r), v16_set1(1.0f));
-    return v16_exp_scale(t, n, shifted);
-}
-
 /* One query over n keys: scores in p become probabilities, their gradients in ds become those of the scores, both zero
  * from n to the next multiple of 16. */
 V16_FUNCTION void attention_backward_row(float *p, float *ds, size_t n, float scale) {
     v16 shift = v16_set1(-SIMD_NAME(max_f32)(p, n) * scale), factor = v16_set1(scale);
     v16 sum = v16_zero(), pull = v16_zero();
-    for (size_t j = 0; j < n; j += HYB_LANES) {
-        v16 e = attention_exp(v16_fma(v16_load(p + j), factor, shift));
+    size_t j = 0;
+    for (; j + V16_EXPS * HYB_LANES <= n; j += V16_EXPS * HYB_LANES) {
+        v16 e[V16_EXPS];
+        HYB_UNROLL
+        for (size_t v = 0; v < V16_EXPS; ++v) e[v] = v16_fma(v16_load(p + j + v * HYB_LANES), factor, shift);
+        v16_exp_fused_all(e, V16_EXPS);
+        HYB_UNROLL
+        for (size_t v = 0; v < V16_EXPS; ++v) {
+            v16_store(p + j + v * HYB_LANES, e[v]);
+            sum = v16_add(sum, e[v]);
+            pull = v16_fma(e[v], v16_load(ds + j + v * HYB_LANES), pull);
+        }
+    }
+    for (; j < n; j += HYB_LANES) {
+        v16 e = v16_fma(v16_load(p + j), factor, shift);
+        v16_exp_fused_all(&e, 1);
         if (n - j < HYB_LANES) e = v16_keep(n - j, e);
         v16_store(p + j, e);
         sum = v16_add(sum, e);
         pull = v16_fma(e, v16_load(ds + j), pull);
     }
     v16 r = v16_set1(1.0f / v16_reduce_add(sum)), mean = v16_mul(v16_set1(v16_reduce_add(pull)), r);
-    for (size_t j = 0; j < n; j += HYB_LANES) {
+    for (j = 0; j < n; j += HYB_LANES) {
         v16 e = v16_mul(v16_load(p + j), r);
         v16_store(p + j, e);
         v16_store(ds + j, v16_mul(v16_mul(e, factor), v16_sub(v16_load(ds + j), mean)));

@@ -53,6 +53,35 @@ V16_FUNCTION void v16_exp_all(v16 *x, size_t n) {
     for (size_t i = 0; i < n; ++i) x[i] = v16_exp_scale(v16_add(p[i], v16_set1(1.0f)), whole[i], shifted[i]);
 }
 
+/* The same with fused operations: RELAXED kernels only. */
+V16_FUNCTION void v16_exp_fused_all(v16 *x, size_t n) {
+    static const float terms[] = {1.3981999507e-3f, 8.3334519073e-3f, 4.1665795894e-2f, 1.6666665459e-1f,
+                                  5.0000001201e-1f};
+    const v16 magic = v16_set1(12582912.0f); /* 1.5 * 2^23 */
+    v16 shifted[V16_EXPS], whole[V16_EXPS], r[V16_EXPS], p[V16_EXPS];
+    HYB_UNROLL
+    for (size_t i = 0; i < n; ++i) x[i] = v16_min(v16_set1(88.72283f), v16_max(v16_set1(-87.33654f), x[i]));
+    HYB_UNROLL
+    for (size_t i = 0; i < n; ++i) shifted[i] = v16_fma(x[i], v16_set1(1.44269504f), magic);
+    HYB_UNROLL
+    for (size_t i = 0; i < n; ++i) whole[i] = v16_sub(shifted[i], magic);
+    HYB_UNROLL
+    for (size_t i = 0; i < n; ++i) r[i] = v16_fma(whole[i], v16_set1(-0.693359375f), x[i]);
+    HYB_UNROLL
+    for (size_t i = 0; i < n; ++i) r[i] = v16_fma(whole[i], v16_set1(2.12194440e-4f), r[i]);
+    HYB_UNROLL
+    for (size_t i = 0; i < n; ++i) p[i] = v16_set1(1.9875691500e-4f);
+    HYB_UNROLL
+    for (size_t t = 0; t < sizeof terms / sizeof *terms; ++t) {
+        HYB_UNROLL
+        for (size_t i = 0; i < n; ++i) p[i] = v16_fma(p[i], r[i], v16_set1(terms[t]));
+    }
+    HYB_UNROLL
+    for (size_t i = 0; i < n; ++i) p[i] = v16_fma(p[i], v16_mul(r[i], r[i]), r[i]);
+    HYB_UNROLL
+    for (size_t i = 0; i < n; ++i) x[i] = v16_exp_scale(v16_add(p[i], v16_set1(1.0f)), whole[i], shifted[i]);
+}
+
 V16_FUNCTION v16 v16_exp(v16 x) {
     v16_exp_all(&x, 1);
     return x;
@@ -148,25 +177,20 @@ SIMD_TARGET float SIMD_NAME(exp_sum)(const float *x, size_t n, float offset, flo
     return v16_exp_sum(x, n, offset, y);
 }
 
-/* s = 1 + exp(-g) of V16_EXPS vectors. */
-V16_FUNCTION void v16_one_plus_exp_minus_all(const float *g, v16 *s) {
-    HYB_UNROLL
-    for (size_t v = 0; v < V16_EXPS; ++v) s[v] = v16_negate(v16_load(g + v * HYB_LANES));
-    v16_exp_all(s, V16_EXPS);
-    HYB_UNROLL
-    for (size_t v = 0; v < V16_EXPS; ++v) s[v] = v16_add(v16_set1(1.0f), s[v]);
-}
 V16_FUNCTION v16 v16_one_plus_exp_minus(v16 g) { return v16_add(v16_set1(1.0f), v16_exp(v16_negate(g))); }
 V16_FUNCTION v16 v16_gated_silu(v16 g, v16 u) { return v16_mul(v16_div(g, v16_one_plus_exp_minus(g)), u); }
 SIMD_TARGET void SIMD_NAME(gated_silu)(const float *gate, const float *up, size_t n, float *out) {
     const size_t step = V16_EXPS * HYB_LANES;
     for (; n >= step; n -= step, gate += step, up += step, out += step) {
-        v16 s[V16_EXPS];
-        v16_one_plus_exp_minus_all(gate, s);
+        v16 e[V16_EXPS];
+        HYB_UNROLL
+        for (size_t v = 0; v < V16_EXPS; ++v) e[v] = v16_negate(v16_load(gate + v * HYB_LANES));
+        v16_exp_all(e, V16_EXPS);
         HYB_UNROLL
         for (size_t v = 0; v < V16_EXPS; ++v) {
             size_t at = v * HYB_LANES;
-            v16_store(out + at, v16_mul(v16_div(v16_load(gate + at), s[v]), v16_load(up + at)));
+            v16 quotient = v16_div(v16_load(gate + at), v16_add(v16_set1(1.0f), e[v]));
+            v16_store(out + at, v16_mul(quotient, v16_load(up + at)));
         }
     }
     V16_FOR(
@@ -250,13 +274,12 @@ SIMD_TARGET void SIMD_NAME(rms_norm_backward)(const float *x, const float *gain,
             v16_rms_norm_backward(x + i, gain + i, dy + i, n - i, r, pull, dx + i, dgain + i));
 }
 
-/* s = 1 + exp(-gate) */
-V16_FUNCTION void v16_gated_silu_backward(const float *gate, const float *up, const float *dout, size_t n, v16 s,
+/* e = exp(-gate) */
+V16_FUNCTION void v16_gated_silu_backward(const float *gate, const float *up, const float *dout, size_t n, v16 e,
                                           float *dgate, float *dup) {
     const v16 one = v16_set1(1.0f);
     v16 g = v16_get(gate, n), u = v16_get(up, n), d = v16_get(dout, n);
-    s = v16_div(one, s);
-    v16 slope = v16_mul(s, v16_fma(g, v16_sub(one, s), one));
+    v16 s = v16_div(one, v16_add(one, e)), slope = v16_mul(s, v16_fma(g, v16_sub(one, s), one));
     v16_put(dgate, n, v16_mul(v16_mul(d, u), slope));
     v16_put(dup, n, v16_mul(d, v16_mul(g, s)));
 }
@@ -264,18 +287,21 @@ SIMD_TARGET void SIMD_NAME(gated_silu_backward)(const float *gate, const float *
                                                 float *dgate, float *dup) {
     size_t i = 0;
     for (; i + V16_EXPS * HYB_LANES <= n; i += V16_EXPS * HYB_LANES) {
-        v16 s[V16_EXPS];
-        v16_one_plus_exp_minus_all(gate + i, s);
+        v16 e[V16_EXPS];
+        HYB_UNROLL
+        for (size_t v = 0; v < V16_EXPS; ++v) e[v] = v16_negate(v16_load(gate + i + v * HYB_LANES));
+        v16_exp_fused_all(e, V16_EXPS);
         HYB_UNROLL
         for (size_t v = 0; v < V16_EXPS; ++v) {
             size_t at = i + v * HYB_LANES;
-            v16_gated_silu_backward(gate + at, up + at, dout + at, HYB_LANES, s[v], dgate + at, dup + at);
+            v16_gated_silu_backward(gate + at, up + at, dout + at, HYB_LANES, e[v], dgate + at, dup + at);
         }
     }
     for (; i < n; i += HYB_LANES) {
         size_t lanes = hyb_min_size(HYB_LANES, n - i);
-        v16 s = v16_one_plus_exp_minus(v16_get(gate + i, lanes));
-        v16_gated_silu_backward(gate + i, up + i, dout + i, lanes, s, dgate + i, dup + i);
+        v16 e = v16_negate(v16_get(gate + i, lanes));
+        v16_exp_fused_all(&e, 1);
+        v16_gated_silu_backward(gate + i, up + i, dout + i, lanes, e, dgate + i, dup + i);
     }
 }
 
