@@ -6,7 +6,7 @@
  * HYB_ATTENTION_BACKWARD_ROWS, so that their probabilities stay in cache, and tiles above the diagonal are left out.
  */
 #ifndef ATTENTION_TILE_ROWS
-#define ATTENTION_TILE_ROWS 4 /* divides 16 */
+#define ATTENTION_TILE_ROWS 4 /* divides 16, a multiple of V16_EXPS */
 #define ATTENTION_TILE_VECTORS 1
 #endif
 
@@ -116,38 +116,37 @@ static SIMD_TARGET attention_head attention_pack_head(const hyb_attention_backwa
     return h;
 }
 
-/* exp with fused operations, for x <= 0. */
-V16_FUNCTION v16 attention_exp(v16 x) {
-    const v16 magic = v16_set1(12582912.0f); /* 1.5 * 2^23 */
-    x = v16_max(v16_set1(-87.33654f), x);
-    v16 shifted = v16_fma(x, v16_set1(1.44269504f), magic), n = v16_sub(shifted, magic);
-    v16 r = v16_fma(n, v16_set1(2.12194440e-4f), v16_fma(n, v16_set1(-0.693359375f), x));
-    v16 p = v16_fma(v16_set1(1.9875691500e-4f), r, v16_set1(1.3981999507e-3f));
-    p = v16_fma(p, r, v16_set1(8.3334519073e-3f));
-    p = v16_fma(p, r, v16_set1(4.1665795894e-2f));
-    p = v16_fma(p, r, v16_set1(1.6666665459e-1f));
-    p = v16_fma(p, r, v16_set1(5.0000001201e-1f));
-    v16 t = v16_add(v16_fma(p, v16_mul(r, r), r), v16_set1(1.0f));
-    return v16_exp_scale(t, n, shifted);
-}
-
-/* One query over n keys: scores in p become probabilities, their gradients in ds become those of the scores, both zero
- * from n to the next multiple of 16. */
-V16_FUNCTION void attention_backward_row(float *p, float *ds, size_t n, float scale) {
-    v16 shift = v16_set1(-SIMD_NAME(max_f32)(p, n) * scale), factor = v16_set1(scale);
-    v16 sum = v16_zero(), pull = v16_zero();
-    for (size_t j = 0; j < n; j += HYB_LANES) {
-        v16 e = attention_exp(v16_fma(v16_load(p + j), factor, shift));
-        if (n - j < HYB_LANES) e = v16_keep(n - j, e);
-        v16_store(p + j, e);
-        sum = v16_add(sum, e);
-        pull = v16_fma(e, v16_load(ds + j), pull);
+/* V16_EXPS queries, of which the first sees n keys and each one more than the one before it, all ending in the same
+ * group of 16: scores in p become probabilities, their gradients in ds become those of the scores, zero behind a row's
+ * end. */
+V16_FUNCTION void attention_backward_rows(float *p, float *ds, size_t ld, size_t n, float scale) {
+    v16 shift[V16_EXPS], sum[V16_EXPS], pull[V16_EXPS], e[V16_EXPS], factor = v16_set1(scale);
+    size_t last = (n - 1) / HYB_LANES * HYB_LANES;
+    HYB_UNROLL
+    for (size_t i = 0; i < V16_EXPS; ++i) {
+        shift[i] = v16_set1(-SIMD_NAME(max_f32)(p + i * ld, n + i) * scale);
+        sum[i] = pull[i] = v16_zero();
     }
-    v16 r = v16_set1(1.0f / v16_reduce_add(sum)), mean = v16_mul(v16_set1(v16_reduce_add(pull)), r);
-    for (size_t j = 0; j < n; j += HYB_LANES) {
-        v16 e = v16_mul(v16_load(p + j), r);
-        v16_store(p + j, e);
-        v16_store(ds + j, v16_mul(v16_mul(e, factor), v16_sub(v16_load(ds + j), mean)));
+    for (size_t j = 0; j <= last; j += HYB_LANES) {
+        HYB_UNROLL
+        for (size_t i = 0; i < V16_EXPS; ++i) e[i] = v16_fma(v16_load(p + i * ld + j), factor, shift[i]);
+        v16_exp_fused_all(e, V16_EXPS);
+        HYB_UNROLL
+        for (size_t i = 0; i < V16_EXPS; ++i) {
+            if (j == last) e[i] = v16_keep(n + i - last, e[i]);
+            v16_store(p + i * ld + j, e[i]);
+            sum[i] = v16_add(sum[i], e[i]);
+            pull[i] = v16_fma(e[i], v16_load(ds + i * ld + j), pull[i]);
+        }
+    }
+    HYB_UNROLL
+    for (size_t i = 0; i < V16_EXPS; ++i) {
+        v16 r = v16_set1(1.0f / v16_reduce_add(sum[i])), mean = v16_mul(v16_set1(v16_reduce_add(pull[i])), r);
+        for (size_t j = i * ld; j <= i * ld + last; j += HYB_LANES) {
+            v16 probability = v16_mul(v16_load(p + j), r);
+            v16_store(p + j, probability);
+            v16_store(ds + j, v16_mul(v16_mul(probability, factor), v16_sub(v16_load(ds + j), mean)));
+        }
     }
 }
 
@@ -163,8 +162,8 @@ static SIMD_TARGET void attention_backward_queries(const attention_head *h, size
         scores.b = h->value_columns;
         scores.c = h->ds + i * h->ld;
         attention_tiles_by_rows(scores, n_groups);
-        for (size_t r = i; r < end; ++r) {
-            attention_backward_row(h->p + r * h->ld, h->ds + r * h->ld, first + r + 1, h->scale);
+        for (size_t r = i; r < i + ATTENTION_TILE_ROWS; r += V16_EXPS) { /* rows behind the end are zeros: harmless */
+            attention_backward_rows(h->p + r * h->ld, h->ds + r * h->ld, h->ld, first + r + 1, h->scale);
         }
         /* Rows of one tile see as many groups of 16 keys, since ATTENTION_TILE_ROWS divides 16. */
         attention_tile d_q = {n_groups * HYB_LANES,  h->ds + i * h->ld, h->ld, 1, h->key_rows, h->depth, HYB_LANES,

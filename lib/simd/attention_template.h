@@ -3,7 +3,8 @@
  *
  * A block turns 16 keys at a time into columns: then the 16 virtual lanes of a dot product are 16 vectors, each with
  * a key in every SIMD lane, and their sum needs no shuffles. Several queries share the loads of keys and of values.
- * ATTENTION_SCORE_QUERIES; ATTENTION_VALUE_QUERIES, ATTENTION_VALUE_VECTORS: the tiles that the registers hold.
+ * ATTENTION_SCORE_QUERIES; ATTENTION_VALUE_QUERIES (at most V16_EXPS), ATTENTION_VALUE_VECTORS: the tiles that the
+ * registers hold.
  */
 #ifndef ATTENTION_SCORE_QUERIES
 #define ATTENTION_SCORE_QUERIES 2
@@ -267,6 +268,41 @@ V16_FUNCTION void attention_value_row(const hyb_attention_block_job *job, size_t
     if (d < job->head_dim) attention_value_tile(job, query, n_queries, p, ld_p, r, d, 1, job->head_dim - d);
 }
 
+/* Scores of n_queries rows (a constant), of which the first has n_keys and each one more than the one before it, become
+ * exponentials; r receives the reciprocals of their sums. Row beside row, so that the chains of operations overlap. */
+V16_FUNCTION void attention_softmax_rows(float *p, size_t ld_p, size_t n_queries, size_t n_keys, float *r) {
+    v16 max[V16_EXPS], sum[V16_EXPS], e[V16_EXPS];
+    size_t j = 0;
+    HYB_UNROLL
+    for (size_t i = 0; i < n_queries; ++i) {
+        max[i] = v16_set1(SIMD_NAME(max_f32)(p + i * ld_p, n_keys + i));
+        sum[i] = v16_zero();
+    }
+    for (; j + HYB_LANES <= n_keys; j += HYB_LANES) {
+        HYB_UNROLL
+        for (size_t i = 0; i < n_queries; ++i) e[i] = v16_sub(v16_load(p + i * ld_p + j), max[i]);
+        v16_exp_all(e, n_queries);
+        HYB_UNROLL
+        for (size_t i = 0; i < n_queries; ++i) {
+            v16_store(p + i * ld_p + j, e[i]);
+            sum[i] = v16_add(sum[i], e[i]);
+        }
+    }
+    for (; j < n_keys + n_queries - 1; j += HYB_LANES) { /* rows are long enough for a whole vector */
+        HYB_UNROLL
+        for (size_t i = 0; i < n_queries; ++i) e[i] = v16_sub(v16_load(p + i * ld_p + j), max[i]);
+        v16_exp_all(e, n_queries);
+        HYB_UNROLL
+        for (size_t i = 0; i < n_queries; ++i) {
+            size_t n = n_keys + i > j ? hyb_min_size(HYB_LANES, n_keys + i - j) : 0;
+            v16_store(p + i * ld_p + j, e[i]);
+            sum[i] = v16_add(sum[i], v16_keep(n, e[i]));
+        }
+    }
+    HYB_UNROLL
+    for (size_t i = 0; i < n_queries; ++i) r[i] = 1.0f / v16_reduce_add(sum[i]);
+}
+
 SIMD_TARGET void SIMD_NAME(attention_block)(const hyb_attention_block_job *job) {
     size_t ld_p = HYB_ROUND_UP_16(job->first_position + job->n_queries) + HYB_LANES; /* no multiple of 4 KiB */
     float *p = job->scratch + HYB_LANES * job->head_dim;
@@ -274,15 +310,13 @@ SIMD_TARGET void SIMD_NAME(attention_block)(const hyb_attention_block_job *job) 
     for (size_t i = 0; i < job->n_queries;) {
         size_t n_queries = hyb_min_size(ATTENTION_VALUE_QUERIES, job->n_queries - i);
         float r[ATTENTION_VALUE_QUERIES], *rows = p + i * ld_p;
-        if (n_queries < ATTENTION_VALUE_QUERIES) n_queries = 1;
-        for (size_t t = 0; t < n_queries; ++t) {
-            float *row = rows + t * ld_p;
-            size_t n_keys = job->first_position + i + t + 1;
-            r[t] = 1.0f / v16_exp_sum(row, n_keys, SIMD_NAME(max_f32)(row, n_keys), row);
-        }
-        if (n_queries == 1) {
+        size_t n_keys = job->first_position + i + 1;
+        if (n_queries < ATTENTION_VALUE_QUERIES) {
+            n_queries = 1;
+            attention_softmax_rows(rows, ld_p, 1, n_keys, r);
             attention_value_row(job, i, 1, rows, ld_p, r);
         } else {
+            attention_softmax_rows(rows, ld_p, ATTENTION_VALUE_QUERIES, n_keys, r);
             attention_value_row(job, i, ATTENTION_VALUE_QUERIES, rows, ld_p, r);
         }
         i += n_queries;

@@ -16,21 +16,75 @@
         if (i < (n)) tail;                                                                                             \
     } while (0)
 
+/* Exponentials that are computed together. */
+#ifndef V16_EXPS
+#define V16_EXPS 2
+#endif
+
 /* ---- EXACT ---- */
 
-V16_FUNCTION v16 v16_exp(v16 x) {
+/* x[i] = exp(x[i]) for n vectors, a constant, step by step together: one exp is a chain of 25 operations, of which the
+ * processor's scheduler holds too few to overlap one with the next. */
+V16_FUNCTION void v16_exp_all(v16 *x, size_t n) {
+    static const float terms[] = {1.3981999507e-3f, 8.3334519073e-3f, 4.1665795894e-2f, 1.6666665459e-1f,
+                                  5.0000001201e-1f};
     const v16 magic = v16_set1(12582912.0f); /* 1.5 * 2^23 */
-    x = v16_min(v16_set1(88.72283f), v16_max(v16_set1(-87.33654f), x));
-    v16 shifted = v16_add(v16_mul(x, v16_set1(1.44269504f)), magic), n = v16_sub(shifted, magic);
-    v16 r = v16_sub(v16_sub(x, v16_mul(n, v16_set1(0.693359375f))), v16_mul(n, v16_set1(-2.12194440e-4f)));
-    v16 p = v16_set1(1.9875691500e-4f);
-    p = v16_add(v16_mul(p, r), v16_set1(1.3981999507e-3f));
-    p = v16_add(v16_mul(p, r), v16_set1(8.3334519073e-3f));
-    p = v16_add(v16_mul(p, r), v16_set1(4.1665795894e-2f));
-    p = v16_add(v16_mul(p, r), v16_set1(1.6666665459e-1f));
-    p = v16_add(v16_mul(p, r), v16_set1(5.0000001201e-1f));
-    v16 t = v16_add(v16_add(v16_mul(p, v16_mul(r, r)), r), v16_set1(1.0f));
-    return v16_exp_scale(t, n, shifted);
+    v16 shifted[V16_EXPS], whole[V16_EXPS], r[V16_EXPS], p[V16_EXPS];
+    HYB_UNROLL
+    for (size_t i = 0; i < n; ++i) x[i] = v16_min(v16_set1(88.72283f), v16_max(v16_set1(-87.33654f), x[i]));
+    HYB_UNROLL
+    for (size_t i = 0; i < n; ++i) shifted[i] = v16_add(v16_mul(x[i], v16_set1(1.44269504f)), magic);
+    HYB_UNROLL
+    for (size_t i = 0; i < n; ++i) whole[i] = v16_sub(shifted[i], magic);
+    HYB_UNROLL
+    for (size_t i = 0; i < n; ++i) r[i] = v16_sub(x[i], v16_mul(whole[i], v16_set1(0.693359375f)));
+    HYB_UNROLL
+    for (size_t i = 0; i < n; ++i) r[i] = v16_sub(r[i], v16_mul(whole[i], v16_set1(-2.12194440e-4f)));
+    HYB_UNROLL
+    for (size_t i = 0; i < n; ++i) p[i] = v16_set1(1.9875691500e-4f);
+    HYB_UNROLL
+    for (size_t t = 0; t < sizeof terms / sizeof *terms; ++t) {
+        HYB_UNROLL
+        for (size_t i = 0; i < n; ++i) p[i] = v16_add(v16_mul(p[i], r[i]), v16_set1(terms[t]));
+    }
+    HYB_UNROLL
+    for (size_t i = 0; i < n; ++i) p[i] = v16_add(v16_mul(p[i], v16_mul(r[i], r[i])), r[i]);
+    HYB_UNROLL
+    for (size_t i = 0; i < n; ++i) x[i] = v16_exp_scale(v16_add(p[i], v16_set1(1.0f)), whole[i], shifted[i]);
+}
+
+/* The same with fused operations: RELAXED kernels only. */
+V16_FUNCTION void v16_exp_fused_all(v16 *x, size_t n) {
+    static const float terms[] = {1.3981999507e-3f, 8.3334519073e-3f, 4.1665795894e-2f, 1.6666665459e-1f,
+                                  5.0000001201e-1f};
+    const v16 magic = v16_set1(12582912.0f); /* 1.5 * 2^23 */
+    v16 shifted[V16_EXPS], whole[V16_EXPS], r[V16_EXPS], p[V16_EXPS];
+    HYB_UNROLL
+    for (size_t i = 0; i < n; ++i) x[i] = v16_min(v16_set1(88.72283f), v16_max(v16_set1(-87.33654f), x[i]));
+    HYB_UNROLL
+    for (size_t i = 0; i < n; ++i) shifted[i] = v16_fma(x[i], v16_set1(1.44269504f), magic);
+    HYB_UNROLL
+    for (size_t i = 0; i < n; ++i) whole[i] = v16_sub(shifted[i], magic);
+    HYB_UNROLL
+    for (size_t i = 0; i < n; ++i) r[i] = v16_fma(whole[i], v16_set1(-0.693359375f), x[i]);
+    HYB_UNROLL
+    for (size_t i = 0; i < n; ++i) r[i] = v16_fma(whole[i], v16_set1(2.12194440e-4f), r[i]);
+    HYB_UNROLL
+    for (size_t i = 0; i < n; ++i) p[i] = v16_set1(1.9875691500e-4f);
+    HYB_UNROLL
+    for (size_t t = 0; t < sizeof terms / sizeof *terms; ++t) {
+        HYB_UNROLL
+        for (size_t i = 0; i < n; ++i) p[i] = v16_fma(p[i], r[i], v16_set1(terms[t]));
+    }
+    HYB_UNROLL
+    for (size_t i = 0; i < n; ++i) p[i] = v16_fma(p[i], v16_mul(r[i], r[i]), r[i]);
+    HYB_UNROLL
+    for (size_t i = 0; i < n; ++i) x[i] = v16_exp_scale(v16_add(p[i], v16_set1(1.0f)), whole[i], shifted[i]);
+}
+
+V16_FUNCTION v16 v16_exp(v16 x) {
+    v16_exp_all(&x, 1);
+    return x;
 }
 
 SIMD_TARGET uint32_t SIMD_NAME(max_abs_bits)(const float *x, size_t n) {
@@ -95,8 +149,18 @@ SIMD_TARGET float SIMD_NAME(rms_norm)(const float *x, const float *gain, size_t 
 }
 
 V16_FUNCTION float v16_exp_sum(const float *x, size_t n, float offset, float *y) {
-    v16 sum = v16_zero(), shift = v16_set1(offset);
+    v16 sum = v16_zero(), shift = v16_set1(offset), group[V16_EXPS];
     size_t i = 0;
+    for (; i + V16_EXPS * HYB_LANES <= n; i += V16_EXPS * HYB_LANES) {
+        HYB_UNROLL
+        for (size_t v = 0; v < V16_EXPS; ++v) group[v] = v16_sub(v16_load(x + i + v * HYB_LANES), shift);
+        v16_exp_all(group, V16_EXPS);
+        HYB_UNROLL
+        for (size_t v = 0; v < V16_EXPS; ++v) {
+            v16_store(y + i + v * HYB_LANES, group[v]);
+            sum = v16_add(sum, group[v]);
+        }
+    }
     for (; i + HYB_LANES <= n; i += HYB_LANES) {
         v16 e = v16_exp(v16_sub(v16_load(x + i), shift));
         v16_store(y + i, e);
@@ -116,6 +180,19 @@ SIMD_TARGET float SIMD_NAME(exp_sum)(const float *x, size_t n, float offset, flo
 V16_FUNCTION v16 v16_one_plus_exp_minus(v16 g) { return v16_add(v16_set1(1.0f), v16_exp(v16_negate(g))); }
 V16_FUNCTION v16 v16_gated_silu(v16 g, v16 u) { return v16_mul(v16_div(g, v16_one_plus_exp_minus(g)), u); }
 SIMD_TARGET void SIMD_NAME(gated_silu)(const float *gate, const float *up, size_t n, float *out) {
+    const size_t step = V16_EXPS * HYB_LANES;
+    for (; n >= step; n -= step, gate += step, up += step, out += step) {
+        v16 e[V16_EXPS];
+        HYB_UNROLL
+        for (size_t v = 0; v < V16_EXPS; ++v) e[v] = v16_negate(v16_load(gate + v * HYB_LANES));
+        v16_exp_all(e, V16_EXPS);
+        HYB_UNROLL
+        for (size_t v = 0; v < V16_EXPS; ++v) {
+            size_t at = v * HYB_LANES;
+            v16 quotient = v16_div(v16_load(gate + at), v16_add(v16_set1(1.0f), e[v]));
+            v16_store(out + at, v16_mul(quotient, v16_load(up + at)));
+        }
+    }
     V16_FOR(
         i, n, v16_store(out + i, v16_gated_silu(v16_load(gate + i), v16_load(up + i))),
         v16_store_part(out + i, n - i, v16_gated_silu(v16_load_part(gate + i, n - i), v16_load_part(up + i, n - i))));
@@ -197,18 +274,35 @@ SIMD_TARGET void SIMD_NAME(rms_norm_backward)(const float *x, const float *gain,
             v16_rms_norm_backward(x + i, gain + i, dy + i, n - i, r, pull, dx + i, dgain + i));
 }
 
-V16_FUNCTION void v16_gated_silu_backward(const float *gate, const float *up, const float *dout, size_t n, float *dgate,
-                                          float *dup) {
+/* e = exp(-gate) */
+V16_FUNCTION void v16_gated_silu_backward(const float *gate, const float *up, const float *dout, size_t n, v16 e,
+                                          float *dgate, float *dup) {
     const v16 one = v16_set1(1.0f);
     v16 g = v16_get(gate, n), u = v16_get(up, n), d = v16_get(dout, n);
-    v16 s = v16_div(one, v16_one_plus_exp_minus(g)), slope = v16_mul(s, v16_fma(g, v16_sub(one, s), one));
+    v16 s = v16_div(one, v16_add(one, e)), slope = v16_mul(s, v16_fma(g, v16_sub(one, s), one));
     v16_put(dgate, n, v16_mul(v16_mul(d, u), slope));
     v16_put(dup, n, v16_mul(d, v16_mul(g, s)));
 }
 SIMD_TARGET void SIMD_NAME(gated_silu_backward)(const float *gate, const float *up, const float *dout, size_t n,
                                                 float *dgate, float *dup) {
-    V16_FOR(i, n, v16_gated_silu_backward(gate + i, up + i, dout + i, HYB_LANES, dgate + i, dup + i),
-            v16_gated_silu_backward(gate + i, up + i, dout + i, n - i, dgate + i, dup + i));
+    size_t i = 0;
+    for (; i + V16_EXPS * HYB_LANES <= n; i += V16_EXPS * HYB_LANES) {
+        v16 e[V16_EXPS];
+        HYB_UNROLL
+        for (size_t v = 0; v < V16_EXPS; ++v) e[v] = v16_negate(v16_load(gate + i + v * HYB_LANES));
+        v16_exp_fused_all(e, V16_EXPS);
+        HYB_UNROLL
+        for (size_t v = 0; v < V16_EXPS; ++v) {
+            size_t at = i + v * HYB_LANES;
+            v16_gated_silu_backward(gate + at, up + at, dout + at, HYB_LANES, e[v], dgate + at, dup + at);
+        }
+    }
+    for (; i < n; i += HYB_LANES) {
+        size_t lanes = hyb_min_size(HYB_LANES, n - i);
+        v16 e = v16_negate(v16_get(gate + i, lanes));
+        v16_exp_fused_all(&e, 1);
+        v16_gated_silu_backward(gate + i, up + i, dout + i, lanes, e, dgate + i, dup + i);
+    }
 }
 
 V16_FUNCTION void v16_gated_relu2_backward(const float *gate, const float *up, const float *dout, size_t n,

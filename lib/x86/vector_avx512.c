@@ -20,6 +20,7 @@
 /* Keys, and vectors of values, that attention works on at once. */
 #define V16_KEYS 8
 #define V16_VALUES 8
+#define V16_EXPS 4
 /* The tiles of attention: 32 registers. */
 #define ATTENTION_SCORE_QUERIES 4
 #define ATTENTION_VALUE_QUERIES 4
