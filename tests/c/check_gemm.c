@@ -67,6 +67,10 @@ static size_t make_tiers(tier *tiers) {
         hyb_install_vector_avx512(&kernels);
         tiers[n++] = (tier){"avx512", kernels.gemm, peak_avx512};
     }
+#elif HYB_ARM64
+    hyb_kernels kernels;
+    hyb_install_vector_neon(&kernels);
+    tiers[n++] = (tier){"neon", kernels.gemm, NULL};
 #endif
     return n;
 }

@@ -10,7 +10,7 @@
 
 #include "matmul.h"
 
-#define MAX_TIERS 3
+#define MAX_TIERS 4
 
 typedef void (*matmul_kernel)(const hyb_matmul_job *job);
 
@@ -32,6 +32,18 @@ static size_t find_tiers(tier *tiers) {
     if (hyb_isa_detect() & HYB_ISA_AVX512_VNNI) {
         hyb_install_matmul_avx512(&avx512);
         tiers[n++] = (tier){"avx512", avx512.matmul_ternary, avx512.matmul_int8};
+    }
+#elif HYB_ARM64
+    static hyb_kernels neon, dotprod, i8mm;
+    hyb_install_matmul_neon(&neon);
+    tiers[n++] = (tier){"neon", neon.matmul_ternary, neon.matmul_int8};
+    if (hyb_isa_detect() & HYB_ISA_NEON_DOTPROD) {
+        hyb_install_matmul_dotprod(&dotprod);
+        tiers[n++] = (tier){"dotprod", dotprod.matmul_ternary, dotprod.matmul_int8};
+    }
+    if (hyb_isa_detect() & HYB_ISA_NEON_I8MM) {
+        hyb_install_matmul_i8mm(&i8mm);
+        tiers[n++] = (tier){"i8mm", i8mm.matmul_ternary, i8mm.matmul_int8};
     }
 #endif
     return n;
