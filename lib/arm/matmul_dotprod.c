@@ -21,11 +21,11 @@ static HYB_TARGET_DOTPROD void ternary_token(const hyb_matmul_job *job, size_t b
     const uint8_t *weights = job->weights + block * job->n_k16 * NEON_BLOCK_LINE;
     const int8_t *x = job->x;
     int32x4_t once[4], times4[4], times16[4];
-    HYB_UNROLL
+    NEON_UNROLL
     for (size_t q = 0; q < 4; ++q) once[q] = times4[q] = times16[q] = vdupq_n_s32(0);
     for (size_t k = 0; k < job->n_k16; ++k, x += HYB_BLOCK_COLS, weights += NEON_BLOCK_LINE) {
         int8x16_t x_k = vld1q_s8(x);
-        HYB_UNROLL
+        NEON_UNROLL
         for (size_t q = 0; q < 4; ++q) {
             uint8x16_t w = vld1q_u8(weights + 16 * q);
             once[q] = NEON_SDOT_LANE(once[q], masked(w, mask0), x_k, 0);
@@ -49,11 +49,11 @@ HYB_INLINE HYB_TARGET_DOTPROD void ternary_tile(const hyb_matmul_job *job, size_
         job->weights + row / HYB_BLOCK_ROWS * job->n_k16 * NEON_BLOCK_LINE + row % HYB_BLOCK_ROWS * 4;
     const int8_t *x = job->x + token * job->ld_x;
     int32x4_t sums[TILE_TOKENS][2];
-    HYB_UNROLL
+    NEON_UNROLL
     for (size_t t = 0; t < n_tokens; ++t) sums[t][0] = sums[t][1] = vdupq_n_s32(0);
     for (size_t k = 0; k < job->n_k16; ++k, x += HYB_BLOCK_COLS, weights += NEON_BLOCK_LINE) {
         int8x16_t w[2][4];
-        HYB_UNROLL
+        NEON_UNROLL
         for (size_t q = 0; q < 2; ++q) {
             uint8x16_t packed = vld1q_u8(weights + 16 * q);
             w[q][0] = masked(packed, mask);
@@ -61,10 +61,10 @@ HYB_INLINE HYB_TARGET_DOTPROD void ternary_tile(const hyb_matmul_job *job, size_
             w[q][2] = masked(vshrq_n_u8(packed, 4), mask);
             w[q][3] = vreinterpretq_s8_u8(vshrq_n_u8(packed, 6));
         }
-        HYB_UNROLL
+        NEON_UNROLL
         for (size_t t = 0; t < n_tokens; ++t) {
             int8x16_t x_k = vld1q_s8(x + t * job->ld_x);
-            HYB_UNROLL
+            NEON_UNROLL
             for (size_t q = 0; q < 2; ++q) {
                 sums[t][q] = NEON_SDOT_LANE(sums[t][q], w[q][0], x_k, 0);
                 sums[t][q] = NEON_SDOT_LANE(sums[t][q], w[q][1], x_k, 1);
@@ -73,7 +73,7 @@ HYB_INLINE HYB_TARGET_DOTPROD void ternary_tile(const hyb_matmul_job *job, size_
             }
         }
     }
-    HYB_UNROLL
+    NEON_UNROLL
     for (size_t t = 0; t < n_tokens; ++t) {
         int32x4_t excess = vdupq_n_s32(job->x_sums[token + t]);
         neon_store_rows(job, row, token + t, vsubq_s32(sums[t][0], excess));
@@ -88,19 +88,19 @@ HYB_INLINE HYB_TARGET_DOTPROD void int8_tile(const hyb_matmul_job *job, size_t r
                             row % HYB_BLOCK_ROWS * 4;
     const int8_t *x = job->x + token * job->ld_x;
     int32x4_t sums[TILE_TOKENS][2];
-    HYB_UNROLL
+    NEON_UNROLL
     for (size_t t = 0; t < n_tokens; ++t) sums[t][0] = sums[t][1] = vdupq_n_s32(0);
     for (size_t k = 0; k < job->n_k16; ++k, x += HYB_BLOCK_COLS, weights += (size_t)4 * NEON_BLOCK_LINE) {
         int8x16_t w[2][4];
-        HYB_UNROLL
+        NEON_UNROLL
         for (size_t p = 0; p < 4; ++p) {
             w[0][p] = vld1q_s8(weights + p * NEON_BLOCK_LINE);
             w[1][p] = vld1q_s8(weights + p * NEON_BLOCK_LINE + 16);
         }
-        HYB_UNROLL
+        NEON_UNROLL
         for (size_t t = 0; t < n_tokens; ++t) {
             int8x16_t x_k = vld1q_s8(x + t * job->ld_x);
-            HYB_UNROLL
+            NEON_UNROLL
             for (size_t q = 0; q < 2; ++q) {
                 sums[t][q] = NEON_SDOT_LANE(sums[t][q], w[q][0], x_k, 0);
                 sums[t][q] = NEON_SDOT_LANE(sums[t][q], w[q][1], x_k, 1);
@@ -109,7 +109,7 @@ HYB_INLINE HYB_TARGET_DOTPROD void int8_tile(const hyb_matmul_job *job, size_t r
             }
         }
     }
-    HYB_UNROLL
+    NEON_UNROLL
     for (size_t t = 0; t < n_tokens; ++t) {
         neon_store_rows(job, row, token + t, sums[t][0]);
         neon_store_rows(job, row + 4, token + t, sums[t][1]);
@@ -120,11 +120,11 @@ HYB_INLINE HYB_TARGET_DOTPROD void int8_tile(const hyb_matmul_job *job, size_t r
 static HYB_TARGET_DOTPROD void int8_token(const hyb_matmul_job *job, size_t block) {
     const int8_t *weights = (const int8_t *)job->weights + block * job->n_k16 * 4 * NEON_BLOCK_LINE, *x = job->x;
     int32x4_t sums[4];
-    HYB_UNROLL
+    NEON_UNROLL
     for (size_t q = 0; q < 4; ++q) sums[q] = vdupq_n_s32(0);
     for (size_t k = 0; k < job->n_k16; ++k, x += HYB_BLOCK_COLS, weights += (size_t)4 * NEON_BLOCK_LINE) {
         int8x16_t x_k = vld1q_s8(x);
-        HYB_UNROLL
+        NEON_UNROLL
         for (size_t q = 0; q < 4; ++q) {
             const int8_t *w = weights + 16 * q;
             sums[q] = NEON_SDOT_LANE(sums[q], vld1q_s8(w), x_k, 0);

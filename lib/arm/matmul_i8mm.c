@@ -70,28 +70,31 @@ HYB_INLINE HYB_TARGET_I8MM void pair_tile(const hyb_matmul_job *job, size_t row,
     const int8_t *weights = (const int8_t *)job->scratch + row % HYB_BLOCK_ROWS * HYB_BLOCK_COLS;
     const size_t ld_x = job->n_k16 * 32;
     int32x4_t sums[4][4]; /* [pair of tokens][pair of rows]: row a token 0, 1, row b token 0, 1 */
-    HYB_UNROLL
+    NEON_UNROLL
     for (size_t t = 0; t < n_pairs; ++t) {
-        HYB_UNROLL
+        NEON_UNROLL
         for (size_t r = 0; r < 4; ++r) sums[t][r] = vdupq_n_s32(0);
     }
     for (size_t k = 0; k < job->n_k16; ++k, x += 32, weights += GROUP_BYTES) {
-        HYB_UNROLL
+        NEON_UNROLL
         for (size_t h = 0; h < 2; ++h) {
             int8x16_t w[4];
-            HYB_UNROLL
+            NEON_UNROLL
             for (size_t r = 0; r < 4; ++r) w[r] = vld1q_s8(weights + r / 2 * 64 + h * 32 + r % 2 * 16);
-            HYB_UNROLL
+            NEON_UNROLL
             for (size_t t = 0; t < n_pairs; ++t) {
                 int8x16_t x_t = vld1q_s8(x + t * ld_x + h * 16);
-                HYB_UNROLL
-                for (size_t r = 0; r < 4; ++r) sums[t][r] = NEON_SMMLA(sums[t][r], w[r], x_t);
+                NEON_UNROLL
+                for (size_t r = 0; r < 4; ++r) {
+                    sums[t][r] = NEON_SMMLA(sums[t][r], w[r], x_t);
+                    NEON_HOLD(sums[t][r]);
+                }
             }
         }
     }
-    HYB_UNROLL
+    NEON_UNROLL
     for (size_t t = 0; t < n_pairs; ++t) {
-        HYB_UNROLL
+        NEON_UNROLL
         for (size_t r = 0; r < 4; r += 2) {
             size_t at = token + 2 * t;
             neon_store_rows(job, row + 2 * r, at, vuzp1q_s32(sums[t][r], sums[t][r + 1]));

@@ -36,27 +36,27 @@ static void ternary_token(const hyb_matmul_job *job, size_t block) {
     const uint8_t *weights = job->weights + block * job->n_k16 * NEON_BLOCK_LINE;
     const int8_t *x = job->x;
     int32x4_t low_i32[4], high_i32[4]; /* rows 0, 0, 1, 1 and 2, 2, 3, 3 of each group of 4 */
-    HYB_UNROLL
+    NEON_UNROLL
     for (size_t q = 0; q < 4; ++q) low_i32[q] = high_i32[q] = vdupq_n_s32(0);
     for (size_t k = 0; k < job->n_k16;) {
         size_t end = hyb_min_size(k + TOKEN_GROUPS, job->n_k16);
         int16x8_t low[4], high[4];
-        HYB_UNROLL
+        NEON_UNROLL
         for (size_t q = 0; q < 4; ++q) low[q] = high[q] = vdupq_n_s16(0);
         for (; k < end; ++k, x += HYB_BLOCK_COLS, weights += NEON_BLOCK_LINE) {
             int8x16_t x_k = vld1q_s8(x);
             int8x16_t x_p[4] = {BROADCAST_4(x_k, 0), BROADCAST_4(x_k, 1), BROADCAST_4(x_k, 2), BROADCAST_4(x_k, 3)};
-            HYB_UNROLL
+            NEON_UNROLL
             for (size_t q = 0; q < 4; ++q) {
                 int8x16x4_t w = unpack_planes(weights + 16 * q);
-                HYB_UNROLL
+                NEON_UNROLL
                 for (size_t p = 0; p < 4; ++p) {
                     low[q] = vmlal_s8(low[q], vget_low_s8(w.val[p]), vget_low_s8(x_p[p]));
                     high[q] = vmlal_high_s8(high[q], w.val[p], x_p[p]);
                 }
             }
         }
-        HYB_UNROLL
+        NEON_UNROLL
         for (size_t q = 0; q < 4; ++q) {
             low_i32[q] = vpadalq_s16(low_i32[q], low[q]);
             high_i32[q] = vpadalq_s16(high_i32[q], high[q]);
@@ -70,14 +70,14 @@ static void ternary_token(const hyb_matmul_job *job, size_t block) {
 static void int8_token(const hyb_matmul_job *job, size_t block) {
     const int8_t *weights = (const int8_t *)job->weights + block * job->n_k16 * 4 * NEON_BLOCK_LINE, *x = job->x;
     int32x4_t low_i32[4], high_i32[4];
-    HYB_UNROLL
+    NEON_UNROLL
     for (size_t q = 0; q < 4; ++q) low_i32[q] = high_i32[q] = vdupq_n_s32(0);
     for (size_t k = 0; k < job->n_k16; ++k, x += HYB_BLOCK_COLS) {
         int8x16_t x_k = vld1q_s8(x);
         int8x16_t x_p[4] = {BROADCAST_4(x_k, 0), BROADCAST_4(x_k, 1), BROADCAST_4(x_k, 2), BROADCAST_4(x_k, 3)};
-        HYB_UNROLL
+        NEON_UNROLL
         for (size_t p = 0; p < 4; p += 2, weights += (size_t)2 * NEON_BLOCK_LINE) {
-            HYB_UNROLL
+            NEON_UNROLL
             for (size_t q = 0; q < 4; ++q) {
                 int8x16_t w0 = vld1q_s8(weights + 16 * q), w1 = vld1q_s8(weights + NEON_BLOCK_LINE + 16 * q);
                 int16x8_t low = vmull_s8(vget_low_s8(w0), vget_low_s8(x_p[p]));
@@ -103,7 +103,7 @@ static void unpack_ternary(const hyb_matmul_job *job, size_t block) {
     for (size_t i = 0; i < job->n_k16 * 4; ++i, weights += 16, out += 16) {
         int8x16x4_t w = unpack_planes(weights);
         int32x4x4_t rows; /* a 4 x 4 transpose, by the store */
-        HYB_UNROLL
+        NEON_UNROLL
         for (size_t p = 0; p < 4; ++p) rows.val[p] = vreinterpretq_s32_s8(vsubq_s8(w.val[p], one));
         vst4q_s32(out, rows);
     }
@@ -115,7 +115,7 @@ static void unpack_int8(const hyb_matmul_job *job, size_t block) {
     for (size_t k = 0; k < job->n_k16; ++k, weights += (size_t)4 * NEON_BLOCK_LINE) {
         for (size_t q = 0; q < 4; ++q, out += 16) {
             int32x4x4_t rows;
-            HYB_UNROLL
+            NEON_UNROLL
             for (size_t p = 0; p < 4; ++p)
                 rows.val[p] = vreinterpretq_s32_s8(vld1q_s8(weights + p * NEON_BLOCK_LINE + 16 * q));
             vst4q_s32(out, rows);
@@ -138,28 +138,28 @@ HYB_INLINE void ternary_tile(const hyb_matmul_job *job, size_t row, size_t token
     for (size_t k = 0; k < job->n_k16;) {
         size_t end = hyb_min_size(k + TILE_GROUPS, job->n_k16);
         int16x8_t part[TILE_TOKENS][TILE_ROWS];
-        HYB_UNROLL
+        NEON_UNROLL
         for (size_t t = 0; t < n_tokens; ++t) {
-            HYB_UNROLL
+            NEON_UNROLL
             for (size_t r = 0; r < TILE_ROWS; ++r) part[t][r] = vdupq_n_s16(0);
         }
         for (; k < end; ++k, x += HYB_BLOCK_COLS, weights += (size_t)HYB_BLOCK_ROWS * HYB_BLOCK_COLS) {
             int8x16_t w[TILE_ROWS];
-            HYB_UNROLL
+            NEON_UNROLL
             for (size_t r = 0; r < TILE_ROWS; ++r) w[r] = vld1q_s8(weights + r * HYB_BLOCK_COLS);
-            HYB_UNROLL
+            NEON_UNROLL
             for (size_t t = 0; t < n_tokens; ++t) {
                 int8x16_t x_k = vld1q_s8(x + t * job->ld_x);
-                HYB_UNROLL
+                NEON_UNROLL
                 for (size_t r = 0; r < TILE_ROWS; ++r)
                     part[t][r] = vmlal_s8(part[t][r], vget_low_s8(w[r]), vget_low_s8(x_k));
-                HYB_UNROLL
+                NEON_UNROLL
                 for (size_t r = 0; r < TILE_ROWS; ++r) part[t][r] = vmlal_high_s8(part[t][r], w[r], x_k);
             }
         }
-        HYB_UNROLL
+        NEON_UNROLL
         for (size_t t = 0; t < n_tokens; ++t) {
-            HYB_UNROLL
+            NEON_UNROLL
             for (size_t r = 0; r < TILE_ROWS; ++r) sums[t][r] = vpadalq_s16(sums[t][r], part[t][r]);
         }
     }
@@ -171,19 +171,19 @@ HYB_INLINE void int8_tile(const hyb_matmul_job *job, size_t row, size_t token, c
     const int8_t *weights = (const int8_t *)job->scratch + row % HYB_BLOCK_ROWS * HYB_BLOCK_COLS;
     const int8_t *x = job->x + token * job->ld_x;
     int32x4_t sums[TILE_TOKENS][TILE_ROWS];
-    HYB_UNROLL
+    NEON_UNROLL
     for (size_t t = 0; t < n_tokens; ++t) {
-        HYB_UNROLL
+        NEON_UNROLL
         for (size_t r = 0; r < TILE_ROWS; ++r) sums[t][r] = vdupq_n_s32(0);
     }
     for (size_t k = 0; k < job->n_k16; ++k, x += HYB_BLOCK_COLS, weights += (size_t)HYB_BLOCK_ROWS * HYB_BLOCK_COLS) {
         int8x16_t w[TILE_ROWS];
-        HYB_UNROLL
+        NEON_UNROLL
         for (size_t r = 0; r < TILE_ROWS; ++r) w[r] = vld1q_s8(weights + r * HYB_BLOCK_COLS);
-        HYB_UNROLL
+        NEON_UNROLL
         for (size_t t = 0; t < n_tokens; ++t) {
             int8x16_t x_k = vld1q_s8(x + t * job->ld_x);
-            HYB_UNROLL
+            NEON_UNROLL
             for (size_t r = 0; r < TILE_ROWS; ++r) {
                 int16x8_t pair = vmull_s8(vget_low_s8(w[r]), vget_low_s8(x_k));
                 sums[t][r] = vpadalq_s16(sums[t][r], vmlal_high_s8(pair, w[r], x_k));

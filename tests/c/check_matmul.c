@@ -357,6 +357,6 @@ int main(int argc, char **argv) {
                 check_size(tiers, n_tiers, ternary, 33, HYB_MATMUL_MAX_COLS, n_tokens, how, &state);
     }
     for (size_t i = 1; i < n_tiers; ++i) printf("%s: equal to the reference\n", tiers[i].name);
-    if (n_tiers == 1) TEST_SKIP("this processor has no variant beyond the reference");
+    if (n_tiers == 1 && test_failures == 0) TEST_SKIP("the reference is right; this processor has no other variant");
     return TEST_RESULT();
 }
