@@ -349,6 +349,9 @@ int main(int argc, char **argv) {
             size_t n_tokens = i % 3 == 0 ? 1 : 1 + test_random_below(&state, 20);
             check_size(tiers, n_tiers, ternary, n_rows, n_cols, n_tokens, (fill)(i % 3), &state);
         }
+        /* More tokens than one variant prepares at once, and an odd number of them. */
+        for (size_t n_tokens = 47; n_tokens <= 101; n_tokens += 18)
+            check_size(tiers, n_tiers, ternary, 37, 75, n_tokens, FILL_RANDOM, &state);
         /* Sums near the edges of int16 and int32; the shape where 16-bit accumulators of a known library overflow. */
         check_size(tiers, n_tiers, ternary, 64, 4096, 1, FILL_BITNET_OVERFLOW, &state);
         check_size(tiers, n_tiers, ternary, 64, 4096, 7, FILL_BITNET_OVERFLOW, &state);
