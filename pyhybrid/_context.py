@@ -103,10 +103,9 @@ class Context:
     Args:
         threads: threads that compute, 1 to 256; None: the environment's HYB_NUM_THREADS, or every processor
             that this process may use.
-        isa: highest instruction-set tier to use, 'scalar', 'avx2', 'avx512', 'neon', 'dotprod' or
-            'i8mm'; None: the best there
-            is. What the processor lacks, or the environment's HYB_ISA forbids, is never used; see the
-            property `isa`.
+        isa: highest instruction-set tier to use, 'scalar', 'avx2', 'avx512', 'neon', 'dotprod' or 'i8mm';
+            None: the best there is. What the processor lacks, or the environment's HYB_ISA forbids, is never
+            used; see the property `isa`.
 
     Raises:
         InvalidArgumentError: a value out of its range.
@@ -158,7 +157,8 @@ class Context:
 
     @property
     def isa(self) -> str:
-        """Highest instruction-set tier in use: 'scalar', 'avx2', 'avx512', 'avx512vnni', 'neon', ...."""
+        """Highest instruction-set tier in use: 'scalar', 'avx2', 'avx512', 'avx512vnni', 'neon', 'dotprod' or
+        'i8mm'."""
         return _highest_tier(lib.hyb_ctx_isa(self.handle))
 
     def kernels(self) -> dict[str, str]:
