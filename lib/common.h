@@ -77,6 +77,21 @@
 #endif
 #endif
 
+/* The same for AArch64, where NEON is part of the architecture. The packed layouts are little-endian; big-endian ARM,
+ * like 32-bit ARM, uses the reference. The two compilers spell the attribute differently. */
+#if defined(__aarch64__) && defined(__GNUC__) && !defined(__AARCH64EB__)
+#define HYB_ARM64 1
+#if defined(__clang__)
+#define HYB_TARGET_DOTPROD __attribute__((target("dotprod")))
+#define HYB_TARGET_I8MM __attribute__((target("dotprod,i8mm")))
+#else
+#define HYB_TARGET_DOTPROD __attribute__((target("arch=armv8.2-a+dotprod")))
+#define HYB_TARGET_I8MM __attribute__((target("arch=armv8.2-a+dotprod+i8mm")))
+#endif
+#else
+#define HYB_ARM64 0
+#endif
+
 #define HYB_MAX_THREADS 256
 #define HYB_CACHE_LINE 64
 
@@ -119,12 +134,14 @@ void hyb_free(hyb_ctx *ctx, void *memory);
  * asks. NULL when memory is out. Not for use inside parallel tasks. */
 void *hyb_scratch(hyb_ctx *ctx, size_t n_bytes);
 
-/* ---- cpu.c, x86/cpu_x86.c ---- */
+/* ---- cpu.c, x86/cpu_x86.c, arm/cpu_arm.c ---- */
 
 #define HYB_CPU_NAME_BYTES 64
 uint32_t hyb_x86_isa_detect(void);
 /* Writes the processor's name; leaves `name` as it is if the processor has none. */
 void hyb_x86_cpu_name(char name[HYB_CPU_NAME_BYTES]);
+uint32_t hyb_arm_isa_detect(void);
+void hyb_arm_cpu_name(char name[HYB_CPU_NAME_BYTES]);
 
 /* ---- threads.c ---- */
 

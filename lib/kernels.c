@@ -25,6 +25,14 @@ void hyb_kernels_select(hyb_kernels *table, uint32_t isa) {
         hyb_install_vector_avx512(table);
     }
     if ((isa & HYB_ISA_AVX512_VNNI) != 0) hyb_install_matmul_avx512(table);
+#elif HYB_ARM64
+    if ((isa & HYB_ISA_NEON) != 0) {
+        hyb_install_matmul_neon(table);
+        hyb_install_quantize_neon(table);
+        hyb_install_vector_neon(table);
+    }
+    if ((isa & HYB_ISA_NEON_DOTPROD) != 0) hyb_install_matmul_dotprod(table);
+    if ((isa & HYB_ISA_NEON_I8MM) != 0) hyb_install_matmul_i8mm(table);
 #else
     (void)isa;
 #endif
@@ -47,6 +55,10 @@ const char *hyb_ctx_kernel_tier(const hyb_ctx *ctx, size_t index) {
         return "avx512vnni";
     case HYB_ISA_NEON:
         return "neon";
+    case HYB_ISA_NEON_DOTPROD:
+        return "dotprod";
+    case HYB_ISA_NEON_I8MM:
+        return "i8mm";
     default:
         return "scalar";
     }

@@ -1,4 +1,4 @@
-/* kernels.h - the table of hot functions. lib/ref holds the specification of each in plain C99; lib/x86 (and later arm)
+/* kernels.h - the table of hot functions. lib/ref holds the specification of each in plain C99; lib/x86 and lib/arm
  * hold faster ones. kernels.c fills a context's table: reference first, then the best that processor and mask allow.
  *
  * Adding a kernel: a line in HYB_KERNELS, hyb_<op>_ref in ref/, variants, a check in tests/c/check_<file>.c.
@@ -248,5 +248,10 @@ void hyb_install_transpose_avx2(hyb_kernels *table);
 void hyb_install_transpose_avx512(hyb_kernels *table);
 void hyb_install_vector_avx2(hyb_kernels *table);
 void hyb_install_vector_avx512(hyb_kernels *table);
+void hyb_install_matmul_neon(hyb_kernels *table);
+void hyb_install_matmul_dotprod(hyb_kernels *table);
+void hyb_install_matmul_i8mm(hyb_kernels *table);
+void hyb_install_quantize_neon(hyb_kernels *table);
+void hyb_install_vector_neon(hyb_kernels *table);
 
 #endif /* HYB_KERNELS_H */

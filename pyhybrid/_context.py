@@ -17,7 +17,7 @@ from pyhybrid._native import ffi, lib
 
 __all__ = ["Context", "Isa", "cpu_name", "default_context", "detected_isa"]
 
-Isa = Literal["scalar", "avx2", "avx512", "neon"]
+Isa = Literal["scalar", "avx2", "avx512", "neon", "dotprod", "i8mm"]
 
 _AVX512 = lib.HYB_ISA_AVX2 | lib.HYB_ISA_AVX512 | lib.HYB_ISA_AVX512_VNNI
 _MASKS: dict[str, int] = {
@@ -25,12 +25,16 @@ _MASKS: dict[str, int] = {
     "avx2": lib.HYB_ISA_AVX2,
     "avx512": _AVX512,
     "neon": lib.HYB_ISA_NEON,
+    "dotprod": lib.HYB_ISA_NEON | lib.HYB_ISA_NEON_DOTPROD,
+    "i8mm": lib.HYB_ISA_NEON | lib.HYB_ISA_NEON_DOTPROD | lib.HYB_ISA_NEON_I8MM,
 }
 #: Names of single tiers, the highest first.
 _TIERS: tuple[tuple[int, str], ...] = (
     (lib.HYB_ISA_AVX512_VNNI, "avx512vnni"),
     (lib.HYB_ISA_AVX512, "avx512"),
     (lib.HYB_ISA_AVX2, "avx2"),
+    (lib.HYB_ISA_NEON_I8MM, "i8mm"),
+    (lib.HYB_ISA_NEON_DOTPROD, "dotprod"),
     (lib.HYB_ISA_NEON, "neon"),
 )
 _LOG_LEVELS = {
@@ -99,9 +103,9 @@ class Context:
     Args:
         threads: threads that compute, 1 to 256; None: the environment's HYB_NUM_THREADS, or every processor
             that this process may use.
-        isa: highest instruction-set tier to use, 'scalar', 'avx2', 'avx512' or 'neon'; None: the best there
-            is. What the processor lacks, or the environment's HYB_ISA forbids, is never used; see the
-            property `isa`.
+        isa: highest instruction-set tier to use, 'scalar', 'avx2', 'avx512', 'neon', 'dotprod' or 'i8mm';
+            None: the best there is. What the processor lacks, or the environment's HYB_ISA forbids, is never
+            used; see the property `isa`.
 
     Raises:
         InvalidArgumentError: a value out of its range.
@@ -153,7 +157,8 @@ class Context:
 
     @property
     def isa(self) -> str:
-        """Highest instruction-set tier in use: 'scalar', 'avx2', 'avx512', 'avx512vnni' or 'neon'."""
+        """Highest instruction-set tier in use: 'scalar', 'avx2', 'avx512', 'avx512vnni', 'neon', 'dotprod' or
+        'i8mm'."""
         return _highest_tier(lib.hyb_ctx_isa(self.handle))
 
     def kernels(self) -> dict[str, str]:

@@ -18,6 +18,9 @@ static size_t find_tiers(hyb_kernels *tables, const char **names) {
         hyb_install_quantize_avx512(&tables[n]);
         names[n++] = "avx512";
     }
+#elif HYB_ARM64
+    hyb_install_quantize_neon(&tables[n]);
+    names[n++] = "neon";
 #endif
     return n;
 }
