@@ -1,5 +1,6 @@
 /* threads.h - the operating system's threads, mutexes, conditions, processes and clock behind our own names: the one
- * place to change for a platform without POSIX threads. Included by threads.c only, which defines _GNU_SOURCE first.
+ * place to change for a platform without POSIX threads. Included by threads.c and
+ * limits.c only, which define _GNU_SOURCE first.
  */
 #ifndef HYB_THREADS_H
 #define HYB_THREADS_H

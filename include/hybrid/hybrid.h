@@ -5,6 +5,7 @@
 #include <hybrid/base.h>
 #include <hybrid/file.h>
 #include <hybrid/language_model.h>
+#include <hybrid/limits.h>
 #include <hybrid/matmul.h>
 #include <hybrid/optimize.h>
 #include <hybrid/quantize.h>
