@@ -32,6 +32,8 @@
 #define HYB_ALIGNED(bytes) __attribute__((aligned(bytes)))
 #define HYB_UNLIKELY(x) __builtin_expect(!!(x), 0)
 #define HYB_PREFETCH(p) __builtin_prefetch(p)
+/* The compiler forgets where a pointer came from, and so keeps it in a register of its own. */
+#define HYB_HIDE(p) __asm__("" : "+r"(p))
 /* Integers that threads share. A load that sees a store sees everything that was written before it. */
 #define HYB_ATOMIC_LOAD(p) __atomic_load_n(p, __ATOMIC_ACQUIRE)
 #define HYB_ATOMIC_STORE(p, value) __atomic_store_n(p, value, __ATOMIC_RELEASE)
@@ -54,6 +56,7 @@
 #define HYB_ALIGNED(bytes)
 #define HYB_UNLIKELY(x) (x)
 #define HYB_PREFETCH(p) ((void)0)
+#define HYB_HIDE(p) ((void)0)
 #define HYB_UNROLL
 #define HYB_NO_UNROLL
 #endif
@@ -67,6 +70,13 @@
 #define HYB_HAS_SSE42() __builtin_cpu_supports("sse4.2")
 #define HYB_TARGET_AVX2 __attribute__((target("avx2,fma,f16c")))
 #define HYB_TARGET_AVX512 __attribute__((target("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl")))
+/* gcc 11 and clang 12 know AVX-VNNI. */
+#if (defined(__clang__) && __clang_major__ >= 12) || (!defined(__clang__) && __GNUC__ >= 11)
+#define HYB_HAS_TARGET_AVX_VNNI 1
+#define HYB_TARGET_AVX_VNNI __attribute__((target("avx2,fma,f16c,avxvnni")))
+#else
+#define HYB_HAS_TARGET_AVX_VNNI 0
+#endif
 #define HYB_TARGET_AVX512_VNNI __attribute__((target("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")))
 #else
 #define HYB_X86 0

@@ -6,7 +6,8 @@
 
 /* A processor family's tiers, each with those below it. */
 #define UP_TO_AVX2 ((uint32_t)HYB_ISA_AVX2)
-#define UP_TO_AVX512 (UP_TO_AVX2 | (uint32_t)HYB_ISA_AVX512 | (uint32_t)HYB_ISA_AVX512_VNNI)
+#define UP_TO_AVX_VNNI (UP_TO_AVX2 | (uint32_t)HYB_ISA_AVX_VNNI)
+#define UP_TO_AVX512 (UP_TO_AVX_VNNI | (uint32_t)HYB_ISA_AVX512 | (uint32_t)HYB_ISA_AVX512_VNNI)
 #define UP_TO_DOTPROD ((uint32_t)HYB_ISA_NEON | (uint32_t)HYB_ISA_NEON_DOTPROD)
 #define UP_TO_I8MM (UP_TO_DOTPROD | (uint32_t)HYB_ISA_NEON_I8MM)
 
@@ -31,14 +32,15 @@ static uint32_t environment_isa(const hyb_ctx *ctx) {
     static const struct {
         const char *name;
         uint32_t mask;
-    } choices[] = {{"scalar", 0},          {"avx2", UP_TO_AVX2},       {"avx512", UP_TO_AVX512},
-                   {"neon", HYB_ISA_NEON}, {"dotprod", UP_TO_DOTPROD}, {"i8mm", UP_TO_I8MM}};
+    } choices[] = {
+        {"scalar", 0},          {"avx2", UP_TO_AVX2},       {"avxvnni", UP_TO_AVX_VNNI}, {"avx512", UP_TO_AVX512},
+        {"neon", HYB_ISA_NEON}, {"dotprod", UP_TO_DOTPROD}, {"i8mm", UP_TO_I8MM}};
     const char *text = getenv("HYB_ISA");
     if (text == NULL || *text == '\0') return UINT32_MAX;
     for (size_t i = 0; i < sizeof choices / sizeof *choices; ++i)
         if (strcmp(text, choices[i].name) == 0) return choices[i].mask;
-    hyb_log(ctx, HYB_LOG_WARNING, "HYB_ISA is \"%.40s\", not scalar, avx2, avx512, neon, dotprod or i8mm: ignored",
-            text);
+    hyb_log(ctx, HYB_LOG_WARNING,
+            "HYB_ISA is \"%.40s\", not scalar, avx2, avxvnni, avx512, neon, dotprod or i8mm: ignored", text);
     return UINT32_MAX;
 }
 
@@ -46,7 +48,8 @@ static uint32_t environment_isa(const hyb_ctx *ctx) {
 static uint32_t choose_isa(const hyb_ctx *ctx) {
     uint32_t allowed = ctx->options.isa_mask != 0 ? ctx->options.isa_mask : UINT32_MAX;
     if ((allowed & HYB_ISA_AVX512_VNNI) != 0) allowed |= HYB_ISA_AVX512;
-    if ((allowed & HYB_ISA_AVX512) != 0) allowed |= HYB_ISA_AVX2;
+    if ((allowed & HYB_ISA_AVX512) != 0) allowed |= HYB_ISA_AVX_VNNI;
+    if ((allowed & HYB_ISA_AVX_VNNI) != 0) allowed |= HYB_ISA_AVX2;
     if ((allowed & HYB_ISA_NEON_I8MM) != 0) allowed |= HYB_ISA_NEON_DOTPROD;
     if ((allowed & HYB_ISA_NEON_DOTPROD) != 0) allowed |= HYB_ISA_NEON;
     return hyb_isa_detect() & allowed & environment_isa(ctx);

@@ -19,6 +19,7 @@ void hyb_kernels_select(hyb_kernels *table, uint32_t isa) {
         hyb_install_transpose_avx2(table);
         hyb_install_vector_avx2(table);
     }
+    if ((isa & HYB_ISA_AVX_VNNI) != 0) hyb_install_matmul_avxvnni(table);
     if ((isa & HYB_ISA_AVX512) != 0) {
         hyb_install_quantize_avx512(table);
         hyb_install_transpose_avx512(table);
@@ -49,6 +50,8 @@ const char *hyb_ctx_kernel_tier(const hyb_ctx *ctx, size_t index) {
     switch (ctx->kernels.tier[index]) {
     case HYB_ISA_AVX2:
         return "avx2";
+    case HYB_ISA_AVX_VNNI:
+        return "avxvnni";
     case HYB_ISA_AVX512:
         return "avx512";
     case HYB_ISA_AVX512_VNNI:

@@ -241,7 +241,9 @@ void hyb_kernels_select(hyb_kernels *table, uint32_t isa);
 
 /* Each variant file installs its kernels. The caller checked the tier. */
 void hyb_install_matmul_avx2(hyb_kernels *table);
-void hyb_install_matmul_avx512(hyb_kernels *table); /* needs VNNI */
+void hyb_install_matmul_avxvnni(hyb_kernels *table);
+void hyb_install_matmul_vnni256(hyb_kernels *table); /* for tests: needs AVX-512 VNNI */
+void hyb_install_matmul_avx512(hyb_kernels *table);  /* needs VNNI */
 void hyb_install_quantize_avx2(hyb_kernels *table);
 void hyb_install_quantize_avx512(hyb_kernels *table);
 void hyb_install_transpose_avx2(hyb_kernels *table);

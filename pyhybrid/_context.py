@@ -17,12 +17,14 @@ from pyhybrid._native import ffi, lib
 
 __all__ = ["Context", "Isa", "cpu_name", "default_context", "detected_isa"]
 
-Isa = Literal["scalar", "avx2", "avx512", "neon", "dotprod", "i8mm"]
+Isa = Literal["scalar", "avx2", "avxvnni", "avx512", "neon", "dotprod", "i8mm"]
 
-_AVX512 = lib.HYB_ISA_AVX2 | lib.HYB_ISA_AVX512 | lib.HYB_ISA_AVX512_VNNI
+_AVX_VNNI = lib.HYB_ISA_AVX2 | lib.HYB_ISA_AVX_VNNI
+_AVX512 = _AVX_VNNI | lib.HYB_ISA_AVX512 | lib.HYB_ISA_AVX512_VNNI
 _MASKS: dict[str, int] = {
     "scalar": lib.HYB_ISA_MASK_SCALAR,
     "avx2": lib.HYB_ISA_AVX2,
+    "avxvnni": _AVX_VNNI,
     "avx512": _AVX512,
     "neon": lib.HYB_ISA_NEON,
     "dotprod": lib.HYB_ISA_NEON | lib.HYB_ISA_NEON_DOTPROD,
@@ -32,6 +34,7 @@ _MASKS: dict[str, int] = {
 _TIERS: tuple[tuple[int, str], ...] = (
     (lib.HYB_ISA_AVX512_VNNI, "avx512vnni"),
     (lib.HYB_ISA_AVX512, "avx512"),
+    (lib.HYB_ISA_AVX_VNNI, "avxvnni"),
     (lib.HYB_ISA_AVX2, "avx2"),
     (lib.HYB_ISA_NEON_I8MM, "i8mm"),
     (lib.HYB_ISA_NEON_DOTPROD, "dotprod"),

@@ -72,6 +72,7 @@ typedef enum hyb_isa {
     HYB_ISA_AVX2 = 1,        /* AVX2, FMA, F16C */
     HYB_ISA_AVX512 = 2,      /* AVX-512 F, BW, DQ, VL */
     HYB_ISA_AVX512_VNNI = 4, /* and VNNI */
+    HYB_ISA_AVX_VNNI = 16,   /* AVX2 and AVX-VNNI */
     HYB_ISA_NEON = 256,
     HYB_ISA_NEON_DOTPROD = 512, /* SDOT, UDOT */
     HYB_ISA_NEON_I8MM = 1024    /* SMMLA */
@@ -104,8 +105,9 @@ typedef struct hyb_ctx_options {
     void *parallel_user;
     /* Number of threads that take part, the caller included: 1 to 256. 0: the environment's HYB_NUM_THREADS, or 1. */
     uint32_t n_threads;
-    /* Tiers that may be used (bits of hyb_isa); 0 means all. The environment's HYB_ISA (scalar, avx2, avx512; neon,
-     * dotprod, i8mm) lowers it further; what the processor lacks is never used. Use HYB_ISA_MASK_SCALAR to allow none.
+    /* Tiers that may be used (bits of hyb_isa); 0 means all. The environment's HYB_ISA (scalar, avx2, avxvnni, avx512;
+     * neon, dotprod, i8mm) lowers it further; what the processor lacks is never used. Use HYB_ISA_MASK_SCALAR to allow
+     * none.
      */
     uint32_t isa_mask;
 } hyb_ctx_options;

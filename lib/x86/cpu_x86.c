@@ -22,6 +22,8 @@ uint32_t hyb_x86_isa_detect(void) {
     if ((c & leaf1) != leaf1 || (read_xcr0() & XCR0_AVX) != XCR0_AVX) return HYB_ISA_SCALAR;
     if (!__get_cpuid_count(7, 0, &a, &b7, &c7, &d) || (b7 & BIT(5)) == 0) return HYB_ISA_SCALAR; /* AVX2 */
     uint32_t isa = HYB_ISA_AVX2;
+    unsigned a1, b1, c1, d1;
+    if (a >= 1 && __get_cpuid_count(7, 1, &a1, &b1, &c1, &d1) && (a1 & BIT(4)) != 0) isa |= HYB_ISA_AVX_VNNI;
     const unsigned leaf7 = BIT(16) | BIT(17) | BIT(30) | BIT(31); /* AVX-512 F, DQ, BW, VL */
     if ((b7 & leaf7) != leaf7 || (read_xcr0() & XCR0_AVX512) != XCR0_AVX512) return isa;
     isa |= HYB_ISA_AVX512;

@@ -42,11 +42,6 @@ HYB_INLINE HYB_TARGET_AVX512_VNNI __m512i broadcast_i8x4(const int8_t *x) {
     return _mm512_set1_epi32(four);
 }
 
-HYB_INLINE const int8_t *hide_pointer(const int8_t *p) {
-    __asm__("" : "+r"(p));
-    return p;
-}
-
 HYB_INLINE HYB_TARGET_AVX512_VNNI __m512i load_line(const uint8_t *p) { return _mm512_load_si512((const void *)p); }
 
 /* What the results of all row blocks and tokens share. */
@@ -239,7 +234,8 @@ HYB_INLINE HYB_TARGET_AVX512_VNNI void tile(const hyb_matmul_job *job, size_t to
         }
     } else {
         const uint8_t *weights = job->scratch;
-        const int8_t *upper = hide_pointer(first + 3 * ld_x);
+        const int8_t *upper = first + 3 * ld_x;
+        HYB_HIDE(upper);
         for (const int8_t *x = first; x < end; x += 4, upper += 4, weights += n_blocks * LINE) {
             __m512i w[MAX_BLOCKS];
             UNROLL for (size_t b = 0; b < n_blocks; ++b) {

@@ -11,7 +11,7 @@
 
 #include "matmul.h"
 
-#define MAX_TIERS 4
+#define MAX_TIERS 5
 
 typedef void (*matmul_kernel)(const hyb_matmul_job *job);
 
@@ -25,12 +25,18 @@ static size_t find_tiers(tier *tiers) {
     size_t n = 0;
     tiers[n++] = (tier){"scalar", hyb_matmul_ternary_ref, hyb_matmul_int8_ref};
 #if HYB_X86
-    static hyb_kernels avx2, avx512;
+    static hyb_kernels avx2, avxvnni, vnni256, avx512;
     if (hyb_isa_detect() & HYB_ISA_AVX2) {
         hyb_install_matmul_avx2(&avx2);
         tiers[n++] = (tier){"avx2", avx2.matmul_ternary, avx2.matmul_int8};
     }
+    if ((hyb_isa_detect() & HYB_ISA_AVX_VNNI) != 0) {
+        hyb_install_matmul_avxvnni(&avxvnni);
+        if (avxvnni.matmul_ternary != NULL) tiers[n++] = (tier){"avxvnni", avxvnni.matmul_ternary, avxvnni.matmul_int8};
+    }
     if (hyb_isa_detect() & HYB_ISA_AVX512_VNNI) {
+        hyb_install_matmul_vnni256(&vnni256); /* the source of avxvnni in the encoding that this processor has */
+        tiers[n++] = (tier){"vnni256", vnni256.matmul_ternary, vnni256.matmul_int8};
         hyb_install_matmul_avx512(&avx512);
         tiers[n++] = (tier){"avx512", avx512.matmul_ternary, avx512.matmul_int8};
     }
