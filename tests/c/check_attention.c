@@ -35,6 +35,10 @@ static size_t make_tiers(tier *tiers) {
         tiers[n].kernels = portable;
         hyb_install_vector_avx512(&tiers[n++].kernels);
     }
+#elif HYB_ARM64
+    tiers[n].name = "neon";
+    tiers[n].kernels = portable;
+    hyb_install_vector_neon(&tiers[n++].kernels);
 #endif
     return n;
 }
