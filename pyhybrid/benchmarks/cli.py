@@ -18,6 +18,8 @@ __all__ = ["add_arguments", "run"]
 
 _EPILOG = """examples:
   pyhybrid bench train --peers --json
+  pyhybrid bench matmul --peers --quick
+  pyhybrid bench gemm --peers --isa avx2 --plot gemm.png
   pyhybrid bench quality --peers --data tinyshakespeare.txt --threads 2
   pyhybrid bench all --peers --out results.json
 
@@ -62,7 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser: of the subcommand.
     """
     parser.description = (
-        "Measures speed, quality and size; with --peers beside PyTorch and NumPy in the same run."
+        "Measures speed, quality and size; with --peers beside ggml, PyTorch and NumPy in the same run."
     )
     parser.epilog = _EPILOG
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
@@ -71,25 +73,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "section", nargs="?", default="all", choices=[*SECTIONS, "all"], help="what to measure"
     )
     parser.add_argument(
-        "--peers", action="store_true", help="run the peers too (needs the extra `peers`: torch)"
+        "--peers", action="store_true", help="run the peers too (the extras `peers`: torch, and `ggml`; what is missing is shown as skipped)"
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--out", type=Path, metavar="FILE", help="also write the JSON to a file")
-    parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw the figures (needs matplotlib)")
+    parser.add_argument(
+        "--plot", type=Path, metavar="FILE.png",
+        help="draw the figures, one file a section (needs matplotlib)",
+    )  # fmt: skip
     parser.add_argument("--check", action="store_true", help="exit with 1 if a claim does not hold")
     parser.add_argument("--filter", default="", metavar="TEXT", help="only rows whose name contains it")
     parser.add_argument("--list", action="store_true", help="print the rows' names, measure nothing")
     parser.add_argument("--presets", type=_presets, default=default.presets, help="of model rows: small,base")
-    parser.add_argument("--threads", type=_numbers, default=default.threads, help="of model rows: 1,2")
+    parser.add_argument(
+        "--threads", type=_numbers, metavar="N,...",
+        help="of every row that takes threads; default: 1,2 for models, 1 for single operations",
+    )
     parser.add_argument("--rounds", type=_positive, help="measurements a side (quality: see --seeds)")
     parser.add_argument("--steps", type=_positive, default=default.steps, help="steps of a quality run")
     parser.add_argument("--seeds", type=_positive, default=default.seeds, help="quality runs")
     parser.add_argument("--data", type=Path, help="text of the quality runs; default: the embedded one")
+    parser.add_argument(
+        "--isa", choices=["scalar", "avx2", "avx512", "neon"], help="highest tier of our side (HYB_ISA)"
+    )
+    parser.add_argument("--quick", action="store_true", help="single operations: fewer rows, shorter rounds")
     parser.add_argument("--compile", action="store_true", help="also measure torch.compile")
 
 
 def _table(result: dict[str, Any]) -> list[str]:
-    """Lines for people: one a side."""
+    """Lines for people: one a side, the shares of the machine's limits, and the claims."""
     unit, ours = result["unit"], result["ours"]
     spread = f"{ours['lowest']:.5g} to {ours['highest']:.5g}"
     lines = [f"{result['name']}", f"  {'ours':<18}{ours['median']:>12.5g} {unit:<12} ({spread})"]
@@ -97,39 +109,27 @@ def _table(result: dict[str, Any]) -> list[str]:
         spread = f"{peer['lowest']:.5g} to {peer['highest']:.5g}"
         relation = f"ratio {peer['ratio']:.3f}, difference {peer['difference']:+.4g}"
         lines.append(f"  {name:<18}{peer['median']:>12.5g} {unit:<12} ({spread}); {relation}")
-    goal = result["goal"]
-    if goal:
-        verdict = {True: "holds", False: "DOES NOT HOLD", None: "not measured: run with --peers"}[
+    lines += [f"  {name:<18}skipped: {reason}" for name, reason in result["skipped"].items()]
+    for limit in result["limits"]:
+        what = limit["kind"] + (f" {limit['working_set'] / 2**20:.3g} MiB" if limit["working_set"] else "")
+        figure = f"{limit['per_second'] / 1e9:.5g} G/s by {limit['method']}"
+        lines.append(f"  {limit['share']:.1%} of the limit {what}: {figure}")
+    for goal in result["goals"]:
+        verdict = {True: "holds", False: "DOES NOT HOLD", None: "not measured"}[
             goal["holds"]
         ]
         lines.append(f"  claim: {goal['text']} {verdict}")
     return lines
 
 
-def _plot(results: list[dict[str, Any]], path: Path) -> None:
-    """Our median by each peer's, as bars on a logarithmic axis."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    bars = [(f"{r['name']} : {name}", p["ratio"]) for r in results for name, p in r["peers"].items()]
-    figure, axes = pyplot.subplots(figsize=(9, 0.6 + 0.3 * max(1, len(bars))))
-    axes.barh([name for name, _ in bars], [ratio for _, ratio in bars], color="tab:blue")
-    axes.axvline(1, color="black", linewidth=1)
-    axes.set_xscale("log")
-    axes.invert_yaxis()
-    axes.set_xlabel("ours / peer (above 1: we are better)")
-    figure.tight_layout()
-    figure.savefig(path, dpi=120)
-    pyplot.close(figure)
-
-
 def _options(args: argparse.Namespace) -> Options:
     return Options(
         peers=args.peers,
         presets=args.presets,
-        threads=args.threads,
+        threads=args.threads or Options().threads,
+        kernel_threads=args.threads or Options().kernel_threads,
+        quick=args.quick,
+        isa=args.isa,
         rounds=args.rounds,
         steps=args.steps,
         seeds=args.seeds,
@@ -143,8 +143,10 @@ def _command(args: argparse.Namespace) -> str:
     default, words = Options(), ["pyhybrid bench", args.section]
     words += ["--peers"] if args.peers else []
     words += ["--compile"] if args.compile else []
+    words += ["--quick"] if args.quick else []
+    words += [f"--isa {args.isa}"] if args.isa else []
     for name in ("presets", "threads"):
-        if getattr(args, name) != getattr(default, name):
+        if getattr(args, name) not in (None, getattr(default, name)):
             words.append(f"--{name} {','.join(map(str, getattr(args, name)))}")
     for name in ("rounds", "steps", "seeds"):
         if getattr(args, name) != getattr(default, name):
@@ -158,8 +160,6 @@ def _missing_part(args: argparse.Namespace) -> str | None:
     """What must be installed or given before anything is measured."""
     import importlib.util
 
-    if args.peers and importlib.util.find_spec("torch") is None:
-        return "--peers needs PyTorch: pip install 'pyhybrid[peers]'"
     if args.plot and importlib.util.find_spec("matplotlib") is None:
         return "--plot needs matplotlib: pip install matplotlib"
     if args.data is not None and not args.data.is_file():
@@ -187,9 +187,11 @@ def run(args: argparse.Namespace) -> int:
     if problem:
         print(f"pyhybrid bench: {problem}", file=sys.stderr)
         return 2
+    if args.plot:
+        from pyhybrid.benchmarks.plot import plot
     from pyhybrid.benchmarks.measure import BenchmarkError, machine, measure, versions
 
-    document: dict[str, Any] = {"command": _command(args), "machine": machine()}
+    document: dict[str, Any] = {"command": _command(args), "machine": machine(args.isa)}
     document |= {"versions": versions(args.peers), "rows": []}
     if not args.json:
         print(
@@ -201,13 +203,13 @@ def run(args: argparse.Namespace) -> int:
     for row in chosen:
         rounds = None if row.section in ("quality", "size") else options.rounds
         try:
-            result = measure(row, peers=args.peers, rounds=rounds, progress=_progress)
+            result = measure(row, peers=args.peers, rounds=rounds, progress=_progress, isa=args.isa)
         except BenchmarkError as error:
             print(f"pyhybrid bench: {row.name}: {error}", file=sys.stderr)
             failed = True
             continue
         document["rows"].append(result)
-        failed = failed or (args.check and bool(result["goal"]) and result["goal"]["holds"] is not True)
+        failed = failed or (args.check and any(goal["holds"] is not True for goal in result["goals"]))
         if not args.json:
             print("\n".join(_table(result)), flush=True)
     text = json.dumps(document, indent=1, allow_nan=False)
@@ -216,7 +218,8 @@ def run(args: argparse.Namespace) -> int:
     if args.out:
         args.out.write_text(text + "\n", encoding="utf-8")
     if args.plot:
-        _plot(document["rows"], args.plot)
+        for path in plot(document["rows"], args.plot):
+            print(f"wrote {path}", file=sys.stderr)
     return 1 if failed else 0
 
 

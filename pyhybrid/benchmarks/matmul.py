@@ -1,75 +1,78 @@
-"""Products: packed ternary weights times int8 activations, and the fp32 GEMM, beside NumPy and PyTorch.
+"""Products of packed ternary weights and int8 activations, beside ggml, PyTorch and NumPy.
 
-Ternary: the integer sums are compared exactly. NumPy multiplies the same integers as fp32 (exact, since every
-sum is below 2^24), PyTorch with torch._int_mm. fp32: NumPy's OpenBLAS is pinned to one thread, and so are the
-others.
+The integer sums are compared exactly with NumPy (the same integers as fp32: every sum is below 2^24) and with
+torch._int_mm. ggml takes fp32 activations and rounds them itself, so it is compared within its rounding.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from pyhybrid.benchmarks.registry import Answer, Options, Row
+from pyhybrid.benchmarks.registry import Answer, Goal, Limit, Options, Row
+from pyhybrid.benchmarks.timing import Operation, bounds, hidden, rounds
 
-__all__ = ["FloatNumpy", "FloatOurs", "FloatTorch", "TernaryNumpy", "TernaryOurs", "TernaryTorch", "rows"]
+__all__ = [
+    "TernaryNumpy", "TernaryOurs", "TernaryQ4", "TernaryTQ1", "TernaryTQ2", "TernaryTorch", "TernaryTorchBf16",
+    "TernaryTorchFp32", "rows",
+]  # fmt: skip
 
-_SECONDS = 0.2  # least time of one measurement
+# int8 activations of at most 127 keep their value in ggml's Q8_K up to the difference of a block's largest
+# magnitude from 127: half a step in about 73 (root mean square) at most, 0.7 %.
+_ACTIVATION_BOUND = 0.01
+# Q4_0 has the codes -8 to 7: a weight that is as large as the block's scale but of the other sign is stored as
+# 7/8 of it. A third of the weights, 1/8 off, relative to two thirds of ones: at most 1/8.
+_Q4_BOUND = 0.125
+# A sum in bf16 keeps 8 bits: half a unit in the last place, relative.
+_BF16_BOUND = 2.0**-8
+_NOTE = (
+    "ggml's products take fp32 activations and quantise them within the time; ours, torch._int_mm and NumPy get "
+    "them quantised. Q4_0 is ggml's plain layout, not its repacked one."
+)
 
 
-def _rate(function: Callable[[], Any], operations: int) -> float:
-    """Billions of operations a second, over as many calls as fill the measurement."""
-    function()
-    calls = 0
-    start = time.perf_counter()
-    while (seconds := time.perf_counter() - start) < _SECONDS:
-        function()
-        calls += 1
-    return operations * calls / seconds / 1e9
-
-
-class _Ternary:
-    def __init__(self, *, rows: int, columns: int, tokens: int, threads: int) -> None:
+class _Ternary(Operation):
+    def __init__(self, *, rows: int, columns: int, tokens: int, threads: int, seconds: float = 0.2) -> None:
+        super().__init__(2.0 * rows * columns * tokens, seconds)
         random = np.random.default_rng(11)
-        self.codes = random.integers(-1, 2, (rows, columns)).astype(np.int8)
-        self.x = random.integers(-127, 128, (tokens, columns)).astype(np.int8)
-        self.operations = 2 * rows * columns * tokens
+        self.codes = random.integers(-1, 2, (rows, columns), np.int8)
+        self.x = random.integers(-127, 128, (tokens, columns), np.int8)
         self.prepare(threads)
 
     def prepare(self, threads: int, /) -> None:
         """Packs or converts the weights, which is not timed."""
 
-    def product(self) -> Any:
-        """Integer sums [tokens, rows]."""
-        raise NotImplementedError
-
     def answer(self) -> Answer:
-        """The sums."""
-        return {"sums": np.asarray(self.product(), np.int64)}
-
-    def run(self, _: int) -> float:
-        """Billions of multiplications and additions a second."""
-        return _rate(self.product, self.operations)
+        """The sums [tokens, rows]."""
+        return {"sums": np.asarray(self.call(), np.float64)}
 
 
 class TernaryOurs(_Ternary):
-    """pyhybrid.matmul on weights of 2 bits."""
+    """hyb_matmul_i32 on packed weights; called through cffi, which costs about 0.3 microseconds."""
 
     def prepare(self, threads: int) -> None:
         from pyhybrid._context import Context
-        from pyhybrid.quantization import PackedWeights
+        from pyhybrid._native import ffi, lib
+        from pyhybrid.quantization import PackedWeights, matmul
 
-        one = np.ones(1, np.float32)
-        self.packed = PackedWeights(self.codes, one, context=Context(threads=threads))
+        context = Context(threads=threads)
+        self.packed = PackedWeights(self.codes, np.ones(1, np.float32), context=context)
         self.out = np.empty((self.x.shape[0], self.codes.shape[0]), np.int32)
+        matmul(self.packed, self.x, out=self.out)
+        self.function, self.context = lib.hyb_matmul_i32, context
+        x, out = ffi.from_buffer("int8_t[]", self.x), ffi.from_buffer("int32_t[]", self.out)
+        self.arguments = (context.handle, self.packed.handle, x, self.x.shape[0], out)
 
-    def product(self) -> Any:
-        from pyhybrid.quantization import matmul
+    def call(self) -> Any:
+        status = self.function(*self.arguments)
+        if status:
+            self.context.check(status)
+        return self.out
 
-        return matmul(self.packed, self.x, out=self.out)
+    def amount(self, kind: str) -> float:
+        """Bytes of weights that a billion operations read once, or the operations themselves."""
+        return 1e9 * (self.packed.nbytes / self.per_call if kind == "read" else 1.0)
 
 
 class TernaryNumpy(_Ternary):
@@ -80,7 +83,7 @@ class TernaryNumpy(_Ternary):
         self.floats = self.x.astype(np.float32)
         self.out = np.empty((self.x.shape[0], self.codes.shape[0]), np.float32)
 
-    def product(self) -> Any:
+    def call(self) -> Any:
         return np.matmul(self.floats, self.weights, out=self.out)
 
 
@@ -94,100 +97,138 @@ class TernaryTorch(_Ternary):
         self.multiply = torch._int_mm
         self.weights, self.input = torch.from_numpy(self.codes).t(), torch.from_numpy(self.x)
 
-    def product(self) -> Any:
+    def call(self) -> Any:
         return self.multiply(self.input, self.weights)
 
 
-class _Float:
-    def __init__(self, *, m: int, n: int, k: int, threads: int) -> None:
-        random = np.random.default_rng(12)
-        self.a = random.standard_normal((m, k), np.float32)
-        self.b = random.standard_normal((k, n), np.float32)
-        self.out = np.empty((m, n), np.float32)
-        self.operations = 2 * m * n * k
-        self.prepare(threads)
+class TernaryTorchFp32(_Ternary):
+    """torch.nn.functional.linear in fp32."""
 
-    def prepare(self, threads: int, /) -> None:
-        """Sets threads; not timed."""
-
-    def product(self) -> Any:
-        """fp32 [m, n]."""
-        raise NotImplementedError
-
-    def answer(self) -> Answer:
-        """The product."""
-        return {"product": np.array(self.product())}
-
-    def run(self, _: int) -> float:
-        """Billions of multiplications and additions a second."""
-        return _rate(self.product, self.operations)
-
-
-class FloatOurs(_Float):
-    """pyhybrid.gemm."""
-
-    def prepare(self, threads: int) -> None:
-        from pyhybrid._context import Context
-
-        self.context = Context(threads=threads)
-
-    def product(self) -> Any:
-        from pyhybrid.quantization import gemm
-
-        return gemm(self.a, self.b, out=self.out, context=self.context)
-
-
-class FloatNumpy(_Float):
-    """NumPy's BLAS."""
-
-    def product(self) -> Any:
-        return np.matmul(self.a, self.b, out=self.out)
-
-
-class FloatTorch(_Float):
-    """torch.mm."""
+    kind = "float32"
 
     def prepare(self, threads: int) -> None:
         import torch
 
         torch.set_num_threads(threads)
-        self.multiply = torch.mm
-        self.tensors = [torch.from_numpy(array) for array in (self.a, self.b, self.out)]
+        kind = getattr(torch, self.kind)
+        self.multiply = torch.nn.functional.linear
+        self.input, self.weights = torch.from_numpy(self.x).to(kind), torch.from_numpy(self.codes).to(kind)
 
-    def product(self) -> Any:
-        self.multiply(self.tensors[0], self.tensors[1], out=self.tensors[2])
-        return self.out
+    def call(self) -> Any:
+        return self.multiply(self.input, self.weights)
+
+    def answer(self) -> Answer:
+        """The sums [tokens, rows]."""
+        return {"sums": self.call().double().numpy()}
 
 
-def rows(_: Options) -> list[Row]:
-    """One token and many through two ternary matrices; fp32 products of three sizes; one thread each."""
-    here = "pyhybrid.benchmarks.matmul"
+class TernaryTorchBf16(TernaryTorchFp32):
+    """The same in bf16."""
+
+    kind = "bfloat16"
+
+
+class TernaryTQ2(_Ternary):
+    """ggml's TQ2_0, 2.06 bits a weight."""
+
+    kind = "TQ2_0"
+
+    def prepare(self, threads: int) -> None:
+        from pyhybrid.benchmarks.ggml import Product
+
+        # A graph costs some microseconds to start: enough copies that it is below a percent.
+        copies = int(min(32, max(1, 2e8 // self.per_call)))
+        self.product = Product(
+            self.kind, self.codes.astype(np.float32), self.x.astype(np.float32), threads, copies
+        )
+        self.per_call *= copies
+
+    def call(self) -> Any:
+        self.product.compute()
+        return self.product.result
+
+
+class TernaryTQ1(TernaryTQ2):
+    """ggml's TQ1_0, 1.69 bits a weight."""
+
+    kind = "TQ1_0"
+
+
+class TernaryQ4(TernaryTQ2):
+    """ggml's Q4_0, 4.5 bits a weight."""
+
+    kind = "Q4_0"
+
+
+def _goals(n_rows: int, columns: int, tokens: int, threads: int) -> tuple[Goal, ...]:
+    """The claims of a row, with the limits that the project set itself (AVX-512, one thread)."""
+    what = f"Product of {n_rows}x{columns} ternary weights and {tokens} token(s) on one thread: "
+    least: dict[str, float] = {}
+    share: float | None = None
+    if threads != 1:
+        return ()
+    if tokens == 1:
+        large = n_rows * columns >= 40_000_000
+        least, share = {"ggml TQ2_0": 2.1 if large else 4.5}, 0.85 if large else None
+    elif tokens >= 128:
+        large = min(n_rows, columns) >= 2560
+        least = {"torch._int_mm": 1.2, "ggml TQ2_0": 6.5} if large else {"torch._int_mm": 1.0}
+        share = 1.0 if large else None
     found = [
-        Row(
-            name=f"matmul/ternary/{n_rows}x{columns}/{tokens}-tokens",
-            section="matmul",
-            unit="Gop/s",
-            better="higher",
-            ours=f"{here}:TernaryOurs",
-            peers={"NumPy fp32": f"{here}:TernaryNumpy", "torch._int_mm": f"{here}:TernaryTorch"},
-            sizes={"rows": n_rows, "columns": columns, "tokens": tokens},
-            agreement={"sums": 0.0},
-        )
-        for n_rows, columns in ((1024, 1024), (6912, 2560))
-        for tokens in (1, 128)
+        Goal(text=f"{what}at least {limit:g} x {peer}.", kind="ratio", limit=limit, peer=peer)
+        for peer, limit in least.items()
     ]
-    found += [
-        Row(
-            name=f"matmul/fp32/{m}x{n}x{k}",
-            section="matmul",
-            unit="GFLOP/s",
-            better="higher",
-            ours=f"{here}:FloatOurs",
-            peers={"NumPy OpenBLAS": f"{here}:FloatNumpy", "torch.mm": f"{here}:FloatTorch"},
-            sizes={"m": m, "n": n, "k": k},
-            # Worst case of a sum of k products in fp32, relative to norms: k 2^-24.
-            agreement={"product": k * 2.0**-24},
-        )
-        for m, n, k in ((512, 512, 512), (2048, 384, 128), (128, 2048, 2048))
-    ]
-    return found
+    if share is not None:
+        name = "the read bandwidth" if tokens == 1 else "the int8 peak"
+        found.append(Goal(text=f"{what}{share:.0%} of {name}.", kind="share", limit=share))
+    return tuple(found)
+
+
+def _row(n_rows: int, columns: int, tokens: int, threads: int, options: Options) -> Row:
+    here = "pyhybrid.benchmarks.matmul"
+    peers = {
+        "ggml TQ2_0": f"{here}:TernaryTQ2",
+        "ggml TQ1_0": f"{here}:TernaryTQ1",
+        "ggml Q4_0": f"{here}:TernaryQ4",
+        "torch._int_mm": f"{here}:TernaryTorch",
+        "torch bf16": f"{here}:TernaryTorchBf16",
+        "torch fp32": f"{here}:TernaryTorchFp32",
+        "NumPy fp32": f"{here}:TernaryNumpy",
+    }
+    ggml = {"sums": _ACTIVATION_BOUND}
+    packed_bytes = n_rows * columns // 4
+    limits = [Limit(kind="int8", per_unit=1e9)]
+    if tokens == 1:
+        limits.append(Limit(kind="read", working_set=packed_bytes))
+    operations = 2.0 * n_rows * columns * tokens
+    return Row(
+        name=f"matmul/{n_rows}x{columns}/{tokens}-tokens" + (f"/{threads}-threads" if threads > 1 else ""),
+        section="matmul",
+        unit="Gop/s",
+        better="higher",
+        ours=f"{here}:TernaryOurs",
+        peers=peers,
+        sizes={"rows": n_rows, "columns": columns, "tokens": tokens},
+        hidden=hidden(options),
+        threads=threads,
+        rounds=rounds(options, operations),
+        agreement={"sums": 0.0},
+        peer_agreement={
+            "ggml TQ2_0": ggml,
+            "ggml TQ1_0": ggml,
+            "ggml Q4_0": {"sums": _Q4_BOUND},
+            "torch bf16": {"sums": _BF16_BOUND},
+        },
+        limits=bounds(*limits),
+        goals=_goals(n_rows, columns, tokens, threads),
+        note=_NOTE,
+    )
+
+
+def rows(options: Options) -> list[Row]:
+    """One token and many through matrices from DRAM, from the last cache, and from the caches of a core."""
+    shapes = [(n, k, 1) for n, k in ((11008, 4096), (4096, 4096), (768, 768))]
+    shapes += [(n, k, t) for n, k in ((4096, 4096), (11008, 4096), (768, 768)) for t in (8, 128, 512)]
+    if options.quick:
+        shapes = [(4096, 4096, 1), (768, 768, 1), (768, 768, 128)]
+    return [_row(*shape, threads, options) for threads in options.kernel_threads for shape in shapes]

@@ -7,7 +7,9 @@ rounds, so that a change of the machine's speed meets both.
 
 from __future__ import annotations
 
+import ctypes
 import importlib
+import importlib.metadata
 import multiprocessing
 import os
 import platform
@@ -17,17 +19,22 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from pyhybrid.benchmarks.registry import Answer, Goal, Row
+from pyhybrid.benchmarks.registry import Answer, Goal, Row, UnavailableError
 
-__all__ = ["BenchmarkError", "machine", "measure", "relative_difference"]
+__all__ = ["BenchmarkError", "machine", "measure", "relative_difference", "versions"]
 
 
 class BenchmarkError(RuntimeError):
     """A side failed; the message holds its traceback."""
+
+
+class _MissingError(Exception):
+    """A side cannot run here; the message says why."""
 
 
 # ---- the machine ----
@@ -47,11 +54,34 @@ def _compiler() -> str:
     return ", ".join(names) or "unknown"
 
 
-def machine() -> dict[str, str]:
-    """Describes the machine: processor, instruction-set tier in use, compiler; nothing else."""
+def machine(isa: str | None = None) -> dict[str, str]:
+    """Describes the machine: processor, instruction-set tier in use, compiler; nothing else.
+
+    Args:
+        isa: HYB_ISA of our sides; None: as the environment has it.
+    """
     from pyhybrid._context import Context, cpu_name
 
-    return {"cpu": cpu_name(), "isa": Context(threads=1).isa, "compiler": _compiler()}
+    with _environment({"HYB_ISA": isa} if isa else {}):
+        return {"cpu": cpu_name(), "isa": Context(threads=1).isa, "compiler": _compiler()}
+
+
+def _blas() -> str | None:
+    """Version and core type of the OpenBLAS in NumPy's wheel; None where NumPy has another BLAS."""
+    folder = Path(np.__file__).parent.parent / "numpy.libs"
+    for path in sorted(folder.glob("*openblas*")):
+        library = ctypes.CDLL(str(path))
+        words = []
+        for name in ("config", "corename"):
+            for prefix, suffix in (("scipy_openblas", "64_"), ("openblas", "64_"), ("openblas", "")):
+                function = getattr(library, f"{prefix}_get_{name}{suffix}", None)
+                if function is not None:
+                    function.restype = ctypes.c_char_p
+                    words.append(function().decode())
+                    break
+        if len(words) == 2:
+            return f"{' '.join(words[0].split()[:2])}, core {words[1]}"
+    return None
 
 
 def versions(peers: bool) -> dict[str, str]:
@@ -60,9 +90,13 @@ def versions(peers: bool) -> dict[str, str]:
 
     found = {"pyhybrid": pyhybrid.__version__, "python": platform.python_version(), "numpy": np.__version__}
     if peers:
-        import torch
-
-        found["torch"] = torch.__version__
+        blas = _blas()
+        found |= {"BLAS of NumPy": blas} if blas else {}
+        for package in ("torch", "llama_cpp_python"):
+            try:
+                found[package.replace("_", "-")] = importlib.metadata.version(package)
+            except importlib.metadata.PackageNotFoundError:
+                found[package.replace("_", "-")] = "not installed"
     return found
 
 
@@ -72,22 +106,49 @@ def versions(peers: bool) -> dict[str, str]:
 def _serve(connection: Connection, factory: str, arguments: Mapping[str, Any]) -> None:
     """A side's process: makes it, then answers requests until the other end closes."""
     try:
+        _pin(int(arguments["threads"]))
         module, name = factory.split(":")
         side = getattr(importlib.import_module(module), name)(**arguments)
         connection.send(("ok", None))
         while True:
             request, *values = connection.recv()
-            connection.send(("ok", getattr(side, request)(*values)))
+            function = _measure_limit if request == "measure_limit" else getattr(side, request)
+            connection.send(("ok", function(*values)))
     except EOFError:
         pass
+    except UnavailableError as error:
+        connection.send(("missing", str(error)))
+    except ModuleNotFoundError as error:
+        connection.send(("missing", f"not installed: {error.name}"))
     except BaseException:  # whatever it is, the other process must hear of it
         connection.send(("failed", traceback.format_exc()))
 
 
-@contextmanager
-def _environment(threads: int) -> Iterator[None]:
+def _pin(threads: int) -> None:
+    """Keeps this process on as many processors as it has threads: the last ones, since the system's own work
+    tends to be on the first. Sides take turns, so that they may share them."""
+    if hasattr(os, "sched_setaffinity"):
+        processors = sorted(os.sched_getaffinity(0))
+        if threads < len(processors):
+            os.sched_setaffinity(0, processors[-threads:])
+
+
+def _measure_limit(kind: str, working_set: int, threads: int) -> tuple[float, str]:
+    """A limit of the machine, per second, and the instructions that reached it."""
+    from pyhybrid._context import Context
+    from pyhybrid.benchmarks.limits import measure_limit
+
+    return measure_limit(kind, working_set, Context(threads=threads))
+
+
+def _thread_variables(threads: int) -> dict[str, str]:
     """What a new process reads at its start; OpenBLAS, erratic with more, is pinned to one thread."""
-    values = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads), "OPENBLAS_NUM_THREADS": "1"}
+    return {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads), "OPENBLAS_NUM_THREADS": "1"}
+
+
+@contextmanager
+def _environment(values: Mapping[str, str]) -> Iterator[None]:
+    """Environment variables while a process starts."""
     before = {name: os.environ.get(name) for name in values}
     os.environ.update(values)
     try:
@@ -101,16 +162,19 @@ def _environment(threads: int) -> Iterator[None]:
 
 
 class _Worker:
-    """A side in its own process."""
+    """A side in its own process; `wait` before its first use."""
 
-    def __init__(self, factory: str, row: Row) -> None:
+    def __init__(self, factory: str, row: Row, environment: Mapping[str, str]) -> None:
         context = multiprocessing.get_context("spawn")
         self.connection, other = context.Pipe()
         arguments = {**row.sizes, **row.hidden, "threads": row.threads}
         self.process = context.Process(target=_serve, args=(other, factory, arguments), daemon=True)
-        with _environment(row.threads):
+        with _environment(_thread_variables(row.threads) | dict(environment)):
             self.process.start()
         other.close()
+
+    def wait(self) -> None:
+        """Returns when the side is made."""
         self._receive()
 
     def _receive(self) -> Any:
@@ -118,6 +182,8 @@ class _Worker:
             state, value = self.connection.recv()
         except EOFError as error:
             raise BenchmarkError("a benchmark process ended without a word") from error
+        if state == "missing":
+            raise _MissingError(str(value))
         if state != "ok":
             raise BenchmarkError(str(value))
         return value
@@ -129,6 +195,15 @@ class _Worker:
     def run(self, round_number: int) -> float:
         self.connection.send(("run", round_number))
         return float(self._receive())
+
+    def amount(self, kind: str) -> float:
+        self.connection.send(("amount", kind))
+        return float(self._receive())
+
+    def limit(self, kind: str, working_set: int, threads: int) -> tuple[float, str]:
+        self.connection.send(("measure_limit", kind, working_set, threads))
+        figure, method = self._receive()
+        return float(figure), str(method)
 
     def close(self) -> None:
         self.connection.close()
@@ -151,14 +226,13 @@ def relative_difference(ours: Any, peer: Any) -> float:
 
 def _compare(row: Row, peer: str, ours: Answer, theirs: Answer) -> dict[str, Any]:
     """The agreement of two answers; sides that disagree are not compared in speed."""
-    differences = {name: relative_difference(ours[name], theirs[name]) for name in row.agreement}
-    wrong = [name for name, bound in row.agreement.items() if not differences[name] <= bound]
+    bounds = {**row.agreement, **row.peer_agreement.get(peer, {})}
+    differences = {name: relative_difference(ours[name], theirs[name]) for name in bounds}
+    wrong = [name for name, bound in bounds.items() if not differences[name] <= bound]
     if wrong:
-        text = ", ".join(
-            f"{name}: {differences[name]:.2e}, at most {row.agreement[name]:.2e}" for name in wrong
-        )
+        text = ", ".join(f"{name}: {differences[name]:.2e}, at most {bounds[name]:.2e}" for name in wrong)
         raise BenchmarkError(f"{row.name}: our answer and that of {peer} differ ({text})")
-    return {name: {"difference": differences[name], "bound": bound} for name, bound in row.agreement.items()}
+    return {name: {"difference": differences[name], "bound": bound} for name, bound in bounds.items()}
 
 
 def _summary(samples: Sequence[float]) -> dict[str, Any]:
@@ -180,12 +254,19 @@ def _relation(row: Row, ours: Sequence[float], theirs: Sequence[float]) -> dict[
     }
 
 
-def _judge(goal: Goal, ours: Mapping[str, Any], peers: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def _judge(
+    goal: Goal,
+    ours: Mapping[str, Any],
+    peers: Mapping[str, Mapping[str, Any]],
+    share: float | None = None,
+) -> dict[str, Any]:
     """The figure that the claim is about, and whether it holds; None if its peer was not run."""
     verdict: dict[str, Any] = {"text": goal.text, "kind": goal.kind, "limit": goal.limit, "peer": goal.peer}
     if goal.kind == "value":
         figure = ours["median"]
         return verdict | {"figure": figure, "holds": figure <= goal.limit}
+    if goal.kind == "share":
+        return verdict | {"figure": share, "holds": None if share is None else share >= goal.limit}
     if goal.peer is None or goal.peer not in peers:
         return verdict | {"figure": None, "holds": None}
     figure = peers[goal.peer][goal.kind]
@@ -193,8 +274,78 @@ def _judge(goal: Goal, ours: Mapping[str, Any], peers: Mapping[str, Mapping[str,
     return verdict | {"figure": figure, "holds": holds}
 
 
+def _shares(
+    row: Row, ours: Mapping[str, Any], amounts: Mapping[int, float], found: Mapping[int, Sequence[Any]]
+) -> list[dict[str, Any]]:
+    """What our median is of each limit; of two measurements of a limit the faster counts."""
+    shares = []
+    for index, limit in enumerate(row.limits):
+        best, method = max(found[index])
+        shares.append(
+            {
+                "kind": limit.kind,
+                "working_set": limit.working_set,
+                "method": method,
+                "per_second": best,
+                "per_unit": amounts[index],
+                "share": ours["median"] * amounts[index] / best,
+            }
+        )
+    return shares
+
+
+def _measure_limits(worker: _Worker, row: Row, found: dict[int, list[tuple[float, str]]]) -> None:
+    for index, limit in enumerate(row.limits):
+        found.setdefault(index, []).append(worker.limit(limit.kind, limit.working_set, row.threads))
+
+
+def _take_turns(
+    row: Row, workers: Mapping[str, _Worker], rounds: int, tell: Callable[[str], None]
+) -> dict[str, list[float]]:
+    """The figures of every side, by its name; ours first in even rounds."""
+    samples: dict[str, list[float]] = {name: [] for name in workers}
+    for round_number in range(rounds):
+        for name in list(workers) if round_number % 2 == 0 else list(workers)[::-1]:
+            figure = workers[name].run(round_number)
+            samples[name].append(figure)
+            tell(f"{row.name}: {name} {figure:.5g} {row.unit}")
+    return samples
+
+
+def _start(
+    row: Row, peers: bool, isa: str | None, workers: dict[str, _Worker], skipped: dict[str, str]
+) -> dict[str, dict[str, Any]]:
+    """Makes every side, compares the answers, and returns the agreements; what is missing goes to `skipped`."""
+    factories = {"ours": row.ours} | (dict(row.peers) if peers else {})
+    for name, factory in factories.items():  # all begin at once: their imports take longest
+        environment = dict(row.peer_environment.get(name, {}))
+        if name == "ours" and isa:
+            environment["HYB_ISA"] = isa
+        workers[name] = _Worker(factory, row, environment)
+    agreement: dict[str, dict[str, Any]] = {}
+    answers: dict[str, Answer] = {}
+    for name in factories:
+        try:
+            workers[name].wait()
+            answers[name] = workers[name].answer()
+        except _MissingError as reason:
+            if name == "ours":
+                raise BenchmarkError(f"our side cannot run: {reason}") from None
+            skipped[name] = str(reason)
+            workers.pop(name).close()
+            continue
+        if name != "ours":
+            agreement[name] = _compare(row, name, answers["ours"], answers.pop(name))
+    return agreement
+
+
 def measure(
-    row: Row, *, peers: bool, rounds: int | None = None, progress: Callable[[str], None] | None = None
+    row: Row,
+    *,
+    peers: bool,
+    rounds: int | None = None,
+    progress: Callable[[str], None] | None = None,
+    isa: str | None = None,
 ) -> dict[str, Any]:
     """Measures a row.
 
@@ -203,33 +354,31 @@ def measure(
         peers: run the peers too.
         rounds: measurements a side; None: row.rounds.
         progress: receives lines for people.
+        isa: HYB_ISA of our side's process; None: as the environment has it.
 
     Returns:
         Plain values: name, section, unit, better, sizes, threads, note, ours (median, lowest, highest,
-        samples), peers (the same by name, with agreement, ratio and difference), goal (with figure and
-        holds).
+        samples), peers (the same by name, with agreement, ratio and difference), skipped (reason by peer),
+        limits (each with the share that our median is of it), share (the largest, or None), goal (with
+        figure and holds), goals (all of them).
 
     Raises:
         BenchmarkError: a side failed, or the answers differ.
     """
     tell = progress or (lambda _: None)
-    factories = {"ours": row.ours} | (dict(row.peers) if peers else {})
     workers: dict[str, _Worker] = {}
-    samples: dict[str, list[float]] = {name: [] for name in factories}
+    skipped: dict[str, str] = {}
+    measured: dict[int, list[tuple[float, str]]] = {}
     try:
-        for name, factory in factories.items():
-            workers[name] = _Worker(factory, row)
-        agreement: dict[str, dict[str, Any]] = {}
-        ours = workers["ours"].answer()
-        for name in factories:
-            if name != "ours":
-                agreement[name] = _compare(row, name, ours, workers[name].answer())
-        for round_number in range(rounds or row.rounds):
-            order = list(factories) if round_number % 2 == 0 else list(factories)[::-1]
-            for name in order:
-                figure = workers[name].run(round_number)
-                samples[name].append(figure)
-                tell(f"{row.name}: {name} {figure:.5g} {row.unit}")
+        agreement = _start(row, peers, isa, workers, skipped)
+        ours = workers["ours"]
+        amounts = {
+            index: ours.amount(limit.kind) if limit.per_unit is None else limit.per_unit
+            for index, limit in enumerate(row.limits)
+        }
+        _measure_limits(ours, row, measured)
+        samples = _take_turns(row, workers, rounds or row.rounds, tell)
+        _measure_limits(ours, row, measured)
     finally:
         for worker in workers.values():
             worker.close()
@@ -237,10 +386,15 @@ def measure(
         name: _summary(samples[name])
         | _relation(row, samples["ours"], samples[name])
         | {"agreement": agreement[name]}
-        for name in factories
+        for name in samples
         if name != "ours"
     }
     summary = _summary(samples["ours"])
+    limits = _shares(row, summary, amounts, measured)
+    share = max((limit["share"] for limit in limits), default=None)
+    goals = [
+        _judge(goal, summary, found, share) for goal in ((row.goal,) if row.goal else ()) + row.goals
+    ]
     return {
         "name": row.name,
         "section": row.section,
@@ -251,5 +405,9 @@ def measure(
         "note": row.note,
         "ours": summary,
         "peers": found,
-        "goal": _judge(row.goal, summary, found) if row.goal else None,
+        "skipped": skipped,
+        "limits": limits,
+        "share": share,
+        "goal": goals[0] if row.goal else None,
+        "goals": goals,
     }

@@ -1,6 +1,6 @@
 """The registry of benchmark rows: what is measured, against which peer, and what is claimed about it.
 
-Place in the data flow: the modules training, generation, matmul, quality and size each give their rows;
+Place in the data flow: the modules named in SECTIONS each give their rows;
 cli.py and the tests choose among them; measure.py runs them. A side (ours or a peer) is named by the path of
 a class, "module:name", so that it can be made in a process of its own: see `Side`.
 """
@@ -15,13 +15,17 @@ from typing import Any, Literal, Protocol
 
 from numpy.typing import NDArray
 
-__all__ = ["SECTIONS", "Goal", "Options", "Row", "Side", "rows"]
+__all__ = ["SECTIONS", "Goal", "Limit", "Options", "Row", "Side", "UnavailableError", "rows"]
 
 #: Sections in the order of the report; each is a module of this package with a function `rows(options)`.
 SECTIONS: dict[str, str] = {
+    "quantize": "quantize",
+    "pack": "pack",
+    "matmul": "matmul",
+    "gemm": "gemm",
+    "kernels": "kernels",
     "train": "training",
     "generate": "generation",
-    "matmul": "matmul",
     "quality": "quality",
     "size": "size",
 }
@@ -29,8 +33,16 @@ SECTIONS: dict[str, str] = {
 Answer = Mapping[str, NDArray[Any]]
 
 
+class UnavailableError(RuntimeError):
+    """Raised by a side that cannot run here; its message is shown as the reason why the peer is skipped."""
+
+
 class Side(Protocol):
-    """One side of a comparison; made with the row's sizes as keyword arguments, in a process of its own."""
+    """One side of a comparison; made with the row's sizes as keyword arguments, in a process of its own.
+
+    A module that is missing (ModuleNotFoundError) or `UnavailableError` skips a peer visibly. A side whose row
+    has a `Limit` without `per_unit` also has a method `amount(kind) -> float`: see there.
+    """
 
     def answer(self) -> Answer:
         """What it computes, as arrays: compared between the sides before anything is timed."""
@@ -49,20 +61,37 @@ class Side(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Limit:
+    """A limit of the machine that a row's figure is held against; measured beside the row's rounds.
+
+    Args:
+        kind: 'read' or 'copy' (bytes a second), 'fma' (fp32 operations a second) or 'int8' (operations a
+            second of int8 products).
+        per_unit: bytes or operations that one unit of the row's figure stands for; None: ask our side,
+            `amount(kind)`.
+        working_set: bytes that 'read' and 'copy' go over, source and target together.
+    """
+
+    kind: Literal["read", "copy", "fma", "int8"]
+    per_unit: float | None = None
+    working_set: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
 class Goal:
     """A claim that a row must bear out.
 
     Args:
         text: the claim, one sentence.
         kind: 'ratio' (median of ours / peer, or its inverse where lower is better, at least the limit),
-            'difference' (mean of ours - peer at most the limit in magnitude), or 'value' (median of ours at
-            most the limit).
+            'difference' (mean of ours - peer at most the limit in magnitude), 'value' (median of ours at
+            most the limit), or 'share' (of the machine's limit, at least the limit).
         limit: see kind.
-        peer: the peer's name; None for 'value'.
+        peer: the peer's name; None for 'value' and 'share'.
     """
 
     text: str
-    kind: Literal["ratio", "difference", "value"]
+    kind: Literal["ratio", "difference", "value", "share"]
     limit: float
     peer: str | None = None
 
@@ -84,7 +113,12 @@ class Row:
         rounds: measurements of each side.
         agreement: name of an answer's array to the largest relative difference (Euclidean norm of the
             difference by the norm of the peer's) that is accepted; 0: equal.
+        peer_agreement: by peer, bounds in place of those of `agreement`, for peers that round more.
+        peer_environment: by peer, environment variables of its process.
+        limits: limits of the machine that bound the figure (better must be 'higher'); the share is that of
+            the closest.
         goal: claim, if any.
+        goals: further claims.
         note: what a reader must know to read the figures.
     """
 
@@ -99,7 +133,11 @@ class Row:
     threads: int = 1
     rounds: int = 5
     agreement: Mapping[str, float] = field(default_factory=dict)
+    peer_agreement: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    peer_environment: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    limits: tuple[Limit, ...] = ()
     goal: Goal | None = None
+    goals: tuple[Goal, ...] = ()
     note: str = ""
 
 
@@ -116,6 +154,9 @@ class Options:
         seeds: quality runs, seeds 0 to seeds - 1.
         data: text of the quality runs; None: the embedded documentation text.
         compile: also measure torch.compile.
+        kernel_threads: numbers of threads for the rows of single operations.
+        quick: fewer rows of single operations, and shorter rounds.
+        isa: highest tier of our sides, as HYB_ISA says it; None: as the environment has it.
     """
 
     peers: bool = False
@@ -126,6 +167,9 @@ class Options:
     seeds: int = 3
     data: Path | None = None
     compile: bool = False
+    kernel_threads: tuple[int, ...] = (1,)
+    quick: bool = False
+    isa: str | None = None
 
 
 def rows(section: str, options: Options) -> list[Row]:
