@@ -113,6 +113,12 @@ typedef struct hyb_attention_backward_job {
     float *d_q, *d_keys, *d_values; /* d_q is overwritten */
     float *scratch;                 /* HYB_ATTENTION_BACKWARD_FLOATS(n, head_dim), aligned to 64 */
 } hyb_attention_backward_job;
+/* Of n floats: the 16-lane sum of |x|, and the largest bit pattern of |x| (0x7f800000 and above: an infinity or a NaN).
+ */
+typedef struct hyb_magnitudes {
+    float sum;
+    uint32_t max_bits;
+} hyb_magnitudes;
 
 /* AdamW over n values, constants folded by the caller: g' = g * gradient_scale; m = b1 m + (1 - b1) g';
  * v = b2 v + (1 - b2) g' g'; w = w * decay - step_size * m / (sqrt(v) * inv_sqrt_correction2 + epsilon). */
@@ -161,6 +167,11 @@ typedef struct hyb_pack_transposed_job {
     X(quantize_i8, int32_t, (const float *x, size_t n, float inverse_scale, int8_t *codes)) \
     /* code = (w > threshold) - (w < -threshold) */ \
     X(ternarize, void, (const float *w, size_t n, float threshold, int8_t *codes)) \
+    /* the same codes straight into a row of packed ternary weights: words of 16 columns, 64 bytes apart; the last one */ \
+    /* padded. The words hold codes already: returns how many change; *n_zeros += number of codes 0 (of n) */ \
+    X(ternarize_pack, size_t, (const float *w, size_t n, float threshold, uint8_t *words, size_t *n_zeros)) \
+    /* code = clamp(round_half_even(x / scale), -127, 127) for finite x, scale > 0 */ \
+    X(divide_i8, void, (const float *x, size_t n, float scale, int8_t *codes)) \
     /* number of i with a[i] != b[i]; *n_zeros += number of b[i] == 0 */ \
     X(count_flips, size_t, (const int8_t *a, const int8_t *b, size_t n, size_t *n_zeros)) \
     /* codes of any int8 format, or of ternary, in the transposed matrix's packed layout */ \
@@ -175,6 +186,9 @@ typedef struct hyb_pack_transposed_job {
     X(max_abs_bits, uint32_t, (const float *x, size_t n)) \
     X(max_f32, float, (const float *x, size_t n)) /* n >= 1, no NaN */ \
     X(sum_abs_f32, float, (const float *x, size_t n)) \
+    X(magnitudes, hyb_magnitudes, (const float *x, size_t n)) /* sum_abs_f32 and max_abs_bits in one pass */ \
+    /* 16-lane sum of the |x| above threshold >= 0 (the others add +0); *n_above is their number */ \
+    X(sum_above_f32, float, (const float *x, size_t n, float threshold, size_t *n_above)) \
     X(dot_f32, float, (const float *a, const float *b, size_t n)) \
     X(add_f32, void, (float *y, const float *x, size_t n)) /* y += x */ \
     X(scale_f32, void, (float *y, const float *x, size_t n, float s)) /* y = x * s; y may be x */ \
@@ -194,7 +208,7 @@ typedef struct hyb_pack_transposed_job {
     /* RELAXED */ \
     X(gemm, void, (const hyb_gemm_job *job)) \
     X(attention_backward, void, (const hyb_attention_backward_job *job)) \
-    X(adamw, void, (const hyb_adamw_job *job)) \
+    X(adamw, hyb_magnitudes, (const hyb_adamw_job *job)) /* returns magnitudes of the new weights */ \
     X(sum_squares_f64, double, (const float *x, size_t n)) \
     X(axpy_f32, void, (float *y, const float *x, size_t n, float s)) /* y += s * x */ \
     /* dx += d(rms_norm)/dx^T dy with r as returned by rms_norm; dgain += dy * x * r */ \

@@ -5,10 +5,12 @@
 
 #include <hybrid/optimize.h>
 
-#include "common.h"
+#include "quantize.h"
 
 /* Elements that one task handles. Part of the definition of hyb_sum_squares: it fixes the order of additions. */
 #define CHUNK ((size_t)65536)
+/* Values of an update that one task handles: half a megabyte of the four arrays. */
+#define UPDATE_VALUES ((size_t)32768)
 
 /* ---- AdamW ---- */
 
@@ -39,22 +41,60 @@ static hyb_status check_adamw(hyb_ctx *ctx, const hyb_adamw *a) {
     return HYB_OK;
 }
 
+/* Pieces of `length` values (the last one may be shorter). What a piece returns depends on nothing but its values. */
 typedef struct adamw_loop {
     const hyb_kernels *kernels;
     hyb_adamw_job whole;
+    size_t length, pieces_per_task;
+    hyb_magnitudes *magnitudes; /* of each piece, or NULL */
 } adamw_loop;
 
 static void adamw_task(void *argument, size_t index, size_t worker) {
     const adamw_loop *loop = argument;
-    hyb_adamw_job job = loop->whole;
-    size_t first = index * CHUNK;
+    size_t piece = index * loop->pieces_per_task, end = piece + loop->pieces_per_task;
     (void)worker;
-    job.n = hyb_min_size(CHUNK, job.n - first);
-    job.gradient += first;
-    job.weights += first;
-    job.first_moment += first;
-    job.second_moment += first;
-    loop->kernels->adamw(&job);
+    for (; piece < end && piece * loop->length < loop->whole.n; ++piece) {
+        hyb_adamw_job job = loop->whole;
+        size_t first = piece * loop->length;
+        job.n = hyb_min_size(loop->length, job.n - first);
+        job.gradient += first;
+        job.weights += first;
+        job.first_moment += first;
+        job.second_moment += first;
+        hyb_magnitudes found = loop->kernels->adamw(&job);
+        if (loop->magnitudes != NULL) loop->magnitudes[piece] = found;
+    }
+}
+
+static void fold_constants(const hyb_adamw *adamw, hyb_adamw_job *job) {
+    double rate = (double)adamw->learning_rate, beta1 = (double)adamw->beta1, beta2 = (double)adamw->beta2;
+    double t = (double)adamw->step;
+    job->gradient_scale = adamw->gradient_scale;
+    job->beta1 = adamw->beta1;
+    job->one_minus_beta1 = (float)(1.0 - beta1);
+    job->beta2 = adamw->beta2;
+    job->one_minus_beta2 = (float)(1.0 - beta2);
+    job->decay = (float)(1.0 - rate * (double)adamw->weight_decay);
+    job->step_size = (float)(rate / (1.0 - pow(beta1, t)));
+    job->inv_sqrt_correction2 = (float)(1.0 / sqrt(1.0 - pow(beta2, t)));
+    job->epsilon = adamw->epsilon;
+}
+
+hyb_status hyb_adamw_update_rows(hyb_ctx *ctx, const hyb_adamw *adamw, size_t n_rows, size_t n_cols,
+                                 const float *gradient, float *weights, float *first_moment, float *second_moment,
+                                 hyb_magnitudes *magnitudes) {
+    HYB_TRY(check_adamw(ctx, adamw));
+    adamw_loop loop = {.kernels = &ctx->kernels, .length = n_cols, .magnitudes = magnitudes};
+    hyb_adamw_job *job = &loop.whole;
+    job->gradient = gradient;
+    job->weights = weights;
+    job->first_moment = first_moment;
+    job->second_moment = second_moment;
+    job->n = n_rows * n_cols;
+    fold_constants(adamw, job);
+    loop.pieces_per_task = n_cols < UPDATE_VALUES ? UPDATE_VALUES / n_cols : 1;
+    hyb_parallel(ctx, hyb_ceil_div(n_rows, loop.pieces_per_task), adamw_task, &loop);
+    return HYB_OK;
 }
 
 hyb_status hyb_adamw_update(hyb_ctx *ctx, const hyb_adamw *adamw, size_t n, const float *gradient, float *weights,
@@ -70,20 +110,15 @@ hyb_status hyb_adamw_update(hyb_ctx *ctx, const hyb_adamw *adamw, size_t n, cons
                         : first_moment == NULL ? "first_moment"
                                                : "second_moment");
     }
-    double rate = (double)adamw->learning_rate, beta1 = (double)adamw->beta1, beta2 = (double)adamw->beta2;
-    double t = (double)adamw->step;
-    adamw_loop loop = {&ctx->kernels, {gradient, weights, first_moment, second_moment, n, 0, 0, 0, 0, 0, 0, 0, 0, 0}};
+    adamw_loop loop = {.kernels = &ctx->kernels, .length = UPDATE_VALUES, .pieces_per_task = 1};
     hyb_adamw_job *job = &loop.whole;
-    job->gradient_scale = adamw->gradient_scale;
-    job->beta1 = adamw->beta1;
-    job->one_minus_beta1 = (float)(1.0 - beta1);
-    job->beta2 = adamw->beta2;
-    job->one_minus_beta2 = (float)(1.0 - beta2);
-    job->decay = (float)(1.0 - rate * (double)adamw->weight_decay);
-    job->step_size = (float)(rate / (1.0 - pow(beta1, t)));
-    job->inv_sqrt_correction2 = (float)(1.0 / sqrt(1.0 - pow(beta2, t)));
-    job->epsilon = adamw->epsilon;
-    hyb_parallel(ctx, hyb_ceil_div(n, CHUNK), adamw_task, &loop);
+    job->gradient = gradient;
+    job->weights = weights;
+    job->first_moment = first_moment;
+    job->second_moment = second_moment;
+    job->n = n;
+    fold_constants(adamw, job);
+    hyb_parallel(ctx, hyb_ceil_div(n, UPDATE_VALUES), adamw_task, &loop);
     return HYB_OK;
 }
 

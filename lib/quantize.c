@@ -1,14 +1,13 @@
 /* quantize.c - matrices of floats to integer codes with fp16-representable scales, and back; binary16 conversion.
  *
  * One pass over the rows gathers sums (or maxima) of |w|, one thread combines them in row order in fp64, a second pass
- * writes the codes. The order of every addition is fixed, so the result depends on neither threads nor processor.
+ * writes the codes; with a scale per row, one pass does both. The order of every addition is fixed, so the result
+ * depends on neither threads nor processor.
  *
  * Sources: absmean ternary: Ma et al. 2024 (BitNet b1.58); Lloyd 1982 (optimal thresholds); Max 1960, "Quantizing for
  * minimum distortion" (step of the uniform 2- and 4-bit quantisers for Gaussian values).
  */
-#include <hybrid/quantize.h>
-
-#include "matmul.h"
+#include "quantize.h"
 
 /* Max 1960: step of the optimal uniform quantiser of a unit Gaussian with 4 and 16 levels. The standard deviation of a
  * Gaussian is sqrt(pi / 2) times its mean magnitude. Half the step is the scale, as codes are odd numbers. */
@@ -19,8 +18,6 @@
 /* Lloyd's iteration is monotone and settles within about 30 rounds on any data seen; the bound is for the rest. */
 #define LLOYD_MAX_ROUNDS 64
 #define HALF_MAX 65504.0f
-/* Adding and subtracting 1.5 * 2^23 rounds a float below 2^22 to an integer, ties to even. */
-#define ROUND_MAGIC 12582912.0f
 /* Values a task handles: long enough to hide the hand-over, short enough to share a small matrix. */
 #define VALUES_PER_TASK 32768
 
@@ -53,20 +50,18 @@ float hyb_round_to_half(float value) { return hyb_float_from_half(hyb_half_from_
 /* ---- statistics of rows ---- */
 
 typedef struct row_statistics {
-    double sum;        /* of |w|, or of |w| above the row's threshold */
-    uint64_t n_above;  /* number of |w| above it */
+    double sum;        /* of |w|, or of |w| above Lloyd's threshold */
+    uint64_t n_above;  /* number of |w| in the sum */
     uint32_t max_bits; /* largest |w|, as in the kernel max_abs_bits */
-    float threshold;   /* Lloyd: s / 2 of the row's scope */
 } row_statistics;
 
 typedef struct quantize_loop {
     const hyb_ctx *ctx;
-    const hyb_quantizer *quantizer;
-    const float *weights;
-    size_t n_rows, n_cols, rows_per_task;
+    const hyb_quantize_job *job;
+    size_t n_tasks, rows_per_task;
     row_statistics *rows;
-    int8_t *codes;
     float *scales;
+    uint64_t n_flips[HYB_MAX_THREADS], n_zeros[HYB_MAX_THREADS]; /* integers: order does not matter */
 } quantize_loop;
 
 static size_t rows_per_task(size_t n_cols) {
@@ -75,55 +70,39 @@ static size_t rows_per_task(size_t n_cols) {
 }
 
 static size_t task_end(const quantize_loop *loop, size_t index) {
-    return hyb_min_size((index + 1) * loop->rows_per_task, loop->n_rows);
+    return hyb_min_size((index + 1) * loop->rows_per_task, loop->job->n_rows);
 }
 
-static void run(hyb_ctx *ctx, quantize_loop *loop, hyb_task task) {
-    hyb_parallel(ctx, hyb_ceil_div(loop->n_rows, loop->rows_per_task), task, loop);
+static const float *row_of(const quantize_loop *loop, size_t r) { return loop->job->weights + r * loop->job->n_cols; }
+
+static void gather_magnitudes(const quantize_loop *loop, size_t r) {
+    const hyb_quantize_job *job = loop->job;
+    hyb_magnitudes found =
+        job->magnitudes != NULL ? job->magnitudes[r] : loop->ctx->kernels.magnitudes(row_of(loop, r), job->n_cols);
+    loop->rows[r].max_bits = found.max_bits;
+    loop->rows[r].sum = (double)found.sum;
+    loop->rows[r].n_above = job->n_cols;
 }
 
 static void magnitude_task(void *argument, size_t index, size_t worker) {
     const quantize_loop *loop = argument;
-    const hyb_kernels *kernels = &loop->ctx->kernels;
     (void)worker;
-    for (size_t r = index * loop->rows_per_task; r < task_end(loop, index); ++r) {
-        const float *row = loop->weights + r * loop->n_cols;
-        loop->rows[r].max_bits = kernels->max_abs_bits(row, loop->n_cols);
-        loop->rows[r].sum = (double)kernels->sum_abs_f32(row, loop->n_cols);
-        loop->rows[r].n_above = loop->n_cols;
-    }
+    for (size_t r = index * loop->rows_per_task; r < task_end(loop, index); ++r) gather_magnitudes(loop, r);
 }
 
-/* Sum and number of |w| above the threshold, in 16 lanes as in the kernels: fp32, lane i % 16, then halves. */
-static void sum_above(const float *w, size_t n, float threshold, row_statistics *result) {
-    float lanes[HYB_LANES] = {0};
-    uint32_t counts[HYB_LANES] = {0}; /* a row has fewer than 2^32 groups of 16 on any machine that holds it */
-    size_t n_whole = n / HYB_LANES * HYB_LANES;
-    for (size_t i = 0; i < n_whole; i += HYB_LANES)
-        for (size_t l = 0; l < HYB_LANES; ++l) {
-            float magnitude = hyb_float_of(hyb_bits_of(w[i + l]) & 0x7fffffffu);
-            lanes[l] += magnitude > threshold ? magnitude : 0.0f;
-            counts[l] += magnitude > threshold ? 1u : 0u;
-        }
-    for (size_t i = n_whole; i < n; ++i) {
-        float magnitude = hyb_float_of(hyb_bits_of(w[i]) & 0x7fffffffu);
-        if (magnitude > threshold) {
-            lanes[i % HYB_LANES] += magnitude;
-            ++counts[i % HYB_LANES];
-        }
-    }
-    result->n_above = 0;
-    for (size_t l = 0; l < HYB_LANES; ++l) result->n_above += counts[l];
-    for (size_t width = HYB_LANES / 2; width != 0; width /= 2)
-        for (size_t l = 0; l < width; ++l) lanes[l] += lanes[l + width];
-    result->sum = (double)lanes[0];
+static void gather_above(const quantize_loop *loop, size_t r, float threshold) {
+    size_t n_above;
+    loop->rows[r].sum =
+        (double)loop->ctx->kernels.sum_above_f32(row_of(loop, r), loop->job->n_cols, threshold, &n_above);
+    loop->rows[r].n_above = n_above;
 }
 
+/* Lloyd with one scale for all. */
 static void above_task(void *argument, size_t index, size_t worker) {
     const quantize_loop *loop = argument;
     (void)worker;
     for (size_t r = index * loop->rows_per_task; r < task_end(loop, index); ++r)
-        sum_above(loop->weights + r * loop->n_cols, loop->n_cols, loop->rows[r].threshold, &loop->rows[r]);
+        gather_above(loop, r, loop->scales[0] * 0.5f);
 }
 
 /* ---- scales ---- */
@@ -140,50 +119,60 @@ static float mean_of_rows(const row_statistics *rows, size_t first, size_t n) {
 }
 
 static float first_scale(const quantize_loop *loop, size_t first, size_t n) {
-    if (loop->quantizer->format == HYB_FORMAT_INT8) {
+    int format = loop->job->quantizer->format;
+    if (format == HYB_FORMAT_INT8) {
         uint32_t bits = 0;
         for (size_t r = first; r < first + n; ++r)
             if (loop->rows[r].max_bits > bits) bits = loop->rows[r].max_bits;
         return hyb_round_to_half(hyb_float_of(bits) / 127.0f);
     }
     float mean = mean_of_rows(loop->rows, first, n);
-    if (loop->quantizer->format == HYB_FORMAT_INT2) mean = (float)(INT2_SCALE_BY_MEAN * (double)mean);
-    if (loop->quantizer->format == HYB_FORMAT_INT4) mean = (float)(INT4_SCALE_BY_MEAN * (double)mean);
+    if (format == HYB_FORMAT_INT2) mean = (float)(INT2_SCALE_BY_MEAN * (double)mean);
+    if (format == HYB_FORMAT_INT4) mean = (float)(INT4_SCALE_BY_MEAN * (double)mean);
     return hyb_round_to_half(mean);
 }
 
-/* One round for every scope; returns the number of scales that changed. */
-static size_t lloyd_round(hyb_ctx *ctx, quantize_loop *loop, size_t n_scales, size_t rows_per_scale) {
-    size_t n_changed = 0;
-    for (size_t r = 0; r < loop->n_rows; ++r) loop->rows[r].threshold = loop->scales[r / rows_per_scale] * 0.5f;
-    run(ctx, loop, above_task);
-    for (size_t i = 0; i < n_scales; ++i) {
-        float scale = hyb_round_to_half(mean_of_rows(loop->rows, i * rows_per_scale, rows_per_scale));
-        if (scale == 0.0f || scale == loop->scales[i]) continue; /* 0: nothing lies above; keep what there is */
-        loop->scales[i] = scale;
-        ++n_changed;
-    }
-    return n_changed;
+static int is_lloyd(const hyb_quantizer *q) {
+    return q->format == HYB_FORMAT_TERNARY && q->threshold == HYB_THRESHOLD_LLOYD;
 }
 
-static hyb_status find_scales(hyb_ctx *ctx, quantize_loop *loop, size_t n_scales) {
-    size_t rows_per_scale = n_scales == 1 ? loop->n_rows : 1;
-    const hyb_quantizer *q = loop->quantizer;
-    for (size_t i = 0; i < n_scales; ++i) {
-        loop->scales[i] = first_scale(loop, i * rows_per_scale, rows_per_scale);
+/* Takes the scale that the gathered sums of a scope give; 0 if it is the one there was. */
+static int lloyd_moves(const quantize_loop *loop, size_t first, size_t n, float *scale) {
+    float next = hyb_round_to_half(mean_of_rows(loop->rows, first, n));
+    if (next == 0.0f || next == *scale) return 0; /* 0: nothing lies above; keep what there is */
+    *scale = next;
+    return 1;
+}
+
+/* Scale of a row by itself, which stays in the cache for all rounds. */
+static float scale_of_row(const quantize_loop *loop, size_t r) {
+    float scale = first_scale(loop, r, 1);
+    if (!(scale <= HALF_MAX) || !is_lloyd(loop->job->quantizer)) return scale;
+    for (int round = 0; round < LLOYD_MAX_ROUNDS; ++round) {
+        gather_above(loop, r, scale * 0.5f);
+        if (!lloyd_moves(loop, r, 1, &scale)) break;
+    }
+    return scale;
+}
+
+static float scale_of_tensor(hyb_ctx *ctx, quantize_loop *loop) {
+    size_t n_rows = loop->job->n_rows;
+    loop->scales[0] = first_scale(loop, 0, n_rows);
+    if (!(loop->scales[0] <= HALF_MAX) || !is_lloyd(loop->job->quantizer)) return loop->scales[0];
+    for (int round = 0; round < LLOYD_MAX_ROUNDS; ++round) {
+        hyb_parallel(ctx, loop->n_tasks, above_task, loop);
+        if (!lloyd_moves(loop, 0, n_rows, &loop->scales[0])) break;
+    }
+    return loop->scales[0];
+}
+
+static hyb_status check_scales(hyb_ctx *ctx, const quantize_loop *loop, size_t n_scales) {
+    for (size_t i = 0; i < n_scales; ++i)
         if (!(loop->scales[i] <= HALF_MAX))
             return hyb_fail(ctx, HYB_ERROR_NOT_FINITE,
                             "the scale of row %zu and its scope exceeds 65504, the largest binary16 number: the "
                             "weights are too large, divide them first",
-                            i * rows_per_scale);
-    }
-    if (q->format == HYB_FORMAT_TERNARY && q->threshold == HYB_THRESHOLD_LLOYD)
-        for (int round = 0; round < LLOYD_MAX_ROUNDS; ++round)
-            if (lloyd_round(ctx, loop, n_scales, rows_per_scale) == 0) break;
-    for (size_t i = 0; i < n_scales; ++i)
-        if (!(loop->scales[i] <= HALF_MAX)) /* Lloyd's scale is larger than the mean */
-            return hyb_fail(ctx, HYB_ERROR_NOT_FINITE, "the Lloyd scale of row %zu and its scope exceeds 65504",
-                            i * rows_per_scale);
+                            i);
     return HYB_OK;
 }
 
@@ -206,36 +195,73 @@ static void sign_codes(const float *w, size_t n, int8_t *codes) {
     for (size_t i = 0; i < n; ++i) codes[i] = w[i] >= 0.0f ? 1 : -1;
 }
 
-static void int8_codes(const float *w, size_t n, float scale, int8_t *codes) {
-    for (size_t i = 0; i < n; ++i) {
-        float v = w[i] / scale;
-        v = v > 127.0f ? 127.0f : v;
-        v = v < -127.0f ? -127.0f : v;
-        codes[i] = (int8_t)((v + ROUND_MAGIC) - ROUND_MAGIC);
-    }
+static void make_codes(const quantize_loop *loop, const float *w, float scale, int8_t *codes) {
+    size_t n = loop->job->n_cols;
+    int format = loop->job->quantizer->format;
+    if (scale == 0.0f && (format == HYB_FORMAT_TERNARY || format == HYB_FORMAT_INT8))
+        memset(codes, 0, n);
+    else if (scale == 0.0f || format == HYB_FORMAT_BINARY)
+        sign_codes(w, n, codes);
+    else if (format == HYB_FORMAT_TERNARY)
+        loop->ctx->kernels.ternarize(w, n, scale * 0.5f, codes);
+    else if (format == HYB_FORMAT_INT8)
+        loop->ctx->kernels.divide_i8(w, n, scale, codes);
+    else
+        odd_codes(w, n, scale, format == HYB_FORMAT_INT2 ? 2 : 8, codes);
 }
 
-static void code_task(void *argument, size_t index, size_t worker) {
-    const quantize_loop *loop = argument;
-    size_t n = loop->n_cols;
-    int per_row = loop->quantizer->granularity == HYB_SCALE_PER_ROW;
-    (void)worker;
-    for (size_t r = index * loop->rows_per_task; r < task_end(loop, index); ++r) {
-        const float *w = loop->weights + r * n;
-        int8_t *codes = loop->codes + r * n;
-        float scale = loop->scales[per_row ? r : 0];
-        int has_zero = loop->quantizer->format == HYB_FORMAT_TERNARY || loop->quantizer->format == HYB_FORMAT_INT8;
-        if (scale == 0.0f && has_zero)
-            memset(codes, 0, n);
-        else if (scale == 0.0f || loop->quantizer->format == HYB_FORMAT_BINARY)
-            sign_codes(w, n, codes);
-        else if (loop->quantizer->format == HYB_FORMAT_TERNARY)
-            loop->ctx->kernels.ternarize(w, n, scale * 0.5f, codes);
-        else if (loop->quantizer->format == HYB_FORMAT_INT8)
-            int8_codes(w, n, scale, codes);
-        else
-            odd_codes(w, n, scale, loop->quantizer->format == HYB_FORMAT_INT2 ? 2 : 8, codes);
+/* Codes and packed words of a ternary row, which is read from the cache the second time. */
+static size_t ternary_row(const quantize_loop *loop, size_t r, float scale, size_t *n_zeros) {
+    const hyb_quantize_job *job = loop->job;
+    const float *w = row_of(loop, r);
+    if (job->codes != NULL) make_codes(loop, w, scale, job->codes + r * job->n_cols);
+    if (job->packed == NULL) return 0;
+    uint8_t *words = job->packed->blocks + r / HYB_BLOCK_ROWS * job->packed->block_bytes + r % HYB_BLOCK_ROWS * 4;
+    float threshold = scale == 0.0f ? hyb_float_of(0x7f800000u) : scale * 0.5f; /* nothing exceeds infinity */
+    job->packed->row_scales[r] = scale;
+    return loop->ctx->kernels.ternarize_pack(w, job->n_cols, threshold, words, n_zeros);
+}
+
+static size_t other_row(const quantize_loop *loop, size_t r, float scale, size_t *n_zeros) {
+    const hyb_quantize_job *job = loop->job;
+    int8_t *codes = job->codes + r * job->n_cols;
+    if (!job->counts) {
+        make_codes(loop, row_of(loop, r), scale, codes);
+        return 0;
     }
+    int8_t *next = job->next_codes + r * job->n_cols;
+    make_codes(loop, row_of(loop, r), scale, next);
+    size_t n_flips = loop->ctx->kernels.count_flips(codes, next, job->n_cols, n_zeros);
+    memcpy(codes, next, job->n_cols);
+    return n_flips;
+}
+
+static void code_rows(quantize_loop *loop, size_t first, size_t end, size_t worker) {
+    const hyb_quantize_job *job = loop->job;
+    int per_row = job->quantizer->granularity == HYB_SCALE_PER_ROW;
+    int is_ternary = job->quantizer->format == HYB_FORMAT_TERNARY;
+    size_t n_flips = 0, n_zeros = 0;
+    for (size_t r = first; r < end; ++r) {
+        float scale = loop->scales[per_row ? r : 0];
+        if (per_row) {
+            gather_magnitudes(loop, r);
+            scale = loop->scales[r] = scale_of_row(loop, r);
+            if (loop->rows[r].max_bits >= 0x7f800000u || !(scale <= HALF_MAX)) continue; /* reported afterwards */
+        }
+        n_flips += is_ternary ? ternary_row(loop, r, scale, &n_zeros) : other_row(loop, r, scale, &n_zeros);
+    }
+    loop->n_flips[worker] += n_flips;
+    loop->n_zeros[worker] += n_zeros;
+    if (job->packed != NULL && !is_ternary)
+        hyb_weights_fill_rows(loop->ctx, job->packed, job->codes, loop->scales, per_row ? job->n_rows : 1,
+                              first / HYB_BLOCK_ROWS, hyb_ceil_div(end - first, HYB_BLOCK_ROWS));
+}
+
+/* From the last rows to the first: those that the pass before read last are still in the cache. */
+static void code_task(void *argument, size_t index, size_t worker) {
+    quantize_loop *loop = argument;
+    index = loop->n_tasks - 1 - index;
+    code_rows(loop, index * loop->rows_per_task, task_end(loop, index), worker);
 }
 
 /* ---- public ---- */
@@ -262,15 +288,55 @@ static hyb_status check_sizes(hyb_ctx *ctx, size_t n_rows, size_t n_cols) {
 }
 
 static hyb_status find_not_finite(hyb_ctx *ctx, const quantize_loop *loop) {
-    for (size_t r = 0; r < loop->n_rows; ++r) {
+    for (size_t r = 0; r < loop->job->n_rows; ++r) {
         if (loop->rows[r].max_bits < 0x7f800000u) continue;
-        const float *row = loop->weights + r * loop->n_cols;
+        const float *row = row_of(loop, r);
         size_t c = 0;
-        while (c + 1 < loop->n_cols && hyb_is_finite(row[c])) ++c;
+        while (c + 1 < loop->job->n_cols && hyb_is_finite(row[c])) ++c;
         return hyb_fail(ctx, HYB_ERROR_NOT_FINITE, "the weight at row %zu, column %zu is %s", r, c,
                         row[c] != row[c] ? "NaN" : "infinite");
     }
     return HYB_OK;
+}
+
+size_t hyb_quantize_work_bytes(size_t n_rows) {
+    return hyb_mul_overflows(n_rows, sizeof(row_statistics) + sizeof(float))
+               ? 0
+               : n_rows * (sizeof(row_statistics) + sizeof(float));
+}
+
+hyb_status hyb_quantize_run(hyb_ctx *ctx, hyb_quantize_job *job, void *work) {
+    quantize_loop loop = {.ctx = ctx, .job = job, .rows = work};
+    int per_row = job->quantizer->granularity == HYB_SCALE_PER_ROW;
+    loop.scales = (float *)(void *)(loop.rows + job->n_rows); /* the caller's stay untouched on an error */
+    loop.rows_per_task = rows_per_task(job->n_cols);
+    if (job->packed != NULL) loop.rows_per_task = hyb_round_up(loop.rows_per_task, HYB_BLOCK_ROWS);
+    loop.n_tasks = hyb_ceil_div(job->n_rows, loop.rows_per_task);
+    if (per_row) {
+        hyb_parallel(ctx, loop.n_tasks, code_task, &loop); /* everything, row by row */
+        HYB_TRY(find_not_finite(ctx, &loop));
+        HYB_TRY(check_scales(ctx, &loop, job->n_rows));
+    } else {
+        if (job->magnitudes == NULL)
+            hyb_parallel(ctx, loop.n_tasks, magnitude_task, &loop);
+        else
+            for (size_t r = 0; r < job->n_rows; ++r) gather_magnitudes(&loop, r);
+        HYB_TRY(find_not_finite(ctx, &loop));
+        loop.scales[0] = scale_of_tensor(ctx, &loop);
+        HYB_TRY(check_scales(ctx, &loop, 1));
+        hyb_parallel(ctx, loop.n_tasks, code_task, &loop);
+    }
+    for (size_t i = 0; i < HYB_MAX_THREADS; ++i) {
+        job->n_flips += loop.n_flips[i];
+        job->n_zeros += loop.n_zeros[i];
+    }
+    memcpy(job->scales, loop.scales, (per_row ? job->n_rows : 1) * sizeof *job->scales);
+    return HYB_OK;
+}
+
+hyb_status hyb_quantize_check(hyb_ctx *ctx, const hyb_quantizer *quantizer, size_t n_rows, size_t n_cols) {
+    HYB_TRY(check_quantizer(ctx, quantizer));
+    return check_sizes(ctx, n_rows, n_cols);
 }
 
 hyb_status hyb_quantize(hyb_ctx *ctx, const hyb_quantizer *quantizer, const float *weights, size_t n_rows,
@@ -278,27 +344,14 @@ hyb_status hyb_quantize(hyb_ctx *ctx, const hyb_quantizer *quantizer, const floa
     if (ctx == NULL || quantizer == NULL || weights == NULL || codes == NULL || scales == NULL)
         return hyb_fail(ctx, HYB_ERROR_INVALID_ARGUMENT,
                         "hyb_quantize: ctx, quantizer, weights, codes or scales is NULL");
-    HYB_TRY(check_quantizer(ctx, quantizer));
-    HYB_TRY(check_sizes(ctx, n_rows, n_cols));
-    quantize_loop loop = {0};
-    loop.ctx = ctx;
-    loop.quantizer = quantizer;
-    loop.weights = weights;
-    loop.n_rows = n_rows;
-    loop.n_cols = n_cols;
-    loop.rows_per_task = rows_per_task(n_cols);
-    loop.codes = codes;
-    if (hyb_mul_overflows(n_rows, sizeof(row_statistics) + sizeof(float)) ||
-        (loop.rows = hyb_scratch(ctx, n_rows * (sizeof(row_statistics) + sizeof(float)))) == NULL)
-        return hyb_fail(ctx, HYB_ERROR_OUT_OF_MEMORY, "no memory for the statistics of %zu rows", n_rows);
-    size_t n_scales = quantizer->granularity == HYB_SCALE_PER_ROW ? n_rows : 1;
-    loop.scales = (float *)(void *)(loop.rows + n_rows); /* the caller's stay untouched on an error */
-    run(ctx, &loop, magnitude_task);
-    HYB_TRY(find_not_finite(ctx, &loop));
-    HYB_TRY(find_scales(ctx, &loop, n_scales));
-    run(ctx, &loop, code_task);
-    memcpy(scales, loop.scales, n_scales * sizeof *scales);
-    return HYB_OK;
+    HYB_TRY(hyb_quantize_check(ctx, quantizer, n_rows, n_cols));
+    hyb_quantize_job job = {.quantizer = quantizer, .weights = weights, .n_rows = n_rows, .n_cols = n_cols};
+    job.codes = codes;
+    job.scales = scales;
+    size_t n_bytes = hyb_quantize_work_bytes(n_rows);
+    void *work = n_bytes != 0 ? hyb_scratch(ctx, n_bytes) : NULL;
+    if (work == NULL) return hyb_fail(ctx, HYB_ERROR_OUT_OF_MEMORY, "no memory for the statistics of %zu rows", n_rows);
+    return hyb_quantize_run(ctx, &job, work);
 }
 
 typedef struct dequantize_loop {

@@ -188,13 +188,16 @@ hyb_status hyb_language_model_apply(hyb_language_model *model, const hyb_adamw *
     for (size_t i = 0; i < model->n_tensors; i++) {
         hyb_tensor *tensor = &model->tensors[i];
         options.weight_decay = tensor->is_linear ? adamw->weight_decay : 0.0f;
-        HYB_TRY(hyb_adamw_update(ctx, &options, hyb_tensor_size(tensor), tensor->gradient, tensor->values,
-                                 tensor->first_moment, tensor->second_moment));
+        hyb_status status = hyb_tensor_update(ctx, &options, tensor, model->next_codes,
+                                              tensor->is_linear ? &flipped : NULL, tensor->is_linear ? &zeros : NULL);
+        if (status == HYB_ERROR_INVALID_ARGUMENT) return status; /* the options: nothing changed */
+        t->has_gradients = 0;
+        model->stale = 1;    /* until the last tensor is done */
+        t->int8.current = 0; /* the transposed weights are of the codes before */
+        HYB_TRY(status);
         if (tensor->is_linear && hyb_tensor_is_quantized(tensor)) linear += hyb_tensor_size(tensor);
     }
-    t->has_gradients = 0;
-    model->stale = 1;
-    HYB_TRY(hyb_model_refresh(model, &flipped, &zeros));
+    model->stale = 0;
     if (statistics != NULL) {
         statistics->flipped_share = linear ? (double)flipped / (double)linear : 0.0;
         statistics->zero_share = linear ? (double)zeros / (double)linear : 0.0;

@@ -28,6 +28,12 @@ typedef struct hyb_weights hyb_weights;
 HYB_API hyb_status hyb_weights_create(hyb_ctx *ctx, hyb_format format, size_t n_rows, size_t n_cols,
                                       const int8_t *codes, const float *scales, size_t n_scales, hyb_weights **weights);
 
+/* Quantises fp32 values [n_rows][n_cols] (finite, row-major) as hyb_quantize does, and packs them: the same as
+ * hyb_quantize followed by hyb_weights_create, without codes in between for TERNARY. The caller destroys *weights.
+ * Errors: INVALID_ARGUMENT, NOT_FINITE (also when a scale exceeds 65504), OUT_OF_MEMORY. */
+HYB_API hyb_status hyb_weights_create_quantized(hyb_ctx *ctx, const hyb_quantizer *quantizer, size_t n_rows,
+                                                size_t n_cols, const float *values, hyb_weights **weights);
+
 /* Frees packed weights, with the allocator of the context that made them. NULL is allowed. */
 HYB_API void hyb_weights_destroy(hyb_weights *weights);
 

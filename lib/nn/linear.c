@@ -2,6 +2,7 @@
  *
  * The forward pass is one for training and inference, except that F32 layers use the GEMM while training.
  */
+#include "../quantize.h"
 #include "nn.h"
 
 size_t hyb_rows_per_task(size_t n_cols) {
@@ -10,43 +11,51 @@ size_t hyb_rows_per_task(size_t n_cols) {
     return rows ? rows : HYB_BLOCK_ROWS;
 }
 
-typedef struct repack_loop {
-    const hyb_ctx *ctx;
-    hyb_tensor *tensor;
-    const int8_t *next;
-    size_t rows_per_task;
-    uint64_t n_flipped[HYB_MAX_THREADS], n_zeros[HYB_MAX_THREADS]; /* integers: order does not matter */
-} repack_loop;
+static hyb_status quantize(hyb_ctx *ctx, hyb_tensor *t, const hyb_magnitudes *magnitudes, int8_t *next_codes,
+                           uint64_t *n_flipped, uint64_t *n_zeros, void *work) {
+    hyb_quantize_job job = {.quantizer = &t->quantizer, .weights = t->values, .n_rows = t->n_rows, .n_cols = t->n_cols};
+    job.magnitudes = magnitudes;
+    job.codes = t->codes;
+    job.packed = t->packed;
+    job.scales = t->scales;
+    job.next_codes = next_codes;
+    job.counts = n_flipped != NULL || n_zeros != NULL;
+    hyb_status status = hyb_quantize_run(ctx, &job, work);
+    if (status != HYB_OK) {
+        char detail[sizeof ctx->last_error];
+        memcpy(detail, ctx->last_error, sizeof detail);
+        return hyb_fail(ctx, status, "%s: %.200s", t->name, detail);
+    }
+    if (n_flipped) *n_flipped += job.n_flips;
+    if (n_zeros) *n_zeros += job.n_zeros;
+    return HYB_OK;
+}
 
-static void repack_task(void *argument, size_t index, size_t worker) {
-    repack_loop *loop = argument;
-    hyb_tensor *t = loop->tensor;
-    size_t first = index * loop->rows_per_task, n = hyb_min_size(loop->rows_per_task, t->n_rows - first);
-    size_t offset = first * t->n_cols, size = n * t->n_cols, zeros = 0;
-    loop->n_flipped[worker] += loop->ctx->kernels.count_flips(t->codes + offset, loop->next + offset, size, &zeros);
-    loop->n_zeros[worker] += zeros;
-    memcpy(t->codes + offset, loop->next + offset, size);
-    hyb_weights_fill_rows(loop->ctx, t->packed, t->codes, t->scales, t->n_scales, first / HYB_BLOCK_ROWS,
-                          hyb_ceil_div(n, HYB_BLOCK_ROWS));
+/* Work memory of `quantize`, then room for the magnitudes of the rows. */
+static void *quantize_work(hyb_ctx *ctx, const hyb_tensor *t, hyb_magnitudes **magnitudes) {
+    size_t n_bytes = hyb_round_up(hyb_quantize_work_bytes(t->n_rows), HYB_CACHE_LINE);
+    uint8_t *work = hyb_scratch(ctx, n_bytes + t->n_rows * sizeof **magnitudes);
+    if (work != NULL) *magnitudes = (hyb_magnitudes *)(void *)(work + n_bytes);
+    return work;
 }
 
 hyb_status hyb_tensor_quantize(hyb_ctx *ctx, hyb_tensor *tensor, int8_t *next_codes, uint64_t *n_flipped,
                                uint64_t *n_zeros) {
-    hyb_status status = hyb_quantize(ctx, &tensor->quantizer, tensor->values, tensor->n_rows, tensor->n_cols,
-                                     next_codes, tensor->scales);
-    if (status != HYB_OK) {
-        char detail[sizeof ctx->last_error];
-        memcpy(detail, ctx->last_error, sizeof detail);
-        return hyb_fail(ctx, status, "%s: %.200s", tensor->name, detail);
-    }
-    repack_loop loop = {.ctx = ctx, .tensor = tensor, .next = next_codes};
-    loop.rows_per_task = hyb_rows_per_task(tensor->n_cols);
-    hyb_parallel(ctx, hyb_ceil_div(tensor->n_rows, loop.rows_per_task), repack_task, &loop);
-    for (size_t i = 0; i < HYB_MAX_THREADS; i++) {
-        if (n_flipped) *n_flipped += loop.n_flipped[i];
-        if (n_zeros) *n_zeros += loop.n_zeros[i];
-    }
-    return HYB_OK;
+    hyb_magnitudes *unused;
+    void *work = quantize_work(ctx, tensor, &unused);
+    if (work == NULL) return hyb_fail(ctx, HYB_ERROR_OUT_OF_MEMORY, "no memory to quantise %s", tensor->name);
+    return quantize(ctx, tensor, NULL, next_codes, n_flipped, n_zeros, work);
+}
+
+hyb_status hyb_tensor_update(hyb_ctx *ctx, const hyb_adamw *adamw, hyb_tensor *tensor, int8_t *next_codes,
+                             uint64_t *n_flipped, uint64_t *n_zeros) {
+    hyb_magnitudes *magnitudes;
+    void *work = quantize_work(ctx, tensor, &magnitudes);
+    if (work == NULL) return hyb_fail(ctx, HYB_ERROR_OUT_OF_MEMORY, "no memory to quantise %s", tensor->name);
+    HYB_TRY(hyb_adamw_update_rows(ctx, adamw, tensor->n_rows, tensor->n_cols, tensor->gradient, tensor->values,
+                                  tensor->first_moment, tensor->second_moment, magnitudes));
+    if (!hyb_tensor_is_quantized(tensor)) return HYB_OK;
+    return quantize(ctx, tensor, magnitudes, next_codes, n_flipped, n_zeros, work);
 }
 
 typedef struct effective_loop {

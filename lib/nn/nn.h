@@ -8,6 +8,7 @@
 #define HYB_NN_H
 
 #include <hybrid/language_model.h>
+#include <hybrid/optimize.h>
 
 #include "../common.h"
 #include "../gemm.h"
@@ -134,6 +135,10 @@ size_t hyb_rows_per_task(size_t n_cols);
  * codes before. next_codes: int8 [n_rows * n_cols] of work memory. Errors: NOT_FINITE (names the tensor). */
 hyb_status hyb_tensor_quantize(hyb_ctx *ctx, hyb_tensor *tensor, int8_t *next_codes, uint64_t *n_flipped,
                                uint64_t *n_zeros);
+/* One AdamW update of the tensor, then hyb_tensor_quantize unless it is F32, which reads the new weights once, while
+ * they are in the cache. Errors: as hyb_adamw_update, before anything changes; NOT_FINITE. */
+hyb_status hyb_tensor_update(hyb_ctx *ctx, const hyb_adamw *adamw, hyb_tensor *tensor, int8_t *next_codes,
+                             uint64_t *n_flipped, uint64_t *n_zeros);
 /* values[r][c] = effective weight. */
 void hyb_tensor_effective(hyb_ctx *ctx, const hyb_tensor *tensor, float *values);
 /* y[t][r] = sum_c weight[r][c] * input[t][c], n tokens; y has n_rows columns. */

@@ -43,7 +43,7 @@ void hyb_softmax_backward_ref(const float *p, float *dp, size_t n, float scale) 
     for (size_t i = 0; i < n; ++i) dp[i] = p[i] * (dp[i] - mean) * scale;
 }
 
-void hyb_adamw_ref(const hyb_adamw_job *job) {
+hyb_magnitudes hyb_adamw_ref(const hyb_adamw_job *job) {
     for (size_t i = 0; i < job->n; ++i) {
         float g = job->gradient[i] * job->gradient_scale;
         float m = job->beta1 * job->first_moment[i] + job->one_minus_beta1 * g;
@@ -53,4 +53,5 @@ void hyb_adamw_ref(const hyb_adamw_job *job) {
         job->weights[i] =
             job->weights[i] * job->decay - job->step_size * (m / (sqrtf(v) * job->inv_sqrt_correction2 + job->epsilon));
     }
+    return hyb_magnitudes_ref(job->weights, job->n);
 }

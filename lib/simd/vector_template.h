@@ -224,7 +224,8 @@ SIMD_TARGET void SIMD_NAME(rotate)(float *x, const float *cosines, const float *
 
 /* ---- RELAXED ---- */
 
-V16_FUNCTION void v16_adamw(const hyb_adamw_job *job, size_t i, size_t n) {
+/* Returns |w| of the new weights, +0 in lanes not in use. */
+V16_FUNCTION v16 v16_adamw(const hyb_adamw_job *job, size_t i, size_t n) {
     v16 g = v16_mul(v16_get(job->gradient + i, n), v16_set1(job->gradient_scale));
     v16 m = v16_get(job->first_moment + i, n), v = v16_get(job->second_moment + i, n);
     m = v16_fma(v16_set1(job->beta1), m, v16_mul(v16_set1(job->one_minus_beta1), g));
@@ -233,10 +234,26 @@ V16_FUNCTION void v16_adamw(const hyb_adamw_job *job, size_t i, size_t n) {
     v16_put(job->second_moment + i, n, v);
     v16 size = v16_fma(v16_sqrt(v), v16_set1(job->inv_sqrt_correction2), v16_set1(job->epsilon));
     v16 step = v16_mul(v16_set1(-job->step_size), v16_div(m, size));
-    v16_put(job->weights + i, n, v16_fma(v16_get(job->weights + i, n), v16_set1(job->decay), step));
+    v16 w = v16_fma(v16_get(job->weights + i, n), v16_set1(job->decay), step);
+    v16_put(job->weights + i, n, w);
+    return v16_keep(n, v16_abs(w));
 }
-SIMD_TARGET void SIMD_NAME(adamw)(const hyb_adamw_job *job) {
-    V16_FOR(i, job->n, v16_adamw(job, i, HYB_LANES), v16_adamw(job, i, job->n - i));
+/* The magnitudes cost nothing here: the square root and the division take longer. */
+SIMD_TARGET hyb_magnitudes SIMD_NAME(adamw)(const hyb_adamw_job *job) {
+    v16 sum = v16_zero(), most = v16_zero();
+    size_t i = 0;
+    for (; i + HYB_LANES <= job->n; i += HYB_LANES) {
+        v16 magnitude = v16_adamw(job, i, HYB_LANES);
+        sum = v16_add(sum, magnitude);
+        most = v16_max_bits(most, magnitude);
+    }
+    if (i < job->n) {
+        v16 magnitude = v16_adamw(job, i, job->n - i);
+        sum = v16_add(sum, magnitude);
+        most = v16_max_bits(most, magnitude);
+    }
+    hyb_magnitudes result = {v16_reduce_add(sum), v16_reduce_max_bits(most)};
+    return result;
 }
 
 SIMD_TARGET double SIMD_NAME(sum_squares_f64)(const float *x, size_t n) {

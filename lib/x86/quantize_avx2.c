@@ -54,6 +54,107 @@ static HYB_TARGET_AVX2 void hyb_ternarize_avx2(const float *w, size_t n, float t
     hyb_ternarize_ref(w + i, n - i, threshold, codes + i);
 }
 
+/* Codes + 1 of eight columns in dwords. */
+HYB_INLINE HYB_TARGET_AVX2 __m256i fields_i32x8(const float *w, __m256 high, __m256 low) {
+    return _mm256_add_epi32(ternary_i32x8(w, high, low), _mm256_set1_epi32(1));
+}
+
+/* The words of two groups of 16 columns, as the halves of a 64-bit number. The packs put planes 0, 2 of both groups
+ * into the low lane and planes 1, 3 into the high one: two shifts bring the planes of a group together. */
+HYB_INLINE HYB_TARGET_AVX2 __m128i two_words(const float *w, __m256 high, __m256 low) {
+    __m256i ab = _mm256_packs_epi32(fields_i32x8(w, high, low), fields_i32x8(w + 8, high, low));
+    __m256i cd = _mm256_packs_epi32(fields_i32x8(w + 16, high, low), fields_i32x8(w + 24, high, low));
+    __m256i planes = _mm256_packs_epi16(ab, cd);
+    __m128i odd = _mm_slli_epi32(_mm256_extracti128_si256(planes, 1), 2);
+    __m128i pairs = _mm_or_si128(_mm256_castsi256_si128(planes), odd); /* dwords: p01, p23 of a group each */
+    return _mm_or_si128(pairs, _mm_srli_epi64(pairs, 28));             /* the low dword of each half is the word */
+}
+
+static HYB_TARGET_AVX2 size_t hyb_ternarize_pack_avx2(const float *w, size_t n, float threshold, uint8_t *words,
+                                                      size_t *n_zeros) {
+    const size_t step = HYB_BLOCK_ROWS * 4;
+    __m256 high = _mm256_set1_ps(threshold), low = _mm256_set1_ps(-threshold);
+    size_t n_flips = 0, zeros = 0, i = 0;
+    for (; i + 32 <= n; i += 32, words += 2 * step) {
+        __m128i both = two_words(w + i, high, low);
+        uint32_t first = (uint32_t)_mm_cvtsi128_si32(both), second = (uint32_t)_mm_extract_epi32(both, 2);
+        uint32_t change = first ^ hyb_load_u32(words), change2 = second ^ hyb_load_u32(words + step);
+        hyb_store_u32(words, first);
+        hyb_store_u32(words + step, second);
+        /* A field's lower bit says zero; two such sets of bits fill one word to be counted. */
+        change = ((change | change >> 1) & 0x55555555u) | ((change2 | change2 << 1) & 0xaaaaaaaau);
+        n_flips += (size_t)__builtin_popcount(change);
+        zeros += (size_t)__builtin_popcount((first & 0x55555555u) | (second & 0x55555555u) << 1);
+    }
+    *n_zeros += zeros;
+    return n_flips + hyb_ternarize_pack_ref(w + i, n - i, threshold, words, n_zeros);
+}
+
+static HYB_TARGET_AVX2 void hyb_divide_i8_avx2(const float *x, size_t n, float scale, int8_t *codes) {
+    __m256 divisor = _mm256_set1_ps(scale), high = _mm256_set1_ps(127.0f), low = _mm256_set1_ps(-127.0f);
+    size_t i = 0;
+    for (; i + 16 <= n; i += 16) {
+        __m256 a = _mm256_div_ps(_mm256_loadu_ps(x + i), divisor);
+        __m256 b = _mm256_div_ps(_mm256_loadu_ps(x + i + 8), divisor);
+        __m256i ra = _mm256_cvtps_epi32(_mm256_max_ps(_mm256_min_ps(a, high), low));
+        __m256i rb = _mm256_cvtps_epi32(_mm256_max_ps(_mm256_min_ps(b, high), low));
+        __m256i packed = _mm256_permute4x64_epi64(_mm256_packs_epi32(ra, rb), 0xd8); /* lanes 0 2 1 3: in order */
+        __m128i bytes = _mm_packs_epi16(_mm256_castsi256_si128(packed), _mm256_extracti128_si256(packed, 1));
+        _mm_storeu_si128((__m128i *)(void *)(codes + i), bytes);
+    }
+    hyb_divide_i8_ref(x + i, n - i, scale, codes + i);
+}
+
+/* Sums of 16 lanes plus the last n values (n < 16), folded as the contract says. */
+static HYB_TARGET_AVX2 float fold_lanes(__m256 low, __m256 high, const float *rest, size_t n, float threshold) {
+    float lanes[HYB_LANES];
+    _mm256_storeu_ps(lanes, low);
+    _mm256_storeu_ps(lanes + 8, high);
+    for (size_t l = 0; l < n; ++l) {
+        float magnitude = hyb_float_of(hyb_bits_of(rest[l]) & 0x7fffffffu);
+        lanes[l] += magnitude <= threshold ? 0.0f : magnitude; /* in this form a NaN is added */
+    }
+    for (size_t width = HYB_LANES / 2; width != 0; width /= 2)
+        for (size_t l = 0; l < width; ++l) lanes[l] += lanes[l + width];
+    return lanes[0];
+}
+
+static HYB_TARGET_AVX2 hyb_magnitudes hyb_magnitudes_avx2(const float *x, size_t n) {
+    __m256 low = _mm256_setzero_ps(), high = low, sign = _mm256_set1_ps(-0.0f);
+    __m256i most = _mm256_setzero_si256();
+    size_t i = 0;
+    for (; i + 16 <= n; i += 16) {
+        __m256 a = _mm256_andnot_ps(sign, _mm256_loadu_ps(x + i)),
+               b = _mm256_andnot_ps(sign, _mm256_loadu_ps(x + i + 8));
+        low = _mm256_add_ps(low, a);
+        high = _mm256_add_ps(high, b);
+        most = _mm256_max_epu32(most, _mm256_max_epu32(_mm256_castps_si256(a), _mm256_castps_si256(b)));
+    }
+    uint32_t bits[8];
+    _mm256_storeu_si256((__m256i *)(void *)bits, most);
+    hyb_magnitudes result = {fold_lanes(low, high, x + i, n - i, -1.0f), hyb_magnitudes_ref(x + i, n - i).max_bits};
+    for (size_t l = 0; l < 8; ++l) result.max_bits = bits[l] > result.max_bits ? bits[l] : result.max_bits;
+    return result;
+}
+
+static HYB_TARGET_AVX2 float hyb_sum_above_f32_avx2(const float *x, size_t n, float threshold, size_t *n_above) {
+    __m256 low = _mm256_setzero_ps(), high = low, sign = _mm256_set1_ps(-0.0f), limit = _mm256_set1_ps(threshold);
+    size_t count, i = 0;
+    size_t n_whole = 0;
+    for (; i + 16 <= n; i += 16) {
+        __m256 a = _mm256_andnot_ps(sign, _mm256_loadu_ps(x + i)),
+               b = _mm256_andnot_ps(sign, _mm256_loadu_ps(x + i + 8));
+        __m256 a_is = _mm256_cmp_ps(a, limit, _CMP_GT_OQ), b_is = _mm256_cmp_ps(b, limit, _CMP_GT_OQ);
+        low = _mm256_add_ps(low, _mm256_and_ps(a, a_is));
+        high = _mm256_add_ps(high, _mm256_and_ps(b, b_is));
+        unsigned mask = (unsigned)_mm256_movemask_ps(a_is) | (unsigned)_mm256_movemask_ps(b_is) << 8;
+        n_whole += (size_t)__builtin_popcount(mask);
+    }
+    (void)hyb_sum_above_f32_ref(x + i, n - i, threshold, &count);
+    *n_above = n_whole + count;
+    return fold_lanes(low, high, x + i, n - i, threshold);
+}
+
 static HYB_TARGET_AVX2 size_t hyb_count_flips_avx2(const int8_t *a, const int8_t *b, size_t n, size_t *n_zeros) {
     __m256i zero = _mm256_setzero_si256(), one = _mm256_set1_epi8(1);
     __m256i same_i64x4 = zero, zeros_i64x4 = zero;
@@ -90,6 +191,10 @@ static HYB_TARGET_AVX2 void hyb_dequantize_i8_avx2(const int8_t *codes, size_t n
 void hyb_install_quantize_avx2(hyb_kernels *table) {
     HYB_INSTALL(table, quantize_i8, avx2, HYB_ISA_AVX2);
     HYB_INSTALL(table, ternarize, avx2, HYB_ISA_AVX2);
+    HYB_INSTALL(table, ternarize_pack, avx2, HYB_ISA_AVX2);
+    HYB_INSTALL(table, divide_i8, avx2, HYB_ISA_AVX2);
+    HYB_INSTALL(table, magnitudes, avx2, HYB_ISA_AVX2);
+    HYB_INSTALL(table, sum_above_f32, avx2, HYB_ISA_AVX2);
     HYB_INSTALL(table, count_flips, avx2, HYB_ISA_AVX2);
     HYB_INSTALL(table, dequantize_i8, avx2, HYB_ISA_AVX2);
 }
