@@ -64,9 +64,6 @@
 #define HYB_HAS_SSE42() __builtin_cpu_supports("sse4.2")
 #define HYB_TARGET_AVX2 __attribute__((target("avx2,fma,f16c")))
 #define HYB_TARGET_AVX512 __attribute__((target("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl")))
-/* Every processor with AVX-512 has BMI2 and popcnt; a virtual machine may hide them. */
-#define HYB_TARGET_AVX512_BMI2 __attribute__((target("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,bmi2,popcnt")))
-#define HYB_HAS_BMI2() (__builtin_cpu_supports("bmi2") && __builtin_cpu_supports("popcnt"))
 #define HYB_TARGET_AVX512_VNNI __attribute__((target("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")))
 #else
 #define HYB_X86 0
