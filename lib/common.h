@@ -77,9 +77,6 @@
 #else
 #define HYB_HAS_TARGET_AVX_VNNI 0
 #endif
-/* Every processor with AVX-512 has BMI2 and popcnt; a virtual machine may hide them. */
-#define HYB_TARGET_AVX512_BMI2 __attribute__((target("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,bmi2,popcnt")))
-#define HYB_HAS_BMI2() (__builtin_cpu_supports("bmi2") && __builtin_cpu_supports("popcnt"))
 #define HYB_TARGET_AVX512_VNNI __attribute__((target("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")))
 #else
 #define HYB_X86 0

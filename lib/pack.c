@@ -64,6 +64,35 @@ static uint8_t pack_fields(const encoding *e, const int8_t *codes, size_t n) {
     return (uint8_t)byte;
 }
 
+/* Eight codes -1, 0, 1 as code + 1 in each byte: -1 is 3 in two bits, so (3, 0, 1) + 1 mod 4 is (0, 1, 2). */
+static uint64_t biased_codes(const int8_t *codes) {
+    uint64_t word = hyb_load_u64((const uint8_t *)codes);
+    return ((word & 0x0303030303030303u) + 0x0101010101010101u) & 0x0303030303030303u;
+}
+
+/* Whole bytes while eight codes can be read; returns their number. Five digits at once: byte 4 of the product with
+ * 81, 27, 9, 3, 1 in bytes 0 to 4 is c0 + 3 c1 + 9 c2 + 27 c3 + 81 c4, and no byte below exceeds 240. */
+static size_t pack_base3_fast(const int8_t *codes, size_t n_codes, uint8_t *bytes) {
+    const uint64_t weights = 81u | 27u << 8 | 9u << 16 | 3u << 24 | (uint64_t)1 << 32;
+    size_t i = 0;
+    for (; i * 5 + 8 <= n_codes; ++i)
+        bytes[i] = (uint8_t)((biased_codes(codes + i * 5) & 0xffffffffffu) * weights >> 32);
+    return i;
+}
+
+/* The same for 2 bits: the fields of a dword move into its lowest byte. */
+static size_t pack_2bit_fast(const int8_t *codes, size_t n_codes, uint8_t *bytes) {
+    size_t i = 0;
+    for (; i * 4 + 8 <= n_codes; i += 2) {
+        uint64_t word = biased_codes(codes + i * 4);
+        word |= word >> 6;
+        word |= word >> 12;
+        bytes[i] = (uint8_t)word;
+        bytes[i + 1] = (uint8_t)(word >> 32);
+    }
+    return i;
+}
+
 /* n <= per_byte codes. A ternary tail is code 0, which is not bits 0. */
 static uint8_t pack_tail(hyb_packing packing, const encoding *e, const int8_t *codes, size_t n) {
     int8_t padded[8] = {0};
@@ -83,12 +112,15 @@ hyb_status hyb_pack(hyb_ctx *ctx, hyb_packing packing, const int8_t *codes, size
         return hyb_fail(ctx, HYB_ERROR_INVALID_ARGUMENT, "code %d at index %zu has no place in packing %d", codes[bad],
                         bad, (int)packing);
     size_t n_whole = n_codes / e->per_byte, n_rest = n_codes % e->per_byte;
+    size_t done = 0;
+    if (packing == HYB_PACKING_TERNARY_2BIT) done = pack_2bit_fast(codes, n_codes, bytes);
+    if (packing == HYB_PACKING_TERNARY_BASE3) done = pack_base3_fast(codes, n_codes, bytes);
     if (packing == HYB_PACKING_INT8)
         memcpy(bytes, codes, n_codes);
     else if (packing == HYB_PACKING_TERNARY_BASE3)
-        for (size_t i = 0; i < n_whole; ++i) bytes[i] = pack_base3(codes + i * 5);
+        for (size_t i = done; i < n_whole; ++i) bytes[i] = pack_base3(codes + i * 5);
     else
-        for (size_t i = 0; i < n_whole; ++i) bytes[i] = pack_fields(e, codes + i * e->per_byte, e->per_byte);
+        for (size_t i = done; i < n_whole; ++i) bytes[i] = pack_fields(e, codes + i * e->per_byte, e->per_byte);
     if (n_rest != 0) bytes[n_whole] = pack_tail(packing, e, codes + n_whole * e->per_byte, n_rest);
     return HYB_OK;
 }
@@ -108,6 +140,36 @@ static void unpack_fields(const encoding *e, unsigned byte, int8_t *codes, size_
     for (size_t i = 0; i < n; ++i) codes[i] = (int8_t)((int)(byte >> (i * e->n_bits) & mask) * e->step + e->offset);
 }
 
+static void unpack_byte(const encoding *e, unsigned byte, int8_t *codes) {
+    if (e->n_bits == 0)
+        unpack_base3(byte, codes);
+    else
+        unpack_fields(e, byte, codes, e->per_byte);
+}
+
+/* Whole bytes through a table of the codes of every byte, eight codes to an entry: all eight are written, then those
+ * behind per_byte are overwritten, so the end of the array is left to the caller. Returns the number of bytes done. */
+static size_t unpack_fast(const encoding *e, const uint8_t *bytes, size_t n_whole, int8_t *codes) {
+    int8_t table[256][8] = {{0}};
+    if (n_whole < 1024) return 0; /* not worth a table */
+    for (unsigned byte = 0; byte < 256; ++byte) unpack_byte(e, byte, table[byte]);
+    size_t n = n_whole - 4; /* four bytes hold at least 8 codes */
+    switch (e->per_byte) {  /* constant steps */
+    case 2:
+        for (size_t i = 0; i < n; ++i) memcpy(codes + i * 2, table[bytes[i]], 2);
+        break;
+    case 4:
+        for (size_t i = 0; i < n; ++i) memcpy(codes + i * 4, table[bytes[i]], 4);
+        break;
+    case 5:
+        for (size_t i = 0; i < n; ++i) memcpy(codes + i * 5, table[bytes[i]], 8);
+        break;
+    default:
+        for (size_t i = 0; i < n; ++i) memcpy(codes + i * 8, table[bytes[i]], 8);
+    }
+    return n;
+}
+
 static int byte_is_valid(hyb_packing packing, unsigned byte) {
     switch (packing) {
     case HYB_PACKING_TERNARY_2BIT:
@@ -122,27 +184,28 @@ static int byte_is_valid(hyb_packing packing, unsigned byte) {
 }
 
 static size_t find_bad_byte(hyb_packing packing, const uint8_t *bytes, size_t n) {
+    enum { CHUNK = 512 }; /* one branch for as many bytes */
     size_t i = 0;
-    if (packing == HYB_PACKING_TERNARY_2BIT) {
-        while (i < n && byte_is_valid(HYB_PACKING_TERNARY_2BIT, bytes[i])) ++i;
-    } else if (packing == HYB_PACKING_TERNARY_BASE3) {
-        while (i < n && bytes[i] < 243) ++i;
-    } else if (packing == HYB_PACKING_INT8) {
-        const uint8_t *found = memchr(bytes, 128, n);
-        i = found != NULL ? (size_t)(found - bytes) : n;
-    } else {
-        i = n;
+    if (packing != HYB_PACKING_TERNARY_2BIT && packing != HYB_PACKING_TERNARY_BASE3 && packing != HYB_PACKING_INT8)
+        return n;
+    for (; i + CHUNK <= n; i += CHUNK) {
+        uint8_t bad = 0;
+        if (packing == HYB_PACKING_TERNARY_2BIT)
+            for (size_t j = i; j < i + CHUNK; ++j) bad = (uint8_t)(bad | (bytes[j] & bytes[j] >> 1 & 0x55));
+        else if (packing == HYB_PACKING_TERNARY_BASE3)
+            for (size_t j = i; j < i + CHUNK; ++j) bad = (uint8_t)(bad | (bytes[j] > 242));
+        else
+            bad = memchr(bytes + i, 128, CHUNK) != NULL;
+        if (bad) break;
     }
+    while (i < n && byte_is_valid(packing, bytes[i])) ++i;
     return i;
 }
 
 /* Codes of the last, partly filled byte; 0 where it is not as pack_tail writes it. */
 static int unpack_tail(hyb_packing packing, const encoding *e, unsigned byte, size_t n, int8_t *codes) {
     if (!byte_is_valid(packing, byte)) return 0;
-    if (packing == HYB_PACKING_TERNARY_BASE3)
-        unpack_base3(byte, codes);
-    else
-        unpack_fields(e, byte, codes, e->per_byte);
+    unpack_byte(e, byte, codes);
     return pack_tail(packing, e, codes, n) == byte;
 }
 
@@ -160,10 +223,9 @@ hyb_status hyb_unpack(hyb_ctx *ctx, hyb_packing packing, const uint8_t *bytes, s
                         (unsigned)bytes[bad], (int)packing);
     if (packing == HYB_PACKING_INT8)
         memcpy(codes, bytes, n_codes);
-    else if (packing == HYB_PACKING_TERNARY_BASE3)
-        for (size_t i = 0; i < n_whole; ++i) unpack_base3(bytes[i], codes + i * 5);
     else
-        for (size_t i = 0; i < n_whole; ++i) unpack_fields(e, bytes[i], codes + i * e->per_byte, e->per_byte);
+        for (size_t i = unpack_fast(e, bytes, n_whole, codes); i < n_whole; ++i)
+            unpack_byte(e, bytes[i], codes + i * e->per_byte);
     if (n_rest != 0) memcpy(codes + n_whole * e->per_byte, tail, n_rest);
     return HYB_OK;
 }

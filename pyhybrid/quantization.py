@@ -118,6 +118,15 @@ def bits_to_format(bits: float) -> int:
     return _FORMATS[bits]
 
 
+def _quantizer(bits: float, scale: str, threshold: str) -> Any:
+    """Returns a hyb_quantizer of the named options."""
+    quantizer = ffi.new("hyb_quantizer *")
+    quantizer.format = bits_to_format(bits)
+    quantizer.granularity = choose(GRANULARITIES, scale, "scale")
+    quantizer.threshold = choose(THRESHOLDS, threshold, "threshold")
+    return quantizer
+
+
 def quantize(
     weights: npt.ArrayLike,
     *,
@@ -146,10 +155,7 @@ def quantize(
     """
     context = context or default_context()
     array = input_array(weights, np.float32, "weights", (None, None))
-    quantizer = ffi.new("hyb_quantizer *")
-    quantizer.format = bits_to_format(bits)
-    quantizer.granularity = choose(GRANULARITIES, scale, "scale")
-    quantizer.threshold = choose(THRESHOLDS, threshold, "threshold")
+    quantizer = _quantizer(bits, scale, threshold)
     rows, columns = array.shape
     codes = np.empty((rows, columns), np.int8)
     scales = np.empty(rows if scale == "row" else 1, np.float32)
@@ -370,9 +376,20 @@ class PackedWeights:
         threshold: str = "absmean",
         context: Context | None = None,
     ) -> PackedWeights:
-        """Quantises and packs a float32 matrix; arguments and errors are those of `quantize`."""
-        quantized = quantize(weights, bits=bits, scale=scale, threshold=threshold, context=context)
-        return cls(*quantized, bits=bits, context=context)
+        """Quantises and packs a float32 matrix in one sweep; arguments and errors are those of `quantize`."""
+        context = context or default_context()
+        array = input_array(weights, np.float32, "weights", (None, None))
+        packed = cls.__new__(cls)
+        packed.context = context
+        packed.shape = (array.shape[0], array.shape[1])
+        quantizer = _quantizer(bits, scale, threshold)
+        out = ffi.new("hyb_weights **")
+        with context.lock:
+            context.check(
+                lib.hyb_weights_create_quantized(context.handle, quantizer, *packed.shape, pointer(array), out)
+            )
+        packed.handle = context.own(out[0], lib.hyb_weights_destroy)
+        return packed
 
     @property
     def nbytes(self) -> int:

@@ -206,9 +206,8 @@ static void bench(const hyb_kernels *tables, const char *const *names, size_t n_
                    {"quantize_i8", 4}, {"divide_i8", 4},     {"adamw", 28},         {"count_flips", 2}};
     size_t n = n_rows * n_cols;
     bench_data d = {.n_rows = n_rows, .n_cols = n_cols};
-    float *floats = aligned_alloc(64, n * 16);
-    uint8_t *bytes = aligned_alloc(64, n * 3);
-    if (floats == NULL || bytes == NULL) abort();
+    float *floats = test_guarded_alloc(n * 16); /* of these sizes it is aligned to 64 */
+    uint8_t *bytes = test_guarded_alloc(n * 3);
     d.w = floats, d.g = floats + n, d.m = floats + 2 * n, d.v = floats + 3 * n;
     d.words = bytes, d.codes = (int8_t *)bytes + n, d.before = (int8_t *)bytes + 2 * n;
     uint64_t state = 1;
@@ -230,8 +229,8 @@ static void bench(const hyb_kernels *tables, const char *const *names, size_t n_
         }
     }
     printf("   (%d)\n", d.sink > 0);
-    free(floats);
-    free(bytes);
+    test_guarded_free(floats, n * 16);
+    test_guarded_free(bytes, n * 3);
 }
 
 static void bench_all(void) {

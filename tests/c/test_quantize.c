@@ -7,7 +7,7 @@
 
 #include <hybrid/quantize.h>
 
-#include "common.h"
+#include "matmul.h"
 
 static const uint32_t isa_masks[] = {HYB_ISA_MASK_SCALAR, HYB_ISA_AVX2, 0};
 
@@ -307,6 +307,73 @@ static void test_bad_input(hyb_ctx *ctx) {
     free_matrix(&m);
 }
 
+/* ---- straight to packed weights ---- */
+
+static int same_weights(const hyb_weights *a, const hyb_weights *b) {
+    size_t n_blocks = (a->n_rows + HYB_BLOCK_ROWS - 1) / HYB_BLOCK_ROWS;
+    return a->n_rows == b->n_rows && a->n_cols == b->n_cols && a->format == b->format &&
+           memcmp(a->blocks, b->blocks, n_blocks * a->block_bytes) == 0 &&
+           memcmp(a->row_scales, b->row_scales, n_blocks * HYB_BLOCK_ROWS * sizeof(float)) == 0;
+}
+
+/* Quantising in one call gives what quantising and packing in two gives: every byte. */
+static void check_create(hyb_ctx *ctx, const hyb_quantizer *q, size_t n_rows, size_t n_cols, uint64_t *state) {
+    float *w = malloc(n_rows * n_cols * 4), *scales = malloc(n_rows * 4);
+    int8_t *codes = malloc(n_rows * n_cols);
+    for (size_t i = 0; i < n_rows * n_cols; ++i) w[i] = gaussian(state) * 0.02f;
+    for (size_t i = 0; i < n_cols; ++i) w[i] = n_rows > 2 ? 0.0f : w[i]; /* a row without scale */
+    hyb_weights *one = NULL, *two = NULL;
+    CHECK_OK(hyb_weights_create_quantized(ctx, q, n_rows, n_cols, w, &one));
+    CHECK_OK(hyb_quantize(ctx, q, w, n_rows, n_cols, codes, scales));
+    size_t n_scales = q->granularity == HYB_SCALE_PER_ROW ? n_rows : 1;
+    CHECK_OK(hyb_weights_create(ctx, (hyb_format)q->format, n_rows, n_cols, codes, scales, n_scales, &two));
+    CHECK(same_weights(one, two));
+    hyb_weights_destroy(one);
+    hyb_weights_destroy(two);
+    free(codes);
+    free(scales);
+    free(w);
+}
+
+static void test_create_quantized(void) {
+    static const size_t sizes[][2] = {{1, 1}, {1, 100}, {16, 16}, {17, 33}, {70, 64}, {300, 257}, {5, 40000}};
+    for (size_t i = 0; i < sizeof isa_masks / sizeof isa_masks[0]; ++i)
+        for (uint32_t n_threads = 1; n_threads <= 3; n_threads += 2) {
+            hyb_ctx *ctx = make_ctx(isa_masks[i], n_threads);
+            uint64_t state = 17;
+            for (int32_t format = HYB_FORMAT_TERNARY; format <= HYB_FORMAT_INT8; ++format)
+                for (int32_t options = 0; options < 4; ++options)
+                    for (size_t s = 0; s < sizeof sizes / sizeof sizes[0]; ++s) {
+                        hyb_quantizer q = {format, options & 1, options >> 1};
+                        check_create(ctx, &q, sizes[s][0], sizes[s][1], &state);
+                    }
+            hyb_ctx_destroy(ctx);
+        }
+}
+
+static void test_create_quantized_bad_input(hyb_ctx *ctx) {
+    hyb_quantizer q = {HYB_FORMAT_TERNARY, 0, 0}, f32 = {HYB_FORMAT_F32, 0, 0};
+    float w[6] = {1, -2, 3, 0, 5, 6};
+    hyb_weights *made = NULL;
+    hyb_status invalid = HYB_ERROR_INVALID_ARGUMENT;
+    CHECK_STATUS(hyb_weights_create_quantized(NULL, &q, 2, 3, w, &made), invalid);
+    CHECK_STATUS(hyb_weights_create_quantized(ctx, NULL, 2, 3, w, &made), invalid);
+    CHECK_STATUS(hyb_weights_create_quantized(ctx, &q, 2, 3, NULL, &made), invalid);
+    CHECK_STATUS(hyb_weights_create_quantized(ctx, &q, 2, 3, w, NULL), invalid);
+    CHECK_STATUS(hyb_weights_create_quantized(ctx, &f32, 2, 3, w, &made), invalid);
+    CHECK_STATUS(hyb_weights_create_quantized(ctx, &q, 0, 3, w, &made), invalid);
+    CHECK_STATUS(hyb_weights_create_quantized(ctx, &q, 1, HYB_MATMUL_MAX_COLS + 1, w, &made), invalid);
+    for (int32_t granularity = 0; granularity < 2; ++granularity) {
+        q.granularity = granularity;
+        w[4] = hyb_float_of(0x7fc00000u);
+        CHECK_STATUS(hyb_weights_create_quantized(ctx, &q, 2, 3, w, &made), HYB_ERROR_NOT_FINITE);
+        CHECK(strstr(hyb_ctx_last_error(ctx), "row 1, column 1") != NULL);
+        w[4] = 1e30f;
+        CHECK_STATUS(hyb_weights_create_quantized(ctx, &q, 2, 3, w, &made), HYB_ERROR_NOT_FINITE);
+    }
+    CHECK(made == NULL);
+}
+
 int main(void) {
     hyb_ctx *ctx = make_ctx(0, 2);
     test_half_every_value();
@@ -318,6 +385,8 @@ int main(void) {
     test_dequantize(ctx);
     test_activations(ctx);
     test_bad_input(ctx);
+    test_create_quantized();
+    test_create_quantized_bad_input(ctx);
     hyb_ctx_destroy(ctx);
     return TEST_RESULT();
 }
