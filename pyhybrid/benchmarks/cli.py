@@ -73,7 +73,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "section", nargs="?", default="all", choices=[*SECTIONS, "all"], help="what to measure"
     )
     parser.add_argument(
-        "--peers", action="store_true", help="run the peers too (the extras `peers`: torch, and `ggml`; what is missing is shown as skipped)"
+        "--peers", action="store_true",
+        help="run the peers too (the extras `peers` and `ggml`); what is missing is shown as skipped",
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--out", type=Path, metavar="FILE", help="also write the JSON to a file")

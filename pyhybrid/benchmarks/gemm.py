@@ -1,7 +1,7 @@
-"""The fp32 product, beside NumPy's OpenBLAS (as it starts, and told that the processor is a SkylakeX) and torch.mm.
+"""The fp32 product, beside NumPy's OpenBLAS (as it starts, and told to be on a SkylakeX) and torch.mm.
 
-OpenBLAS chooses kernels by the processor's model and knows only those of its time; where it takes a new one for
-an older, its AVX-512 kernels stay unused. The better of both is the peer.
+OpenBLAS chooses kernels by the processor's model and knows only those of its time; where it takes a new one
+for an older, its AVX-512 kernels stay unused. The better of both is the peer.
 """
 
 from __future__ import annotations
@@ -83,7 +83,9 @@ def _row(m: int, n: int, k: int, threads: int, options: Options) -> Row:
     name, skylake = f"gemm/{m}x{n}x{k}", "NumPy OpenBLAS SkylakeX"
     text = f"The fp32 product {m}x{n}x{k} on one thread is at least as fast as that of"
     peers = {"NumPy OpenBLAS": f"{here}:FloatNumpy", skylake: f"{here}:FloatNumpySkylake"}
-    goals = [Goal(text=f"{text} {peer}.", kind="ratio", limit=1.0, peer=peer) for peer in (*peers, "torch.mm")]
+    goals = [
+        Goal(text=f"{text} {peer}.", kind="ratio", limit=1.0, peer=peer) for peer in (*peers, "torch.mm")
+    ]
     return Row(
         name=name + (f"/{threads}-threads" if threads > 1 else ""),
         section="gemm",

@@ -1,8 +1,8 @@
-"""The peer ggml (llama.cpp): its ternary and 4-bit products and its quantisers, through the public C interface.
+"""The peer ggml (llama.cpp): its ternary and 4-bit products and its quantisers, through the C interface.
 
-Place in the data flow: matmul.py and pack.py name these sides. The shared libraries are those that the package
-llama-cpp-python brings; signatures follow its ggml.h and ggml-cpu.h. A graph of several equal products is
-computed in one call, so that the cost of starting one is spread; ggml quantises the activations again for each.
+Place in the data flow: matmul.py and pack.py use it in their peers. The shared libraries are those that the
+package llama-cpp-python brings; signatures follow its ggml.h and ggml-cpu.h. A graph of several equal
+products is computed in one call, so that the cost of starting one is spread; each quantises the activations anew.
 """
 
 from __future__ import annotations

@@ -14,21 +14,21 @@ from pyhybrid.benchmarks.registry import Answer, Goal, Limit, Options, Row
 from pyhybrid.benchmarks.timing import Operation, bounds, hidden, rounds
 
 __all__ = [
-    "TernaryNumpy", "TernaryOurs", "TernaryQ4", "TernaryTQ1", "TernaryTQ2", "TernaryTorch", "TernaryTorchBf16",
-    "TernaryTorchFp32", "rows",
+    "TernaryNumpy", "TernaryOurs", "TernaryQ4", "TernaryTQ1", "TernaryTQ2", "TernaryTorch",
+    "TernaryTorchBf16", "TernaryTorchFp32", "rows",
 ]  # fmt: skip
 
 # int8 activations of at most 127 keep their value in ggml's Q8_K up to the difference of a block's largest
 # magnitude from 127: half a step in about 73 (root mean square) at most, 0.7 %.
 _ACTIVATION_BOUND = 0.01
-# Q4_0 has the codes -8 to 7: a weight that is as large as the block's scale but of the other sign is stored as
-# 7/8 of it. A third of the weights, 1/8 off, relative to two thirds of ones: at most 1/8.
+# Q4_0 has the codes -8 to 7: a weight that is as large as the block's scale but of the other sign is stored
+# as 7/8 of it. A third of the weights, 1/8 off, relative to two thirds of ones: at most 1/8.
 _Q4_BOUND = 0.125
 # A sum in bf16 keeps 8 bits: half a unit in the last place, relative.
 _BF16_BOUND = 2.0**-8
 _NOTE = (
-    "ggml's products take fp32 activations and quantise them within the time; ours, torch._int_mm and NumPy get "
-    "them quantised. Q4_0 is ggml's plain layout, not its repacked one."
+    "ggml's products take fp32 activations and quantise them within the time; ours, torch._int_mm and NumPy "
+    "get them quantised. Q4_0 is ggml's plain layout, not its repacked one."
 )
 
 

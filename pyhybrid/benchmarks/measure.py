@@ -119,6 +119,9 @@ def _serve(connection: Connection, factory: str, arguments: Mapping[str, Any]) -
     except UnavailableError as error:
         connection.send(("missing", str(error)))
     except ModuleNotFoundError as error:
+        if (error.name or "").startswith("pyhybrid"):  # our own mistake, not a missing peer
+            connection.send(("failed", traceback.format_exc()))
+            return
         connection.send(("missing", f"not installed: {error.name}"))
     except BaseException:  # whatever it is, the other process must hear of it
         connection.send(("failed", traceback.format_exc()))
@@ -315,7 +318,7 @@ def _take_turns(
 def _start(
     row: Row, peers: bool, isa: str | None, workers: dict[str, _Worker], skipped: dict[str, str]
 ) -> dict[str, dict[str, Any]]:
-    """Makes every side, compares the answers, and returns the agreements; what is missing goes to `skipped`."""
+    """Makes every side, compares the answers, returns the agreements; what is missing goes to `skipped`."""
     factories = {"ours": row.ours} | (dict(row.peers) if peers else {})
     for name, factory in factories.items():  # all begin at once: their imports take longest
         environment = dict(row.peer_environment.get(name, {}))

@@ -40,8 +40,8 @@ class UnavailableError(RuntimeError):
 class Side(Protocol):
     """One side of a comparison; made with the row's sizes as keyword arguments, in a process of its own.
 
-    A module that is missing (ModuleNotFoundError) or `UnavailableError` skips a peer visibly. A side whose row
-    has a `Limit` without `per_unit` also has a method `amount(kind) -> float`: see there.
+    A module that is missing (ModuleNotFoundError) or `UnavailableError` skips a peer visibly. A side whose
+    row has a `Limit` without `per_unit` also has a method `amount(kind) -> float`: see there.
     """
 
     def answer(self) -> Answer:

@@ -14,7 +14,7 @@ from typing import Any
 
 from pyhybrid.benchmarks.registry import SECTIONS
 
-__all__ = ["load_results", "render_benchmarks", "render_claims"]
+__all__ = ["load_results", "render_benchmarks", "render_claims", "render_summary"]
 
 _TITLES = {
     "train": (
@@ -29,9 +29,25 @@ _TITLES = {
         "Generation speed",
         "One sequence, greedy, with a key-value cache; the prompt's time is included.",
     ),
+    "quantize": (
+        "Quantising",
+        "An fp32 matrix to ternary codes with the absmean scale. The limit is two reads of the matrix.",
+    ),
+    "pack": (
+        "Quantising and packing",
+        "An fp32 matrix to packed ternary bytes. The limit is two reads of the matrix.",
+    ),
     "matmul": (
-        "Products",
-        "Ternary weights times int8 activations (equal sums are checked), and fp32 products. One thread.",
+        "Ternary products",
+        (
+            "Packed ternary weights times int8 activations. The limits are the peak of int8 products and, "
+            "for one token, reading the packed weights once; the share is that of the closer one."
+        ),
+    ),
+    "gemm": ("fp32 products", "The limit is the peak of fp32 multiply-adds."),
+    "kernels": (
+        "Single operations",
+        "Bytes that an operation must read and write. The limit is reading or copying as many.",
     ),
     "quality": (
         "Quality",
@@ -106,16 +122,57 @@ def _section(name: str, document: Mapping[str, Any]) -> list[str]:
     software = ", ".join(f"{key} {value}" for key, value in versions.items())
     lines += ["", f"Machine: {machine['cpu']}, {machine['isa']}, {machine['compiler']}; {software}.", ""]
     relation = "ours - peer" if name == "quality" else "ours better by"
-    lines.append(f"| row | unit | ours: median (spread) | peer | peer: median (spread) | {relation} |")
-    lines.append("|---|---|---:|---|---:|---:|")
+    shares = any(row.get("limits") for row in document["rows"])
+    share_title, share_rule = (" of the limit |", "---:|") if shares else ("", "")
+    lines.append(
+        f"| row | unit | ours: median (spread) |{share_title} peer | peer: median (spread) | {relation} |"
+    )
+    lines.append(f"|---|---|---:|{share_rule}---|---:|---:|")
     for row in document["rows"]:
         first = f"| `{row['name']}`<br>{_sizes(row)} | {row['unit']} | {_side(row['ours'])} |"
-        if not row["peers"]:
+        first += f" {_share(row)} |" if shares else ""
+        rest = "| | | |" + (" |" if shares else "")
+        skipped = row.get("skipped", {})
+        if not row["peers"] and not skipped:
             lines.append(f"{first} not measured | | |")
         for peer_name, peer in row["peers"].items():
             lines.append(f"{first} {peer_name} | {_side(peer)} | {_relation(row, peer)} |")
-            first = "| | | |"
+            first = rest
+        for peer_name, reason in skipped.items():
+            lines.append(f"{first} {peer_name} | skipped: {reason} | |")
+            first = rest
     return [*lines, ""]
+
+
+def _share(row: Mapping[str, Any]) -> str:
+    """Share of the closest limit, and that limit."""
+    limits = row.get("limits") or []
+    if not limits:
+        return ""
+    limit = max(limits, key=lambda entry: float(entry["share"]))
+    unit = "GB/s" if limit["kind"] in ("read", "copy") else "Gop/s"
+    return f"{limit['share']:.0%} of {_figure(limit['per_second'] / 1e9)} {unit} ({limit['kind']})"
+
+
+def render_summary(results: Mapping[str, Mapping[str, Any]]) -> str:
+    """Returns a short table for README.md: each section's range of ratios by peer, and where it was measured.
+
+    Args:
+        results: as load_results gives them.
+    """
+    lines = ["| what | beside | ours better by | rows | processor |", "|---|---|---:|---:|---|"]
+    for section, document in results.items():
+        ratios: dict[str, list[float]] = {}
+        for row in document["rows"]:
+            for name, peer in row["peers"].items():
+                ratios.setdefault(name, []).append(float(peer["ratio"]))
+        if section == "quality":  # losses are compared by difference
+            continue
+        for name, values in ratios.items():
+            span = f"{min(values):.2f} to {max(values):.2f} x" if len(values) > 1 else f"{values[0]:.2f} x"
+            machine = f"{document['machine']['cpu']}, {document['machine']['isa']}"
+            lines.append(f"| {_TITLES[section][0]} | {name} | {span} | {len(values)} | {machine} |")
+    return "\n".join(lines)
 
 
 def _notes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -165,14 +222,12 @@ def render_claims(results: Mapping[str, Mapping[str, Any]]) -> str:
         "| claim | limit | measured | holds | command |",
         "|---|---:|---:|---|---|",
     ]
-    signs = {"ratio": "at least", "difference": "within", "value": "at most"}
+    signs = {"ratio": "at least", "difference": "within", "value": "at most", "share": "at least"}
     for document in results.values():
         for row in document["rows"]:
-            goal = row["goal"]
-            if goal is None:
-                continue
-            holds = {True: "yes", False: "**no**", None: "not measured"}[goal["holds"]]
-            figure = "" if goal["figure"] is None else f"{goal['figure']:+.4f}".lstrip("+")
-            limit = f"{signs[goal['kind']]} {goal['limit']:.4g}"
-            lines.append(f"| {goal['text']} | {limit} | {figure} | {holds} | `{document['command']}` |")
+            for goal in row.get("goals", [row["goal"]] if row["goal"] else []):
+                holds = {True: "yes", False: "**no**", None: "not measured"}[goal["holds"]]
+                figure = "" if goal["figure"] is None else f"{goal['figure']:+.4f}".lstrip("+")
+                limit = f"{signs[goal['kind']]} {goal['limit']:.4g}"
+                lines.append(f"| {goal['text']} | {limit} | {figure} | {holds} | `{document['command']}` |")
     return "\n".join([*lines, ""])

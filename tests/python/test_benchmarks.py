@@ -6,6 +6,8 @@ import argparse
 import importlib
 import importlib.util
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,10 +15,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pyhybrid._context import Context
 from pyhybrid.benchmarks import cli, measure, report
-from pyhybrid.benchmarks.registry import SECTIONS, Goal, Options, Row, rows
+from pyhybrid.benchmarks.limits import LIMITS, measure_limit
+from pyhybrid.benchmarks.registry import SECTIONS, Goal, Limit, Options, Row, rows
 
 HAS_TORCH = importlib.util.find_spec("torch") is not None
+HAS_GGML = importlib.util.find_spec("llama_cpp") is not None
+HAS_MATPLOTLIB = importlib.util.find_spec("matplotlib") is not None
 
 
 ROW = Row(
@@ -39,13 +45,17 @@ def _arguments(*words: str) -> argparse.Namespace:
 
 def test_rows_are_unique_and_their_sides_exist() -> None:
     """Every row of every section has its own name, a known section, and classes that can be imported."""
-    found = rows("all", Options(compile=True))
+    found = rows("all", Options(compile=True, kernel_threads=(1, 2)))
     assert len({row.name for row in found}) == len(found)
     assert {row.section for row in found} == set(SECTIONS)
     for row in found:
         assert row.agreement, f"{row.name} compares no answers"
         assert row.peers, f"{row.name} has no peer"
-        assert row.goal is None or row.goal.peer is None or row.goal.peer in row.peers
+        for goal in (*row.goals, *([row.goal] if row.goal else [])):
+            assert goal.peer is None or goal.peer in row.peers
+            assert goal.kind != "share" or row.limits
+        assert not row.limits or row.better == "higher"
+        assert {*row.peer_agreement, *row.peer_environment} <= set(row.peers)
         for factory in (row.ours, *row.peers.values()):
             module, name = factory.split(":")
             assert hasattr(importlib.import_module(module), name)
@@ -126,7 +136,8 @@ def test_command_line_measures_and_the_report_shows_it(
     assert results == {"size": document}
     text = report.render_benchmarks(results)
     assert "size/small/payload" in text
-    assert "Not measured yet: train, generate, matmul, quality." in text
+    assert "Not measured yet: quantize, pack, matmul, gemm, kernels, train, generate, quality." in text
+    assert "| Size |" in report.render_summary(results)
     assert "| yes |" in report.render_claims(results)
 
 
@@ -139,13 +150,100 @@ def test_command_line_rejects_wrong_usage(capsys: pytest.CaptureFixture[str], tm
         _arguments("train", "--presets", "huge")
 
 
-def test_peers_without_torch_say_what_to_install(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """--peers without PyTorch names the extra."""
-    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
-    assert cli.run(_arguments("size", "--peers")) == 2
-    assert "pyhybrid[peers]" in capsys.readouterr().err
+def test_a_missing_peer_is_shown_as_skipped(tmp_path: Path) -> None:
+    """A peer that is not installed is named with the reason, in the result and in the report."""
+    row = replace(ROW, peers={"P": "no_such_package.module:Side"}, agreement={"x": 0.0})
+    result = measure.measure(row, peers=True)
+    assert result["skipped"] == {"P": "not installed: no_such_package"}
+    assert result["peers"] == {}
+    document = {"command": "c", "machine": measure.machine(), "versions": {}, "rows": [result]}
+    text = report.render_benchmarks({"train": document})
+    assert "P | skipped: not installed: no_such_package |" in text
+    with pytest.raises(measure.BenchmarkError, match="no_such_module"):
+        measure.measure(replace(row, peers={"P": "pyhybrid.no_such_module:Side"}), peers=True)
+
+
+def test_limits_are_positive_and_methods_named() -> None:
+    """Every limit is measured, with the instructions it was measured with; a smaller tier uses others."""
+    context = Context(threads=1)
+    for kind in LIMITS:
+        figure, method = measure_limit(kind, 1 << 20, context)
+        assert figure > 1e6, kind
+        assert method, kind
+    assert measure_limit("fma", 0, Context(threads=1, isa="scalar"))[1] == "portable C"
+    with pytest.raises(KeyError):
+        measure_limit("luck", 0, context)
+
+
+def test_a_row_reports_its_share_of_the_limits() -> None:
+    """The share is median times amount by the limit; a claim about it is judged; --isa reaches our process."""
+    sizes = {"rows": 64, "columns": 256, "tokens": 1}
+    row = replace(
+        ROW, ours="pyhybrid.benchmarks.matmul:TernaryOurs", sizes=sizes, goal=None,
+        hidden={"seconds": 0.001}, limits=(Limit(kind="int8", per_unit=1e9), Limit(kind="read")),
+        goals=(Goal(text="", kind="share", limit=0.0), Goal(text="", kind="share", limit=1e9)),
+    )  # fmt: skip
+    result = measure.measure(row, peers=False, isa="scalar")
+    assert [goal["holds"] for goal in result["goals"]] == [True, False]
+    assert {limit["method"] for limit in result["limits"]} == {"portable C"}
+    first = result["limits"][0]
+    assert first["share"] == result["ours"]["median"] * 1e9 / first["per_second"]
+    # 2 bits a weight in the layout of today; never fewer than log2(3) a weight, two operations each.
+    assert result["limits"][1]["per_unit"] >= 1e9 * 1.58 / 8 / 2
+    assert result["share"] == max(limit["share"] for limit in result["limits"])
+
+
+@pytest.mark.parametrize("packing", ["ternary2", "base3"])
+def test_numpy_packs_the_same_codes(packing: str) -> None:
+    """Our bytes and those of the NumPy peer hold the same codes, also where the tail is not full."""
+    sizes = {"rows": 3, "columns": 4, "packing": packing}
+    row = replace(
+        ROW, ours="pyhybrid.benchmarks.pack:Ours", peers={"NumPy": "pyhybrid.benchmarks.pack:Numpy"},
+        sizes=sizes, hidden={"seconds": 0.001}, agreement={"codes": 0.0}, goal=None,
+    )  # fmt: skip
+    result = measure.measure(row, peers=True, rounds=1)
+    assert result["peers"]["NumPy"]["agreement"]["codes"]["difference"] == 0
+
+
+@pytest.mark.skipif(not HAS_GGML, reason="needs llama-cpp-python: pip install 'pyhybrid[ggml]'")
+@pytest.mark.parametrize("kind", ["TQ1_0", "TQ2_0", "Q4_0"])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_ggml_multiplies_what_we_give_it(kind: str, threads: int) -> None:
+    """The peer's product is that of the dequantised weights, within its rounding of the activations."""
+    from pyhybrid.benchmarks import ggml
+
+    random = np.random.default_rng(3)
+    weights = random.integers(-1, 2, (5, 512)).astype(np.float32)
+    x = random.integers(-127, 128, (3, 512)).astype(np.float32)
+    product = ggml.Product(kind, weights, x, threads, copies=2)
+    product.compute()
+    packed = np.empty((5, ggml.row_bytes(kind, 512)), np.uint8)
+    ggml.quantize(kind, weights, packed)
+    stored = ggml.dequantize(kind, packed, (5, 512))
+    assert kind == "Q4_0" or (stored == weights).all()
+    # 1/2 step of 1/127 of the block's largest activation each, in random directions.
+    assert measure.relative_difference(product.result, x @ stored.T) < 0.01
+
+
+@pytest.mark.skipif(not HAS_MATPLOTLIB, reason="needs matplotlib: pip install 'pyhybrid[plot]'")
+def test_plot_writes_a_file_a_section(tmp_path: Path) -> None:
+    """Rows of one section go to the file, of several to one each."""
+    from pyhybrid.benchmarks.plot import plot
+
+    rows_ = [
+        {"name": f"{s}/a", "section": s, "peers": {"P": {"ratio": 2.0}}, "share": 0.5} for s in ("gemm", "pack")
+    ]
+    assert plot(rows_[:1], tmp_path / "x.png") == [tmp_path / "x.png"]
+    written = plot(rows_, tmp_path / "y.png")
+    assert written == [tmp_path / "y-gemm.png", tmp_path / "y-pack.png"]
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in written)
+
+
+def test_documents_are_what_the_results_give() -> None:
+    """BENCHMARKS.md, CLAIMS.md and README.md's table are generated, never typed."""
+    tool = Path(__file__).parents[2] / "tools" / "make_benchmarks"
+    done = subprocess.run([sys.executable, "-P", tool, "--check"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.skipif(not HAS_TORCH, reason="needs PyTorch: pip install 'pyhybrid[peers]'")
