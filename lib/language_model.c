@@ -188,7 +188,7 @@ static size_t parameter_layout(hyb_tensor *tensors, size_t n, int trainable, hyb
 
 hyb_status hyb_language_model_memory(hyb_ctx *ctx, const hyb_language_model_config *given, size_t n_sequences,
                                      size_t n_context, uint64_t *weight_bytes, uint64_t *training_bytes) {
-    return hyb_language_model_memory_with(ctx, given, HYB_BACKWARD_F32, n_sequences, n_context, weight_bytes,
+    return hyb_language_model_memory_with(ctx, given, HYB_BACKWARD_INT8, n_sequences, n_context, weight_bytes,
                                           training_bytes);
 }
 

@@ -226,8 +226,8 @@ class TrainingConfig(CheckedTable):
         final_ratio: rate at the end, as a share of learning_rate.
         decay_fraction: share of the steps in which 'wsd' decays.
         optimizer: 'adamw'.
-        backward: arithmetic of the quantised layers' gradient products: 'fp32', or 'int8' (integer
-            products of quantised gradients: faster).
+        backward: arithmetic of the quantised layers' gradient products: 'int8' (integer products of
+            quantised gradients), or 'fp32' (slower).
         seed: of the initial weights and of the batches.
         threads: that compute; None: what the model's context has. The result does not depend on it.
         evaluation_interval: steps between validations; 0: only at the end.
@@ -254,7 +254,7 @@ class TrainingConfig(CheckedTable):
     final_ratio: float = 0.0
     decay_fraction: float = 0.2
     optimizer: Optimizer = "adamw"
-    backward: Backward = "fp32"
+    backward: Backward = "int8"
     seed: int = 0
     threads: int | None = None
     evaluation_interval: int = 100

@@ -225,7 +225,7 @@ class LanguageModel:
         batch: int = 0,
         context_length: int = 0,
         *,
-        backward: str = "fp32",
+        backward: str = "int8",
         context: Context | None = None,
     ) -> MemoryEstimate:
         """Returns the bytes that a model takes, from the formulas that the allocations use.
@@ -321,14 +321,14 @@ class LanguageModel:
 
     # ---- training ----
 
-    def prepare(self, batch: int, context_length: int, *, backward: str = "fp32") -> None:
+    def prepare(self, batch: int, context_length: int, *, backward: str = "int8") -> None:
         """Allocates what training needs; a step allocates nothing after it. Moments are kept when called
         again.
 
         Args:
             batch: most sequences a step.
             context_length: most tokens a sequence.
-            backward: 'fp32', or 'int8' for integer gradient products of the quantised layers.
+            backward: 'int8' for integer gradient products of the quantised layers, or 'fp32'.
 
         Raises:
             InvalidArgumentError: a size out of its range.

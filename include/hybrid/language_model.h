@@ -40,7 +40,7 @@ typedef enum hyb_activation {
  * outputs by their largest magnitude (per token for the input's gradient, per output for the weights') and multiplies
  * them exactly with the forward pass's codes; F32 multiplies the dequantised values. The head, and matrices in F32
  * format, always use F32. */
-typedef enum hyb_backward { HYB_BACKWARD_F32 = 0, HYB_BACKWARD_INT8 = 1 } hyb_backward;
+typedef enum hyb_backward { HYB_BACKWARD_INT8 = 0, HYB_BACKWARD_F32 = 1 } hyb_backward;
 
 /* Shape and formats of a model. Names of the fields are those of the file (file.h). */
 typedef struct hyb_language_model_config {
@@ -141,7 +141,7 @@ HYB_API hyb_status hyb_language_model_touch(hyb_language_model *model);
 
 /* ---- training ---- */
 
-/* Chooses the arithmetic of the backward pass (default F32) from the next hyb_language_model_prepare on.
+/* Chooses the arithmetic of the backward pass (default INT8) from the next hyb_language_model_prepare on.
  * Errors: INVALID_ARGUMENT. */
 HYB_API hyb_status hyb_language_model_set_backward(hyb_language_model *model, hyb_backward backward);
 

@@ -206,7 +206,7 @@ static void counting_release(void *user, void *memory) {
 
 /* The estimate of either mode is what prepare allocates, up to the rotary tables and the struct itself. */
 static void test_memory_is_estimated(void) {
-    for (int backward = HYB_BACKWARD_F32; backward <= HYB_BACKWARD_INT8; backward++) {
+    for (int backward = HYB_BACKWARD_INT8; backward <= HYB_BACKWARD_F32; backward++) {
         size_t n_bytes = 0;
         uint64_t weight_bytes, training_bytes;
         hyb_ctx_options options = {.struct_size = sizeof options,
