@@ -149,6 +149,9 @@ def _share(row: Mapping[str, Any]) -> str:
     limits = row.get("limits") or []
     if not limits:
         return ""
+    if row.get("limits_add"):
+        kinds = " + ".join(limit["kind"] for limit in limits)
+        return f"{row['share']:.0%} ({kinds}, one after the other)"
     limit = max(limits, key=lambda entry: float(entry["share"]))
     unit = "GB/s" if limit["kind"] in ("read", "copy") else "Gop/s"
     return f"{limit['share']:.0%} of {_figure(limit['per_second'] / 1e9)} {unit} ({limit['kind']})"
