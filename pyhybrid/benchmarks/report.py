@@ -65,30 +65,34 @@ def load_results(folder: Path) -> dict[str, dict[str, Any]]:
     """Reads the results of every section that has been measured.
 
     Args:
-        folder: holds SECTION.json files as `pyhybrid bench SECTION --out` writes them.
+        folder: holds SECTION.json files as `pyhybrid bench SECTION --out` writes them, and SECTION-WORD.json
+            for runs with other options.
 
     Returns:
-        Documents by section, in the order of the registry.
+        Documents by the files' names without the ending, in the order of the registry.
 
     Raises:
         ValueError: a file is not such a document, or names another section.
     """
     found = {}
     for section in SECTIONS:
-        path = folder / f"{section}.json"
-        if not path.exists():
-            continue
-        document = json.loads(path.read_text(encoding="utf-8"))
-        if (
-            not isinstance(document, dict)
-            or not {"command", "machine", "versions", "rows"} <= document.keys()
-        ):
-            raise ValueError(f"{path}: not a result of pyhybrid bench")
-        strange = [row["name"] for row in document["rows"] if row["section"] != section]
-        if strange:
-            raise ValueError(f"{path}: holds {strange[0]}, which is not of section {section}")
-        found[section] = document
+        for path in sorted({*folder.glob(f"{section}.json"), *folder.glob(f"{section}-*.json")}):
+            found[path.stem] = _load(path, section)
     return found
+
+
+def _load(path: Path, section: str) -> dict[str, Any]:
+    document = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(document, dict) or not {"command", "machine", "versions", "rows"} <= document.keys():
+        raise ValueError(f"{path}: not a result of pyhybrid bench")
+    strange = [row["name"] for row in document["rows"] if row["section"] != section]
+    if strange:
+        raise ValueError(f"{path}: holds {strange[0]}, which is not of section {section}")
+    return document
+
+
+def _section_of(name: str) -> str:
+    return name.partition("-")[0]
 
 
 def _figure(value: float) -> str:
@@ -115,13 +119,15 @@ def _relation(row: Mapping[str, Any], peer: Mapping[str, Any]) -> str:
 
 
 def _section(name: str, document: Mapping[str, Any]) -> list[str]:
-    title, text = _TITLES[name]
+    title, text = _TITLES[_section_of(name)]
+    if _section_of(name) != name:
+        title, text = f"{title}: {name.partition('-')[2]}", ""
     machine, versions = document["machine"], document["versions"]
-    lines = [f"## {title}", "", text, ""]
+    lines = [f"## {title}", "", *([text, ""] if text else [])]
     lines.append(f"Command: `{document['command']}`. " + " ".join(_notes(document["rows"])))
     software = ", ".join(f"{key} {value}" for key, value in versions.items())
     lines += ["", f"Machine: {machine['cpu']}, {machine['isa']}, {machine['compiler']}; {software}.", ""]
-    relation = "ours - peer" if name == "quality" else "ours better by"
+    relation = "ours - peer" if _section_of(name) == "quality" else "ours better by"
     shares = any(row.get("limits") for row in document["rows"])
     share_title, share_rule = (" of the limit |", "---:|") if shares else ("", "")
     lines.append(
@@ -169,12 +175,13 @@ def render_summary(results: Mapping[str, Mapping[str, Any]]) -> str:
         for row in document["rows"]:
             for name, peer in row["peers"].items():
                 ratios.setdefault(name, []).append(float(peer["ratio"]))
-        if section == "quality":  # losses are compared by difference
+        if _section_of(section) == "quality":  # losses are compared by difference
             continue
+        machine = f"{document['machine']['cpu']}, {document['machine']['isa']}"
+        title = _TITLES[_section_of(section)][0]
         for name, values in ratios.items():
             span = f"{min(values):.2f} to {max(values):.2f} x" if len(values) > 1 else f"{values[0]:.2f} x"
-            machine = f"{document['machine']['cpu']}, {document['machine']['isa']}"
-            lines.append(f"| {_TITLES[section][0]} | {name} | {span} | {len(values)} | {machine} |")
+            lines.append(f"| {title} | {name} | {span} | {len(values)} | {machine} |")
     return "\n".join(lines)
 
 
@@ -203,7 +210,7 @@ def render_benchmarks(results: Mapping[str, Mapping[str, Any]]) -> str:
     ]
     for name, document in results.items():
         lines += _section(name, document)
-    missing = [name for name in SECTIONS if name not in results]
+    missing = [name for name in SECTIONS if name not in map(_section_of, results)]
     if missing:
         lines += [f"Not measured yet: {', '.join(missing)}.", ""]
     return "\n".join(lines)
