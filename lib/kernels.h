@@ -83,7 +83,7 @@ typedef struct hyb_attention_job {
         */
 #define HYB_ATTENTION_BLOCK_FLOATS(n_queries, n_keys, head_dim)                                                        \
     (HYB_LANES * (size_t)(head_dim) + (size_t)(n_queries) * ((size_t)(head_dim) + HYB_ROUND_UP_16(n_keys) + 32) +      \
-     (size_t)(n_keys) * HYB_ROUND_UP_16(head_dim))
+     (size_t)(n_keys)*HYB_ROUND_UP_16(head_dim))
 typedef struct hyb_attention_block_job {
     const float *q; /* query i at q + i * ld_q, [head_dim] */
     size_t ld_q;    /* elements; of out too */

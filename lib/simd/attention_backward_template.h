@@ -146,8 +146,8 @@ V16_FUNCTION void attention_backward_rows(float *p, float *ds, size_t ld, size_t
 #define ATTENTION_KEY_BLOCK (2 * HYB_LANES)
 #define ATTENTION_ROW_BLOCK 64
 
-/* C (rows x keys) = A B with A rows of depth `h->depth` and B columns of keys; groups of keys that no row of a tile sees
- * are left out. */
+/* C (rows x keys) = A B with A rows of depth `h->depth` and B columns of keys; groups of keys that no row of a tile
+ * sees are left out. */
 static SIMD_TARGET void attention_backward_scores(const attention_head *h, size_t first, size_t rows, const float *a,
                                                   const float *columns, float *c) {
     size_t group = h->depth * HYB_LANES;
@@ -156,8 +156,8 @@ static SIMD_TARGET void attention_backward_scores(const attention_head *h, size_
         for (size_t i = from; i < rows; i += ATTENTION_TILE_ROWS) {
             size_t end = first + hyb_min_size(i + ATTENTION_TILE_ROWS, rows);
             size_t n_groups = hyb_min_size(hyb_ceil_div(end - j, HYB_LANES), ATTENTION_KEY_BLOCK / HYB_LANES);
-            attention_tile t = {h->head_dim, a + i * h->depth, h->depth, 1, columns + j * h->depth, HYB_LANES, group,
-                                c + i * h->ld + j, h->ld};
+            attention_tile t = {h->head_dim, a + i * h->depth,  h->depth, 1, columns + j * h->depth, HYB_LANES,
+                                group,       c + i * h->ld + j, h->ld};
             attention_tiles_by_rows(t, n_groups);
         }
     }
@@ -177,8 +177,15 @@ static SIMD_TARGET void attention_backward_queries(const attention_head *h, size
         for (size_t i = from; i < rows; i += ATTENTION_TILE_ROWS) {
             /* Rows of one tile see as many groups of 16 keys, since ATTENTION_TILE_ROWS divides 16. */
             size_t end = HYB_ROUND_UP_16(first + hyb_min_size(i + ATTENTION_TILE_ROWS, rows));
-            attention_tile t = {hyb_min_size(end - j, ATTENTION_ROW_BLOCK), h->ds + i * h->ld + j, h->ld, 1,
-                                h->key_rows + j * h->depth, h->depth, HYB_LANES, h->d_q + i * h->depth, h->depth};
+            attention_tile t = {hyb_min_size(end - j, ATTENTION_ROW_BLOCK),
+                                h->ds + i * h->ld + j,
+                                h->ld,
+                                1,
+                                h->key_rows + j * h->depth,
+                                h->depth,
+                                HYB_LANES,
+                                h->d_q + i * h->depth,
+                                h->depth};
             attention_tiles_add_by_rows(t, vectors);
         }
     }

@@ -157,7 +157,7 @@ class MemoryImports(Memory):
 
 def _speed_row(preset: str, threads: int) -> Row:
     here = "pyhybrid.benchmarks.generation"
-    tokens = 128 if preset in ("tiny", "small") else 64
+    tokens = 100 if preset in ("tiny", "small") else 64
     text = f"Generation with `{preset}` on {threads} thread(s) is at least as fast as PyTorch eager's."
     config = PRESETS[preset].model
     weights = LanguageModel.memory_estimate(config).weight_bytes
