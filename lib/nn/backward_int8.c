@@ -249,8 +249,8 @@ void hyb_linear_backward_int8(hyb_ctx *ctx, const hyb_linear_group *group, size_
         loop.offsets[i] = loop.n_outputs;
         loop.n_outputs += hyb_round_up(group->tensors[i]->n_rows, HYB_BLOCK_COLS);
     }
-    for (; loop.first < n_tokens; loop.first += HYB_BACKWARD_CHUNK) {
-        loop.n_tokens = hyb_min_size(HYB_BACKWARD_CHUNK, n_tokens - loop.first);
+    for (; loop.first < n_tokens; loop.first += b->chunk) {
+        loop.n_tokens = hyb_min_size(b->chunk, n_tokens - loop.first);
         quantize_group(ctx, &loop);
         hyb_matmul_parallel(ctx, group->transposed, &b->by_token, loop.n_tokens, dx + loop.first * n_cols, NULL, n_cols,
                             training->work.matmul_scratch);
@@ -268,8 +268,18 @@ static size_t group_shape(const hyb_language_model_config *c, int group, size_t 
     return group == HYB_GROUP_QKV ? dim + 2 * kv_dim : group == HYB_GROUP_GATE_UP ? 2 * width : dim;
 }
 
+/* The gradients of a chunk are read four times: few enough stay in a second-level cache (1.08 times as fast a step as
+ * all 2048 tokens at once, preset small). Each chunk also adds to the gradients of the weights: where a matrix does not
+ * fit that cache, twice as many tokens cost less (1.015 times, preset base; 0.95 with as few). */
+#define SMALL_MATRIX_BYTES ((size_t)512 << 10)
+
+size_t hyb_backward_int8_chunk(const hyb_language_model_config *c) {
+    size_t largest = (size_t)c->dim * (c->dim > c->ffn_dim ? c->dim : c->ffn_dim) * sizeof(float);
+    return largest <= SMALL_MATRIX_BYTES ? 256 : 512;
+}
+
 size_t hyb_backward_int8_longest(const hyb_language_model_config *c, size_t n_tokens) {
-    size_t longest = hyb_min_size(n_tokens, HYB_BACKWARD_CHUNK), n_inputs;
+    size_t longest = hyb_min_size(n_tokens, hyb_backward_int8_chunk(c)), n_inputs;
     for (int group = 0; group < HYB_N_GROUPS; group++)
         if (group_shape(c, group, &n_inputs) > longest) longest = group_shape(c, group, &n_inputs);
     return longest;
@@ -290,7 +300,8 @@ static void layout_transposed(const hyb_language_model_config *c, hyb_arena *are
 
 void hyb_backward_int8_layout(const hyb_language_model_config *c, const hyb_ctx *ctx, size_t n_tokens, hyb_arena *arena,
                               hyb_backward_int8 *b) {
-    size_t chunk = hyb_min_size(n_tokens, HYB_BACKWARD_CHUNK), outputs = 0, inputs = 0, n_inputs, n_threads;
+    b->chunk = hyb_backward_int8_chunk(c);
+    size_t chunk = hyb_min_size(n_tokens, b->chunk), outputs = 0, inputs = 0, n_inputs, n_threads;
     for (int group = 0; group < HYB_N_GROUPS; group++) {
         size_t n = group_shape(c, group, &n_inputs);
         if (n > outputs) outputs = n;

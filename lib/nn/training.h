@@ -13,10 +13,6 @@
 /* The head works on so many tokens at a time that logits stay below 8 M elements. */
 #define HYB_HEAD_LOGITS ((size_t)1 << 23)
 
-/* Tokens of one integer product of a weight gradient, which is also the scope of its scales: the job's unpacked operand
- * (64 rows) then stays within a second-level cache. */
-#define HYB_BACKWARD_CHUNK ((size_t)8192)
-
 /* Linear layers that share an input. */
 enum { HYB_GROUP_QKV, HYB_GROUP_OUTPUT, HYB_GROUP_GATE_UP, HYB_GROUP_DOWN, HYB_N_GROUPS };
 #define HYB_GROUP_TENSORS 3
@@ -35,6 +31,7 @@ typedef struct hyb_backward_int8 {
     hyb_weights *transposed;   /* [n_layers][HYB_N_GROUPS]: rows are inputs, columns outputs; NULL in fp32 mode */
     int current;               /* they are those of the tensors' codes */
     size_t max_outputs;        /* of the largest group */
+    size_t chunk;              /* hyb_backward_int8_chunk */
     hyb_activations by_token;  /* [chunk][outputs]: dY * weight scale, quantised per token */
     hyb_activations by_output; /* [outputs][chunk]: dY * input scale, quantised per output */
     hyb_weights inputs;        /* the forward pass's codes: rows are inputs, columns tokens of the chunk */
@@ -99,6 +96,9 @@ void hyb_backward_int8_refresh(hyb_language_model *model);
 /* Gradients of a group's tensors, and dx [n][n_cols]; neither is added to what was there. */
 void hyb_linear_backward_int8(hyb_ctx *ctx, const hyb_linear_group *group, size_t n_tokens, float *dx,
                               hyb_training *training);
+/* Tokens of one integer product of a weight gradient, which is also the scope of its scales. They depend on nothing but
+ * the model's shape, so neither do the results. */
+size_t hyb_backward_int8_chunk(const hyb_language_model_config *config);
 /* The longest sum of its products, for the size of the matmul's scratch. */
 size_t hyb_backward_int8_longest(const hyb_language_model_config *config, size_t n_tokens);
 void hyb_backward_int8_layout(const hyb_language_model_config *config, const hyb_ctx *ctx, size_t n_tokens,
