@@ -53,8 +53,8 @@ def test_fit_recovers_a_power_law_exactly() -> None:
 
 
 def test_fit_has_the_error_of_the_textbook() -> None:
-    """Scatter of known size gives the standard error that the formula of regression gives, worked by hand."""
-    # log y = x - 1, 2, -1 (times 0.1) around the slope 1 at log x = -1, 0, 1: the scatter is orthogonal to both
+    """Scatter of known size gives the standard error of the formula of regression, worked by hand."""
+    # log y = x - 1, 2, -1 (times 0.1) around the slope 1 at log x = -1, 0, 1: the scatter is orthogonal to
     # constant and slope, so that the squared residuals are 0.06, over n - 2 = 1 and the squares of x, 2.
     x = [math.exp(a) for a in (-1, 0, 1)]
     y = [math.exp(a) for a in (-1 - 0.1, 0.2, 1 - 0.1)]
@@ -89,7 +89,7 @@ def test_fit_refuses_what_it_cannot_fit(x: list[float], y: list[float]) -> None:
 
 
 def test_models_are_a_ladder_of_the_sizes_asked_for() -> None:
-    """Six sizes of 0.2 to 30 million parameters, one of 100 for generation; the tokens of a step are the same."""
+    """Six sizes of 0.2 to 30 million parameters, one of 100 for generation; a step has as many tokens."""
     found = {row.name: dict(row.sizes) for row in rows("scaling", Options())}
     steps = [sizes for name, sizes in found.items() if "step-by-parameters" in name]
     generations = [sizes for name, sizes in found.items() if "token-by" in name]
@@ -104,7 +104,7 @@ def test_models_are_a_ladder_of_the_sizes_asked_for() -> None:
 
 
 def test_operations_are_those_of_the_weights_and_of_attention() -> None:
-    """Two a multiply-add: the layers' weights as the library counts them, the head, the keys and the values."""
+    """Two a multiply-add: the layers' weights as the library counts them, the head, keys and values."""
     sizes = {"dim": 128, "tokens": 31}
     count = LanguageModel.count_of(scaling._config(128, 32))
     attention = 4 * 2 * 128 * 16  # layers, keys and values, width, mean length
