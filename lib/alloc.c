@@ -1,17 +1,30 @@
 /* alloc.c - memory of a context: its allocator, overflow-checked sizes, and the work memory that calls share.
  * Everything that the library allocates passes through here, so a caller's allocator sees all of it.
  */
-#define _POSIX_C_SOURCE 200809L /* posix_memalign */
+#define _DEFAULT_SOURCE /* posix_memalign, madvise */
 #include <stdlib.h>
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
 
 #include "common.h"
 
 /* Work memory grows in steps, so that slowly growing requests do not allocate each time. */
 #define SCRATCH_STEP 4096
 
+/* Large blocks ask for huge pages: rows far apart then cost few address translations. */
+#define HUGE_PAGE_BYTES ((size_t)2 << 20)
+
 static void *default_allocate(void *user, size_t n_bytes, size_t alignment) {
     void *memory = NULL;
     (void)user;
+#if defined(MADV_HUGEPAGE)
+    if (n_bytes >= 2 * HUGE_PAGE_BYTES) {
+        if (posix_memalign(&memory, HUGE_PAGE_BYTES, n_bytes) != 0) return NULL;
+        (void)madvise(memory, n_bytes / HUGE_PAGE_BYTES * HUGE_PAGE_BYTES, MADV_HUGEPAGE); /* a hint: may fail */
+        return memory;
+    }
+#endif
     return posix_memalign(&memory, alignment, n_bytes) == 0 ? memory : NULL;
 }
 

@@ -82,7 +82,8 @@ typedef struct hyb_attention_job {
     32 /* a good size: many queries share the loads of a key, the work stays in cache                                  \
         */
 #define HYB_ATTENTION_BLOCK_FLOATS(n_queries, n_keys, head_dim)                                                        \
-    (HYB_LANES * (size_t)(head_dim) + (size_t)(n_queries) * ((size_t)(head_dim) + HYB_ROUND_UP_16(n_keys) + 32))
+    (HYB_LANES * (size_t)(head_dim) + (size_t)(n_queries) * ((size_t)(head_dim) + HYB_ROUND_UP_16(n_keys) + 32) +      \
+     (size_t)(n_keys)*HYB_ROUND_UP_16(head_dim))
 typedef struct hyb_attention_block_job {
     const float *q; /* query i at q + i * ld_q, [head_dim] */
     size_t ld_q;    /* elements; of out too */

@@ -12,6 +12,9 @@
 /* Unpacking a job's weights costs about as much as multiplying them with one token; from this many tokens a job it
  * hardly shows. */
 #define MIN_TOKENS_PER_JOB 48
+/* Bytes of activations that the jobs of all rows go through before the next: they stay in a second-level cache. 1.5
+ * times as fast as all 2048 tokens at once with 1280 columns, Cascade Lake. */
+#define MAX_BLOCK_BYTES ((size_t)384 << 10)
 /* Jobs a thread, so that threads which began late or run slower do not hold up the rest. */
 #define JOBS_PER_THREAD 4
 /* Products of fewer multiplications than this are done before another thread would have woken up. */
@@ -214,6 +217,9 @@ static void split(product *p, size_t n_threads) {
     p->rows_per_job = HYB_MATMUL_JOB_ROWS;
     size_t row_jobs = hyb_ceil_div(n_rows, p->rows_per_job);
     size_t token_jobs = hyb_min_size(hyb_ceil_div(wanted, row_jobs), hyb_ceil_div(p->n_tokens, MIN_TOKENS_PER_JOB));
+    size_t most = hyb_round_up(MAX_BLOCK_BYTES / p->x->ld, MIN_TOKENS_PER_JOB);
+    size_t blocks = hyb_ceil_div(p->n_tokens, most > MIN_TOKENS_PER_JOB ? most : MIN_TOKENS_PER_JOB);
+    if (token_jobs < blocks) token_jobs = blocks;
     p->tokens_per_job = hyb_ceil_div(p->n_tokens, token_jobs);
     token_jobs = hyb_ceil_div(p->n_tokens, p->tokens_per_job);
     while (p->rows_per_job > HYB_BLOCK_ROWS && hyb_ceil_div(n_rows, p->rows_per_job) * token_jobs < wanted)

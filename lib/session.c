@@ -39,6 +39,8 @@ static void layout_caches(hyb_session *s, hyb_arena *arena) {
         memset(kv, 0, sizeof *kv);
         kv->format = s->cache_format;
         kv->n_context = s->n_context;
+        kv->row_stride = m->head_dim;
+        kv->head_stride = s->n_context * m->head_dim;
         if (s->cache_format == HYB_CACHE_F32) {
             kv->keys = hyb_arena_take(arena, size, sizeof(float));
             kv->values = hyb_arena_take(arena, size, sizeof(float));

@@ -128,6 +128,8 @@ static void forward(hyb_language_model *model, const hyb_batch *batch, size_t n_
     for (size_t l = 0; l < n_layers; l++) {
         hyb_layer_state *state = &t->states[l];
         hyb_kv kv = {.format = HYB_CACHE_F32, .n_context = n_context, .keys = state->k, .values = state->v};
+        kv.row_stride = model->kv_dim;
+        kv.head_stride = model->head_dim;
         float *out = l + 1 < n_layers ? t->states[l + 1].residual_in : t->residual_final;
         hyb_layer_forward(model, &model->layers[l], batch, state, &kv, &t->work, out);
     }

@@ -385,9 +385,10 @@ class PackedWeights:
         quantizer = _quantizer(bits, scale, threshold)
         out = ffi.new("hyb_weights **")
         with context.lock:
-            context.check(
-                lib.hyb_weights_create_quantized(context.handle, quantizer, *packed.shape, pointer(array), out)
+            status = lib.hyb_weights_create_quantized(
+                context.handle, quantizer, *packed.shape, pointer(array), out
             )
+            context.check(status)
         packed.handle = context.own(out[0], lib.hyb_weights_destroy)
         return packed
 

@@ -54,20 +54,21 @@ static void attention_rows(const attention_loop *loop, size_t worker, size_t seq
                            hyb_attention_block_job *job) {
     const hyb_kv *kv = loop->kv;
     size_t head_dim = loop->model->head_dim, kv_dim = loop->model->kv_dim;
-    size_t n_heads = loop->model->config.n_kv_heads, start = sequence * kv->n_context;
+    size_t start = sequence * kv->n_context * kv_dim + head * kv->head_stride;
+    size_t scales = (sequence * loop->model->config.n_kv_heads + head) * kv->n_context;
     if (kv->format == HYB_CACHE_F32) {
-        job->keys = kv->keys + start * kv_dim + head * head_dim;
-        job->values = kv->values + start * kv_dim + head * head_dim;
-        job->ld = kv_dim;
+        job->keys = kv->keys + start;
+        job->values = kv->values + start;
+        job->ld = kv->row_stride;
         return;
     }
     float *keys = loop->work->kv_rows + worker * 2 * loop->work->kv_row_floats;
     float *values = keys + loop->work->kv_row_floats;
     for (size_t j = 0; j < n_keys; j++) {
-        size_t at = (start + j) * kv_dim + head * head_dim, scale_at = (start + j) * n_heads + head;
+        size_t at = start + j * kv->row_stride;
         const hyb_kernels *kernels = &loop->model->ctx->kernels;
-        kernels->dequantize_i8(kv->key_codes + at, head_dim, kv->key_scales[scale_at], keys + j * head_dim);
-        kernels->dequantize_i8(kv->value_codes + at, head_dim, kv->value_scales[scale_at], values + j * head_dim);
+        kernels->dequantize_i8(kv->key_codes + at, head_dim, kv->key_scales[scales + j], keys + j * head_dim);
+        kernels->dequantize_i8(kv->value_codes + at, head_dim, kv->value_scales[scales + j], values + j * head_dim);
     }
     job->keys = keys;
     job->values = values;

@@ -60,33 +60,30 @@ typedef struct store_loop {
     const hyb_kv *kv;
 } store_loop;
 
-static void store_codes(const store_loop *loop, size_t token, size_t place) {
-    size_t head_dim = loop->model->head_dim, kv_dim = loop->model->kv_dim, n_heads = loop->model->config.n_kv_heads;
+static void store_head(const store_loop *loop, size_t token, size_t head) {
+    const hyb_kv *kv = loop->kv;
     const hyb_kernels *kernels = &loop->model->ctx->kernels;
-    int32_t sum;
-    for (size_t h = 0; h < n_heads; h++) {
-        size_t from = token * kv_dim + h * head_dim, to = place * kv_dim + h * head_dim;
-        hyb_quantize_token(kernels, loop->k + from, head_dim, loop->kv->key_codes + to, head_dim, &sum,
-                           &loop->kv->key_scales[place * n_heads + h]);
-        hyb_quantize_token(kernels, loop->v + from, head_dim, loop->kv->value_codes + to, head_dim, &sum,
-                           &loop->kv->value_scales[place * n_heads + h]);
+    size_t head_dim = loop->model->head_dim, kv_dim = loop->model->kv_dim, from = token * kv_dim + head * head_dim;
+    size_t sequence = loop->batch->sequences[token], position = loop->batch->positions[token];
+    size_t to = sequence * kv->n_context * kv_dim + head * kv->head_stride + position * kv->row_stride;
+    if (kv->format == HYB_CACHE_F32) {
+        memcpy(kv->keys + to, loop->k + from, head_dim * sizeof(float));
+        memcpy(kv->values + to, loop->v + from, head_dim * sizeof(float));
+        return;
     }
+    size_t scale = (sequence * loop->model->config.n_kv_heads + head) * kv->n_context + position;
+    int32_t sum;
+    hyb_quantize_token(kernels, loop->k + from, head_dim, kv->key_codes + to, head_dim, &sum, &kv->key_scales[scale]);
+    hyb_quantize_token(kernels, loop->v + from, head_dim, kv->value_codes + to, head_dim, &sum,
+                       &kv->value_scales[scale]);
 }
 
 static void store_task(void *argument, size_t index, size_t worker) {
     const store_loop *loop = argument;
     size_t first = index * HYB_TOKENS_PER_TASK, end = hyb_min_size(first + HYB_TOKENS_PER_TASK, loop->batch->n_tokens);
-    size_t kv_dim = loop->model->kv_dim;
     (void)worker;
-    for (size_t i = first; i < end; i++) {
-        size_t place = loop->batch->sequences[i] * loop->kv->n_context + loop->batch->positions[i];
-        if (loop->kv->format == HYB_CACHE_INT8) {
-            store_codes(loop, i, place);
-        } else {
-            memcpy(loop->kv->keys + place * kv_dim, loop->k + i * kv_dim, kv_dim * sizeof(float));
-            memcpy(loop->kv->values + place * kv_dim, loop->v + i * kv_dim, kv_dim * sizeof(float));
-        }
-    }
+    for (size_t i = first; i < end; i++)
+        for (size_t h = 0; h < loop->model->config.n_kv_heads; h++) store_head(loop, i, h);
 }
 
 static void attention_block(const hyb_language_model *model, const hyb_layer *layer, const hyb_batch *batch,

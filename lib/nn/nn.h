@@ -68,9 +68,12 @@ typedef struct hyb_layer_state {
 typedef struct hyb_kv {
     int format; /* hyb_cache_format */
     size_t n_context;
+    /* Elements from a position to the next, and from a head to the next, of one sequence's n_context * kv_dim: a cache
+     * keeps a head's rows side by side, since generation reads all of them for each token. */
+    size_t row_stride, head_stride;
     float *keys, *values;
     int8_t *key_codes, *value_codes;
-    float *key_scales, *value_scales;
+    float *key_scales, *value_scales; /* [sequence][head][position] */
 } hyb_kv;
 
 /* The tokens of one pass and where they stand. */

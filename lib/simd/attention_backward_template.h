@@ -66,6 +66,7 @@ V16_FUNCTION void attention_tile_sum(const attention_tile *tile, size_t vectors,
         for (; v < n_vectors; ++v, t.b += t.b_vector, t.c += HYB_LANES) attention_tile_sum(&t, 1, by_columns, add);    \
     }
 ATTENTION_TILES(attention_tiles_by_rows, 0, 0)
+ATTENTION_TILES(attention_tiles_add_by_rows, 0, 1)
 ATTENTION_TILES(attention_tiles_by_columns, 1, 1)
 #undef ATTENTION_TILES
 
@@ -80,16 +81,6 @@ typedef struct attention_head {
     float *p, *ds;                      /* [HYB_ATTENTION_BACKWARD_ROWS][ld] */
     size_t ld;
 } attention_head;
-
-/* n rows of head_dim side by side, zeros around them up to n_padded and depth. */
-V16_FUNCTION void attention_copy_rows(const float *x, size_t ld, size_t n, size_t n_padded, size_t head_dim,
-                                      size_t depth, float *rows) {
-    for (size_t i = 0; i < n; ++i, rows += depth) {
-        V16_FOR(d, head_dim, v16_store(rows + d, v16_load(x + i * ld + d)),
-                v16_store(rows + d, v16_load_part(x + i * ld + d, head_dim - d)));
-    }
-    memset(rows, 0, (n_padded - n) * depth * sizeof *rows);
-}
 
 static SIMD_TARGET attention_head attention_pack_head(const hyb_attention_backward_job *job) {
     attention_head h = {.n = job->n, .head_dim = job->head_dim, .scale = job->scale};
@@ -151,25 +142,52 @@ V16_FUNCTION void attention_backward_rows(float *p, float *ds, size_t ld, size_t
     }
 }
 
+/* Keys whose columns, or rows, all queries go through before the next ones: they stay in the first-level cache. */
+#define ATTENTION_KEY_BLOCK (2 * HYB_LANES)
+#define ATTENTION_ROW_BLOCK 64
+
+/* C (rows x keys) = A B with A rows of depth `h->depth` and B columns of keys; groups of keys that no row of a tile
+ * sees are left out. */
+static SIMD_TARGET void attention_backward_scores(const attention_head *h, size_t first, size_t rows, const float *a,
+                                                  const float *columns, float *c) {
+    size_t group = h->depth * HYB_LANES;
+    for (size_t j = 0; j < first + rows; j += ATTENTION_KEY_BLOCK) {
+        size_t from = j > first ? (j - first) / ATTENTION_TILE_ROWS * ATTENTION_TILE_ROWS : 0;
+        for (size_t i = from; i < rows; i += ATTENTION_TILE_ROWS) {
+            size_t end = first + hyb_min_size(i + ATTENTION_TILE_ROWS, rows);
+            size_t n_groups = hyb_min_size(hyb_ceil_div(end - j, HYB_LANES), ATTENTION_KEY_BLOCK / HYB_LANES);
+            attention_tile t = {h->head_dim, a + i * h->depth,  h->depth, 1, columns + j * h->depth, HYB_LANES,
+                                group,       c + i * h->ld + j, h->ld};
+            attention_tiles_by_rows(t, n_groups);
+        }
+    }
+}
+
 /* Probabilities, gradients of scores and of queries, of `rows` queries from `first`. */
 static SIMD_TARGET void attention_backward_queries(const attention_head *h, size_t first, size_t rows) {
-    size_t vectors = h->depth / HYB_LANES, columns = h->depth * HYB_LANES;
-    for (size_t i = 0; i < rows; i += ATTENTION_TILE_ROWS) {
-        size_t end = hyb_min_size(i + ATTENTION_TILE_ROWS, rows), n_groups = hyb_ceil_div(first + end, HYB_LANES);
-        attention_tile scores = {h->head_dim, h->q + i * h->depth, h->depth, 1, h->key_columns, HYB_LANES,
-                                 columns,     h->p + i * h->ld,    h->ld};
-        attention_tiles_by_rows(scores, n_groups);
-        scores.a = h->d_out + i * h->depth;
-        scores.b = h->value_columns;
-        scores.c = h->ds + i * h->ld;
-        attention_tiles_by_rows(scores, n_groups);
-        for (size_t r = i; r < i + ATTENTION_TILE_ROWS; r += V16_EXPS) { /* rows behind the end are zeros: harmless */
-            attention_backward_rows(h->p + r * h->ld, h->ds + r * h->ld, h->ld, first + r + 1, h->scale);
+    size_t vectors = h->depth / HYB_LANES;
+    attention_backward_scores(h, first, rows, h->q, h->key_columns, h->p);
+    attention_backward_scores(h, first, rows, h->d_out, h->value_columns, h->ds);
+    for (size_t r = 0; r < rows; r += V16_EXPS) { /* rows behind the end are zeros: harmless */
+        attention_backward_rows(h->p + r * h->ld, h->ds + r * h->ld, h->ld, first + r + 1, h->scale);
+    }
+    memset(h->d_q, 0, HYB_ATTENTION_BACKWARD_ROWS * h->depth * sizeof(float));
+    for (size_t j = 0; j < first + rows; j += ATTENTION_ROW_BLOCK) {
+        size_t from = j > first ? (j - first) / ATTENTION_TILE_ROWS * ATTENTION_TILE_ROWS : 0;
+        for (size_t i = from; i < rows; i += ATTENTION_TILE_ROWS) {
+            /* Rows of one tile see as many groups of 16 keys, since ATTENTION_TILE_ROWS divides 16. */
+            size_t end = HYB_ROUND_UP_16(first + hyb_min_size(i + ATTENTION_TILE_ROWS, rows));
+            attention_tile t = {hyb_min_size(end - j, ATTENTION_ROW_BLOCK),
+                                h->ds + i * h->ld + j,
+                                h->ld,
+                                1,
+                                h->key_rows + j * h->depth,
+                                h->depth,
+                                HYB_LANES,
+                                h->d_q + i * h->depth,
+                                h->depth};
+            attention_tiles_add_by_rows(t, vectors);
         }
-        /* Rows of one tile see as many groups of 16 keys, since ATTENTION_TILE_ROWS divides 16. */
-        attention_tile d_q = {n_groups * HYB_LANES,  h->ds + i * h->ld, h->ld, 1, h->key_rows, h->depth, HYB_LANES,
-                              h->d_q + i * h->depth, h->depth};
-        attention_tiles_by_rows(d_q, vectors);
     }
 }
 
@@ -193,12 +211,21 @@ static SIMD_TARGET void attention_backward_keys(const attention_head *h, size_t 
 
 V16_FUNCTION void attention_put_rows(const float *rows, size_t n, size_t head_dim, size_t depth, int add, float *x,
                                      size_t ld) {
+    enum { AHEAD = 16 };
     for (size_t i = 0; i < n; ++i, rows += depth, x += ld) {
         for (size_t d = 0; d < head_dim; d += HYB_LANES) {
+            HYB_PREFETCH(x + AHEAD * ld + d);
             size_t lanes = hyb_min_size(HYB_LANES, head_dim - d);
             v16 y = v16_load(rows + d);
             v16_put(x + d, lanes, add ? v16_add(v16_get(x + d, lanes), y) : y);
         }
+    }
+}
+
+/* Asks for rows that will be written soon. */
+static SIMD_TARGET void attention_fetch_rows(const float *x, size_t ld, size_t n, size_t head_dim) {
+    for (size_t i = 0; i < n; ++i, x += ld) {
+        for (size_t d = 0; d < head_dim; d += HYB_LANES) HYB_PREFETCH(x + d);
     }
 }
 
@@ -210,6 +237,7 @@ SIMD_TARGET void SIMD_NAME(attention_backward)(const hyb_attention_backward_job 
         attention_copy_rows(job->q + at, job->ld_q, rows, padded, h.head_dim, h.depth, h.q);
         attention_copy_rows(job->d_out + at, job->ld_q, rows, padded, h.head_dim, h.depth, h.d_out);
         attention_backward_queries(&h, first, rows);
+        attention_fetch_rows(job->d_q + at, job->ld_q, rows, h.head_dim);
         attention_backward_keys(&h, first, rows);
         attention_put_rows(h.d_q, rows, h.head_dim, h.depth, 0, job->d_q + at, job->ld_q);
     }

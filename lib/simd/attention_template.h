@@ -101,7 +101,10 @@ V16_FUNCTION void attention_columns(const float *keys, size_t ld, size_t n_keys,
         v16 x[HYB_LANES];
         if (n == HYB_LANES && n_keys == HYB_LANES) {
             HYB_UNROLL
-            for (size_t j = 0; j < HYB_LANES; ++j) x[j] = v16_load(keys + j * ld + d);
+            for (size_t j = 0; j < HYB_LANES; ++j) {
+                x[j] = v16_load(keys + j * ld + d);
+                HYB_PREFETCH(keys + (j + HYB_LANES) * ld + d);
+            }
             v16_transpose(x);
             HYB_UNROLL
             for (size_t j = 0; j < HYB_LANES; ++j) v16_store(columns + (d + j) * HYB_LANES, x[j]);
@@ -182,6 +185,20 @@ static SIMD_TARGET void attention_scores(const hyb_attention_block_job *job, siz
     for (; i < n_queries; ++i, q += head_dim, scores += ld_scores) {
         attention_score_tile(columns, q, head_dim, 1, head_dim, scale, scores, ld_scores);
     }
+}
+
+/* n rows of head_dim side by side, zeros behind them up to n_padded rows and depth. Rows of one head are far apart in
+ * memory, often by a power of two: they compete for a few cache sets, and the hardware does not foresee them. */
+V16_FUNCTION void attention_copy_rows(const float *x, size_t ld, size_t n, size_t n_padded, size_t head_dim,
+                                      size_t depth, float *rows) {
+    enum { AHEAD = 16 };
+    for (size_t i = 0; i < n; ++i, rows += depth, x += ld) {
+        for (size_t d = 0; d < head_dim; d += HYB_LANES) {
+            HYB_PREFETCH(x + AHEAD * ld + d);
+            v16_store(rows + d, v16_get(x + d, hyb_min_size(HYB_LANES, head_dim - d)));
+        }
+    }
+    memset(rows, 0, (n_padded - n) * depth * sizeof *rows);
 }
 
 /* Scores of all queries; those behind a query's own position are of no use. */
@@ -304,10 +321,22 @@ V16_FUNCTION void attention_softmax_rows(float *p, size_t ld_p, size_t n_queries
     for (size_t i = 0; i < n_queries; ++i) r[i] = 1.0f / v16_reduce_add(sum[i]);
 }
 
-SIMD_TARGET void SIMD_NAME(attention_block)(const hyb_attention_block_job *job) {
+/* Values of heads so wide are copied side by side first: 1.2 times as fast with 128 and 512 keys, 0.93 with 64 and 128.
+ */
+#define ATTENTION_MIN_COPIED 96
+
+SIMD_TARGET void SIMD_NAME(attention_block)(const hyb_attention_block_job *given) {
+    hyb_attention_block_job side_by_side = *given, *job = &side_by_side;
     size_t ld_p = HYB_ROUND_UP_16(job->first_position + job->n_queries) + HYB_LANES; /* no multiple of 4 KiB */
     float *p = job->scratch + HYB_LANES * job->head_dim;
     attention_block_scores(job, p, ld_p);
+    if (job->head_dim >= ATTENTION_MIN_COPIED && job->ld != job->head_dim) {
+        size_t n_keys = job->first_position + job->n_queries, depth = HYB_ROUND_UP_16(job->head_dim);
+        float *rows = p + job->n_queries * (ld_p + job->head_dim);
+        attention_copy_rows(job->values, job->ld, n_keys, n_keys, job->head_dim, depth, rows);
+        job->values = rows;
+        job->ld = depth;
+    }
     for (size_t i = 0; i < job->n_queries;) {
         size_t n_queries = hyb_min_size(ATTENTION_VALUE_QUERIES, job->n_queries - i);
         float r[ATTENTION_VALUE_QUERIES], *rows = p + i * ld_p;

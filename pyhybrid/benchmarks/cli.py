@@ -95,10 +95,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seeds", type=_positive, default=default.seeds, help="quality runs")
     parser.add_argument("--data", type=Path, help="text of the quality runs; default: the embedded one")
     parser.add_argument(
-        "--isa", choices=["scalar", "avx2", "avx512", "neon"], help="highest tier of our side (HYB_ISA)"
+        "--isa", choices=["scalar", "avx2", "avxvnni", "avx512", "neon"],
+        help="highest tier of our side (HYB_ISA)",
     )
     parser.add_argument("--quick", action="store_true", help="single operations: fewer rows, shorter rounds")
-    parser.add_argument("--compile", action="store_true", help="also measure torch.compile")
 
 
 def _table(result: dict[str, Any]) -> list[str]:
@@ -115,6 +115,8 @@ def _table(result: dict[str, Any]) -> list[str]:
         what = limit["kind"] + (f" {limit['working_set'] / 2**20:.3g} MiB" if limit["working_set"] else "")
         figure = f"{limit['per_second'] / 1e9:.5g} G/s by {limit['method']}"
         lines.append(f"  {limit['share']:.1%} of the limit {what}: {figure}")
+    if len(result["limits"]) > 1 and result["limits_add"]:
+        lines.append(f"  {result['share']:.1%} of the time would do at these limits, one after the other")
     for goal in result["goals"]:
         verdict = {True: "holds", False: "DOES NOT HOLD", None: "not measured"}[
             goal["holds"]
@@ -135,7 +137,6 @@ def _options(args: argparse.Namespace) -> Options:
         steps=args.steps,
         seeds=args.seeds,
         data=args.data,
-        compile=args.compile,
     )
 
 
@@ -143,7 +144,6 @@ def _command(args: argparse.Namespace) -> str:
     """The command line again, without paths and output options: what a reader types to measure the same."""
     default, words = Options(), ["pyhybrid bench", args.section]
     words += ["--peers"] if args.peers else []
-    words += ["--compile"] if args.compile else []
     words += ["--quick"] if args.quick else []
     words += [f"--isa {args.isa}"] if args.isa else []
     for name in ("presets", "threads"):

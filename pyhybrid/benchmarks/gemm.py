@@ -81,28 +81,29 @@ class FloatTorch(_Float):
 def _row(m: int, n: int, k: int, threads: int, options: Options) -> Row:
     here = "pyhybrid.benchmarks.gemm"
     name, skylake = f"gemm/{m}x{n}x{k}", "NumPy OpenBLAS SkylakeX"
-    text = f"The fp32 product {m}x{n}x{k} on one thread is at least as fast as that of"
-    peers = {"NumPy OpenBLAS": f"{here}:FloatNumpy", skylake: f"{here}:FloatNumpySkylake"}
-    goals = [
-        Goal(text=f"{text} {peer}.", kind="ratio", limit=1.0, peer=peer) for peer in (*peers, "torch.mm")
-    ]
+    text = f"The fp32 product {m}x{n}x{k} on {threads} thread(s) is at least as fast as that of"
+    peers = {
+        "NumPy OpenBLAS": f"{here}:FloatNumpy",
+        skylake: f"{here}:FloatNumpySkylake",
+        "torch.mm": f"{here}:FloatTorch",
+    }
+    blas = {"OPENBLAS_NUM_THREADS": str(threads)}
     return Row(
         name=name + (f"/{threads}-threads" if threads > 1 else ""),
         section="gemm",
         unit="GFLOP/s",
         better="higher",
         ours=f"{here}:FloatOurs",
-        # OpenBLAS is pinned to one thread (measure.py): with more it is no peer.
-        peers=(peers if threads == 1 else {}) | {"torch.mm": f"{here}:FloatTorch"},
+        peers=peers,
         sizes={"m": m, "n": n, "k": k},
         hidden=hidden(options),
         threads=threads,
         rounds=rounds(options, 2.0 * m * n * k),
         # Worst case of a sum of k products in fp32, relative to norms: k 2^-24.
         agreement={"product": k * 2.0**-24},
-        peer_environment={skylake: {"OPENBLAS_CORETYPE": "SKYLAKEX"}},
+        peer_environment={"NumPy OpenBLAS": blas, skylake: blas | {"OPENBLAS_CORETYPE": "SKYLAKEX"}},
         limits=(Limit(kind="fma", per_unit=1e9),),
-        goals=tuple(goals) if threads == 1 else (),
+        goals=tuple(Goal(text=f"{text} {peer}.", kind="ratio", limit=1.0, peer=peer) for peer in peers),
     )
 
 

@@ -2,7 +2,8 @@
 
 Place in the data flow: matmul.py and pack.py use it in their peers. The shared libraries are those that the
 package llama-cpp-python brings; signatures follow its ggml.h and ggml-cpu.h. A graph of several equal
-products is computed in one call, so that the cost of starting one is spread; each quantises the activations anew.
+products is computed in one call, so that the cost of starting one is spread; each quantises the
+activations anew.
 """
 
 from __future__ import annotations

@@ -245,8 +245,8 @@ def _squares(n: int, threads: int, options: Options) -> Row:
         hidden=hidden(options),
         threads=threads,
         rounds=rounds(options),
-        # Ours sums in fp64; n rounded additions of positive terms in 16 or more partial sums.
-        agreement={"sum": 1e-4},
+        # Ours sums in fp64; a peer rounds n / 16 additions of positive terms in each of 16 or more sums.
+        agreement={"sum": max(1e-4, n / 16 * 2.0**-24)},
         limits=(Limit(kind="read", per_unit=1e9, working_set=4 * n),),
     )
 

@@ -362,8 +362,8 @@ def measure(
     Returns:
         Plain values: name, section, unit, better, sizes, threads, note, ours (median, lowest, highest,
         samples), peers (the same by name, with agreement, ratio and difference), skipped (reason by peer),
-        limits (each with the share that our median is of it), share (the largest, or None), goal (with
-        figure and holds), goals (all of them).
+        limits (each with the share that our median is of it), limits_add, share (the largest or the sum,
+        or None), goal (with figure and holds), goals (all of them).
 
     Raises:
         BenchmarkError: a side failed, or the answers differ.
@@ -394,7 +394,8 @@ def measure(
     }
     summary = _summary(samples["ours"])
     limits = _shares(row, summary, amounts, measured)
-    share = max((limit["share"] for limit in limits), default=None)
+    shares = [limit["share"] for limit in limits]
+    share = (sum(shares) if row.limits_add else max(shares)) if shares else None
     goals = [
         _judge(goal, summary, found, share) for goal in ((row.goal,) if row.goal else ()) + row.goals
     ]
@@ -410,6 +411,7 @@ def measure(
         "peers": found,
         "skipped": skipped,
         "limits": limits,
+        "limits_add": row.limits_add,
         "share": share,
         "goal": goals[0] if row.goal else None,
         "goals": goals,

@@ -16,7 +16,7 @@ from pyhybrid.benchmarks.quantize import shapes
 from pyhybrid.benchmarks.registry import Answer, Goal, Limit, Options, Row
 from pyhybrid.benchmarks.timing import Operation, hidden, rounds
 
-__all__ = ["GgmlTQ1", "GgmlTQ2", "Numpy", "Ours", "Torch", "rows"]
+__all__ = ["GgmlTQ1", "GgmlTQ2", "Numpy", "Ours", "OursRuntime", "Torch", "rows"]
 
 
 class _Pack(Operation):
@@ -37,7 +37,9 @@ class _Pack(Operation):
         from pyhybrid.quantization import unpack
 
         data = np.ascontiguousarray(packed, np.uint8).reshape(-1)
-        return np.asarray(unpack(data, self.weights.size, packing=self.packing))  # type: ignore[arg-type]
+        return np.asarray(
+            unpack(data, self.weights.size, packing="base3" if self.packing == "base3" else "ternary2")
+        )
 
     def answer(self) -> Answer:
         """The codes, flat."""
@@ -68,13 +70,38 @@ class Ours(_Pack):
         return self.bytes
 
 
+class OursRuntime(_Pack):
+    """hyb_weights_create_quantized: the products' layout, 2 bits a weight, in one sweep behind the mean."""
+
+    def call(self) -> Any:
+        from pyhybrid.quantization import PackedWeights
+
+        return PackedWeights.from_float(self.weights, context=self.context)
+
+    def prepare(self, threads: int) -> None:
+        from pyhybrid._context import Context
+
+        self.context = Context(threads=threads)
+
+    def codes(self, packed: Any) -> NDArray[np.int8]:
+        """The products with the columns of the identity matrix."""
+        from pyhybrid.quantization import matmul
+
+        n_rows, columns = self.weights.shape
+        codes = np.empty((n_rows, columns), np.int8)
+        for first in range(0, columns, 256):
+            x = np.eye(min(256, columns - first), columns, first, np.int8)
+            codes[:, first : first + 256] = matmul(packed, x).T
+        return codes
+
+
 class Numpy(_Pack):
     """The formula and the packing in NumPy."""
 
     def call(self) -> Any:
         scale = np.float32(np.abs(self.weights).mean())
         codes = (np.clip(np.round(self.weights / scale), -1, 1).astype(np.int8) + 1).astype(np.uint8)
-        if self.packing == "ternary2":
+        if self.packing != "base3":
             parts = codes.reshape(-1, 4)
             return parts[:, 0] | parts[:, 1] << 2 | parts[:, 2] << 4 | parts[:, 3] << 6
         flat = np.full(-(-codes.size // 5) * 5, 1, np.uint8)  # the tail is code 0
@@ -83,7 +110,7 @@ class Numpy(_Pack):
 
 
 class Torch(_Pack):
-    """The same in eager PyTorch, 2 bits only."""
+    """The same in eager PyTorch, 2 bits a weight only."""
 
     def prepare(self, threads: int) -> None:
         import torch
@@ -126,9 +153,9 @@ class GgmlTQ1(GgmlTQ2):
 
 def _row(n_rows: int, columns: int, packing: str, threads: int, options: Options) -> Row:
     here = "pyhybrid.benchmarks.pack"
-    ggml = "ggml TQ2_0" if packing == "ternary2" else "ggml TQ1_0"
+    ggml = "ggml TQ1_0" if packing == "base3" else "ggml TQ2_0"
     peers = {ggml: f"{here}:Ggml{ggml[5:8]}", "NumPy": f"{here}:Numpy"}
-    if packing == "ternary2":
+    if packing != "base3":
         peers["PyTorch eager"] = f"{here}:Torch"
     what = f"Quantising {n_rows}x{columns} and packing it as {packing}"
     goals = [
@@ -142,7 +169,7 @@ def _row(n_rows: int, columns: int, packing: str, threads: int, options: Options
         section="pack",
         unit="GB/s",
         better="higher",
-        ours=f"{here}:Ours",
+        ours=f"{here}:{'OursRuntime' if packing == 'runtime' else 'Ours'}",
         peers=peers,
         sizes={"rows": n_rows, "columns": columns, "packing": packing},
         hidden=hidden(options),
@@ -156,10 +183,10 @@ def _row(n_rows: int, columns: int, packing: str, threads: int, options: Options
 
 
 def rows(options: Options) -> list[Row]:
-    """Both packings of both shapes."""
+    """The layout of the products and both packings of files, of both shapes."""
     return [
         _row(n_rows, columns, packing, threads, options)
         for threads in options.kernel_threads
-        for packing in ("ternary2", "base3")
+        for packing in ("runtime", "ternary2", "base3")
         for n_rows, columns in shapes(options)
     ]

@@ -118,6 +118,7 @@ class Row:
         peer_environment: by peer, environment variables of its process.
         limits: limits of the machine that bound the figure (better must be 'higher'); the share is that of
             the closest.
+        limits_add: what the limits bound is done one after the other: the share is the sum.
         goal: claim, if any.
         goals: further claims.
         note: what a reader must know to read the figures.
@@ -137,6 +138,7 @@ class Row:
     peer_agreement: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     peer_environment: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     limits: tuple[Limit, ...] = ()
+    limits_add: bool = False
     goal: Goal | None = None
     goals: tuple[Goal, ...] = ()
     note: str = ""
@@ -154,7 +156,6 @@ class Options:
         steps: optimiser steps of a quality run.
         seeds: quality runs, seeds 0 to seeds - 1.
         data: text of the quality runs; None: the embedded documentation text.
-        compile: also measure torch.compile.
         kernel_threads: numbers of threads for the rows of single operations.
         quick: fewer rows of single operations, and shorter rounds.
         isa: highest tier of our sides, as HYB_ISA says it; None: as the environment has it.
@@ -167,7 +168,6 @@ class Options:
     steps: int = 600
     seeds: int = 3
     data: Path | None = None
-    compile: bool = False
     kernel_threads: tuple[int, ...] = (1,)
     quick: bool = False
     isa: str | None = None

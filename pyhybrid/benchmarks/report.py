@@ -76,33 +76,37 @@ def load_results(folder: Path) -> dict[str, dict[str, Any]]:
     """Reads the results of every section that has been measured.
 
     Args:
-        folder: holds SECTION.json files as `pyhybrid bench SECTION --out` writes them.
+        folder: holds SECTION.json files as `pyhybrid bench SECTION --out` writes them, and SECTION-WORD.json
+            for runs with other options.
 
     Returns:
-        Documents by section, in the order of the registry; with "plot", its file's name, where SECTION.png is
-        beside one.
+        Documents by the files' names without the ending, in the order of the registry; with "plot", its
+        file's name, where a PNG of the same name is beside one.
 
     Raises:
         ValueError: a file is not such a document, or names another section.
     """
     found = {}
     for section in SECTIONS:
-        path = folder / f"{section}.json"
-        if not path.exists():
-            continue
-        document = json.loads(path.read_text(encoding="utf-8"))
-        if (
-            not isinstance(document, dict)
-            or not {"command", "machine", "versions", "rows"} <= document.keys()
-        ):
-            raise ValueError(f"{path}: not a result of pyhybrid bench")
-        strange = [row["name"] for row in document["rows"] if row["section"] != section]
-        if strange:
-            raise ValueError(f"{path}: holds {strange[0]}, which is not of section {section}")
-        if path.with_suffix(".png").exists():
-            document["plot"] = f"{section}.png"
-        found[section] = document
+        for path in sorted({*folder.glob(f"{section}.json"), *folder.glob(f"{section}-*.json")}):
+            found[path.stem] = _load(path, section)
     return found
+
+
+def _load(path: Path, section: str) -> dict[str, Any]:
+    document = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(document, dict) or not {"command", "machine", "versions", "rows"} <= document.keys():
+        raise ValueError(f"{path}: not a result of pyhybrid bench")
+    strange = [row["name"] for row in document["rows"] if row["section"] != section]
+    if strange:
+        raise ValueError(f"{path}: holds {strange[0]}, which is not of section {section}")
+    if path.with_suffix(".png").exists():
+        document["plot"] = path.with_suffix(".png").name
+    return document
+
+
+def _section_of(name: str) -> str:
+    return name.partition("-")[0]
 
 
 def _figure(value: float) -> str:
@@ -129,17 +133,19 @@ def _relation(row: Mapping[str, Any], peer: Mapping[str, Any]) -> str:
 
 
 def _section(name: str, document: Mapping[str, Any]) -> list[str]:
-    title, text = _TITLES[name]
+    title, text = _TITLES[_section_of(name)]
+    if _section_of(name) != name:
+        title, text = f"{title}: {name.partition('-')[2]}", ""
     machine, versions = document["machine"], document["versions"]
-    lines = [f"## {title}", "", text, ""]
+    lines = [f"## {title}", "", *([text, ""] if text else [])]
     lines.append(f"Command: `{document['command']}`. " + " ".join(_notes(document["rows"])))
     software = ", ".join(f"{key} {value}" for key, value in versions.items())
     lines += ["", f"Machine: {machine['cpu']}, {machine['isa']}, {machine['compiler']}; {software}.", ""]
     if document.get("plot"):
         lines += [f"![{title}](tools/benchmark_results/{document['plot']})", ""]
-    if name == "scaling":
+    if _section_of(name) == "scaling":
         return lines + _curves(document["rows"])
-    relation = "ours - peer" if name == "quality" else "ours better by"
+    relation = "ours - peer" if _section_of(name) == "quality" else "ours better by"
     shares = any(row.get("limits") for row in document["rows"])
     share_title, share_rule = (" of the limit |", "---:|") if shares else ("", "")
     lines.append(
@@ -179,6 +185,7 @@ def _curves(rows: Sequence[Mapping[str, Any]]) -> list[str]:
             law = found["fit"]
             text = f"- {side}: {law['exponent']:.3f} ± {law['standard_error']:.3f}"
             lines.append(text + _growth(found["growing_share"], curve["x"], positions[-1]))
+        lines += [f"- {name}: skipped: {reason}" for name, reason in curve["skipped"].items()]
         text = f"- operations: {curve['operations_exponent']:.3f}"
         lines += [text + _growth(curve["operations_growing_share"], curve["x"], positions[-1]), ""]
     return lines
@@ -209,6 +216,9 @@ def _share(row: Mapping[str, Any]) -> str:
     limits = row.get("limits") or []
     if not limits:
         return ""
+    if row.get("limits_add"):
+        kinds = " + ".join(limit["kind"] for limit in limits)
+        return f"{row['share']:.0%} ({kinds}, one after the other)"
     limit = max(limits, key=lambda entry: float(entry["share"]))
     unit = "GB/s" if limit["kind"] in ("read", "copy") else "Gop/s"
     return f"{limit['share']:.0%} of {_figure(limit['per_second'] / 1e9)} {unit} ({limit['kind']})"
@@ -226,12 +236,13 @@ def render_summary(results: Mapping[str, Mapping[str, Any]]) -> str:
         for row in document["rows"]:
             for name, peer in row["peers"].items():
                 ratios.setdefault(name, []).append(float(peer["ratio"]))
-        if section == "quality":  # losses are compared by difference
+        if _section_of(section) == "quality":  # losses are compared by difference
             continue
+        machine = f"{document['machine']['cpu']}, {document['machine']['isa']}"
+        title = _TITLES[_section_of(section)][0]
         for name, values in ratios.items():
             span = f"{min(values):.2f} to {max(values):.2f} x" if len(values) > 1 else f"{values[0]:.2f} x"
-            machine = f"{document['machine']['cpu']}, {document['machine']['isa']}"
-            lines.append(f"| {_TITLES[section][0]} | {name} | {span} | {len(values)} | {machine} |")
+            lines.append(f"| {title} | {name} | {span} | {len(values)} | {machine} |")
     return "\n".join(lines)
 
 
@@ -260,7 +271,7 @@ def render_benchmarks(results: Mapping[str, Mapping[str, Any]]) -> str:
     ]
     for name, document in results.items():
         lines += _section(name, document)
-    missing = [name for name in SECTIONS if name not in results]
+    missing = [name for name in SECTIONS if name not in map(_section_of, results)]
     if missing:
         lines += [f"Not measured yet: {', '.join(missing)}.", ""]
     return "\n".join(lines)

@@ -433,7 +433,7 @@ def fits(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         operations (a count for each point) with their exponent; and by side (ours, peers' names) its points
         (x, median, lowest, highest), fit (exponent, standard_error, coefficient), and on the context curve
         the part of the time that grows with the context at the last point (growing_share, by a straight
-        line; operations_growing_share is that of the operations).
+        line; operations_growing_share is that of the operations); and the reasons of skipped peers.
     """
     found = []
     for key, curve in CURVES.items():
@@ -455,6 +455,7 @@ def fits(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             "operations_exponent": fit_power_law(x, counts).exponent,
             "operations_growing_share": _growing_share(curve, x, counts),
             "sides": {},
+            "skipped": {name: reason for row in members for name, reason in row["skipped"].items()},
         }
         for side in dict.fromkeys(["ours", *(name for row in members for name in row["peers"])]):
             figures = [row["ours"] if side == "ours" else row["peers"].get(side) for row in members]

@@ -277,7 +277,7 @@ static bench bench_make(int ternary, size_t n_rows, size_t n_cols, size_t n_toke
     b.sums = calloc(n_tokens, 4);
     b.x_scales = calloc(n_tokens, 4);
     b.row_scales = calloc(n_rows, 4);
-    b.y = malloc(n_tokens * n_rows * 4);
+    b.y = aligned(n_tokens * n_rows * 4);
     memset(b.weights, ternary ? 0x64 : 0x11, bytes * b.n_copies);
     memset(b.x, 3, n_tokens * b.ld);
     return b;

@@ -29,7 +29,7 @@ def _result(name: str, sizes: dict[str, Any], median: float, peers: dict[str, fl
     return {
         "name": name, "section": "scaling", "unit": "ms", "sizes": sizes, "ours": summary(median), "note": "",
         "peers": {peer: summary(figure) for peer, figure in peers.items()}, "share": None, "limits": [],
-        "threads": 1, "goal": None, "goals": [],
+        "skipped": {}, "threads": 1, "goal": None, "goals": [],
     }  # fmt: skip
 
 
@@ -170,7 +170,7 @@ def test_quick_run_gives_points_fits_and_report(
 
 def test_report_shows_points_and_exponents() -> None:
     """A table a curve with both sides' medians, spreads and local exponents, and the fits below."""
-    document = {
+    document: dict[str, Any] = {
         "command": "pyhybrid bench scaling --peers", "versions": {}, "rows": _results(),
         "machine": {"cpu": "c", "isa": "i", "compiler": "g"},
     }  # fmt: skip
@@ -180,6 +180,9 @@ def test_report_shows_points_and_exponents() -> None:
     assert "| 128 | 228 (205.2 to 273.6) | 0.48 | 384 (345.6 to 460.8) | 1.00 |" in text
     assert "- ours: 0.500 ± 0.000\n- P: 1.000 ± 0.000\n- operations: 0.9" in text
     assert "; 91% at context 1,024 grows with the context (straight line)" in text
+    assert "skipped" not in text
+    document["rows"] = [row | {"peers": {}, "skipped": {"P": "not installed: p"}} for row in _results()]
+    assert report.render_benchmarks({"scaling": document}).count("- P: skipped: not installed: p\n") == 3
 
 
 @pytest.mark.skipif(not HAS_MATPLOTLIB, reason="needs matplotlib: pip install 'pyhybrid[plot]'")
