@@ -191,6 +191,7 @@ def run(args: argparse.Namespace) -> int:
     if args.plot:
         from pyhybrid.benchmarks.plot import plot
     from pyhybrid.benchmarks.measure import BenchmarkError, machine, measure, versions
+    from pyhybrid.benchmarks.scaling import describe, fits
 
     document: dict[str, Any] = {"command": _command(args), "machine": machine(args.isa)}
     document |= {"versions": versions(args.peers), "rows": []}
@@ -213,6 +214,10 @@ def run(args: argparse.Namespace) -> int:
         failed = failed or (args.check and any(goal["holds"] is not True for goal in result["goals"]))
         if not args.json:
             print("\n".join(_table(result)), flush=True)
+    if curves := fits(document["rows"]):
+        document["fits"] = curves
+    for fit in curves if not args.json else []:
+        print("\n  ".join([fit["title"], *describe(fit)]), flush=True)
     text = json.dumps(document, indent=1, allow_nan=False)
     if args.json:
         print(text)

@@ -1,19 +1,23 @@
-"""Draws measured rows as PNG files, one a section: our median by each peer's, and the share of the limit.
+"""Draws measured rows as PNG files, one a section: our median by each peer's, and the share of the limit; the
+section `scaling` as curves with their fitted power laws.
 
 Place in the data flow: cli.py calls `plot` after measuring. Needs matplotlib, an optional extra.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from pyhybrid.benchmarks.scaling import fits
 
 __all__ = ["plot"]
 
 
 def plot(results: Sequence[Mapping[str, Any]], path: Path) -> list[Path]:
-    """Draws bars on a logarithmic axis.
+    """Draws bars on a logarithmic axis, or the curves of `scaling` on two.
 
     Args:
         results: as measure.measure gives them.
@@ -29,7 +33,8 @@ def plot(results: Sequence[Mapping[str, Any]], path: Path) -> list[Path]:
     written = []
     for section in sections:
         target = path if len(sections) == 1 else path.with_name(f"{path.stem}-{section}{path.suffix}")
-        _draw(section, [result for result in results if result["section"] == section], target)
+        draw = _draw_curves if section == "scaling" else _draw
+        draw(section, [result for result in results if result["section"] == section], target)
         written.append(target)
     return written
 
@@ -64,3 +69,50 @@ def _draw(section: str, results: Sequence[Mapping[str, Any]], path: Path) -> Non
     figure.tight_layout()
     figure.savefig(path, dpi=120)
     pyplot.close(figure)
+
+
+def _draw_curves(section: str, results: Sequence[Mapping[str, Any]], path: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    curves = fits(results)
+    n = max(1, len(curves))
+    figure, panels = pyplot.subplots(1, n, figsize=(5.2 * n, 4.6), squeeze=False)
+    for axes, curve in zip(panels[0], curves, strict=False):
+        _draw_curve(axes, curve)
+    if not curves:
+        panels[0][0].set_title("fewer than 3 points a curve: nothing to fit")
+    figure.suptitle(f"pyhybrid bench {section}")
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)
+
+
+def _draw_curve(axes: Any, curve: Mapping[str, Any]) -> None:
+    """Medians with their spread, the fit of each side, and the operations scaled to our fit's middle."""
+    for number, (side, found) in enumerate(curve["sides"].items()):
+        points, law = found["points"], found["fit"]
+        x, y = [point["x"] for point in points], [point["median"] for point in points]
+        spread = [
+            [point["median"] - point["lowest"] for point in points],
+            [point["highest"] - point["median"] for point in points],
+        ]
+        colour, name = f"C{number}", "pyhybrid" if side == "ours" else side
+        axes.errorbar(x, y, yerr=spread, fmt="o", color=colour, capsize=3, markersize=4)
+        label = f"{name}: exponent {law['exponent']:.2f} \u00b1 {law['standard_error']:.2f}"
+        axes.plot(x, [law["coefficient"] * a ** law["exponent"] for a in x], "--", color=colour, label=label)
+        if side == "ours":
+            # The least-squares distance of two curves in logarithms is smallest where their means meet.
+            ratios = [math.log(b / count) for b, count in zip(y, curve["operations"], strict=True)]
+            scale = math.exp(math.fsum(ratios) / len(ratios))
+            label = f"operations: exponent {curve['operations_exponent']:.2f}"
+            axes.plot(x, [scale * count for count in curve["operations"]], ":", color="gray", label=label)
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_xlabel(curve["x_label"])
+    axes.set_ylabel(f"{curve['what']} [{curve['unit']}]")
+    axes.set_title(curve["title"])
+    axes.grid(True, which="major", alpha=0.3)
+    axes.legend(fontsize=8)

@@ -26,6 +26,7 @@ SECTIONS: dict[str, str] = {
     "kernels": "kernels",
     "train": "training",
     "generate": "generation",
+    "scaling": "scaling",
     "quality": "quality",
     "size": "size",
 }

@@ -8,11 +8,13 @@ documents. The machine is described by processor, instruction-set tier and compi
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pyhybrid.benchmarks.registry import SECTIONS
+from pyhybrid.benchmarks.scaling import fits
 
 __all__ = ["load_results", "render_benchmarks", "render_claims", "render_summary"]
 
@@ -49,6 +51,15 @@ _TITLES = {
         "Single operations",
         "Bytes that an operation must read and write. The limit is reading or copying as many.",
     ),
+    "scaling": (
+        "Cost as work grows",
+        (
+            "Models of four layers and growing width, one thread. An exponent is the slope of a straight "
+            "line through the logarithms of the medians, with its standard error; that of the operations is "
+            "fitted to their count at the same points. A smaller exponent than that: larger work runs more "
+            "efficiently. The local exponent is the slope from the row above."
+        ),
+    ),
     "quality": (
         "Quality",
         (
@@ -69,7 +80,8 @@ def load_results(folder: Path) -> dict[str, dict[str, Any]]:
             for runs with other options.
 
     Returns:
-        Documents by the files' names without the ending, in the order of the registry.
+        Documents by the files' names without the ending, in the order of the registry; with "plot", its
+        file's name, where a PNG of the same name is beside one.
 
     Raises:
         ValueError: a file is not such a document, or names another section.
@@ -88,6 +100,8 @@ def _load(path: Path, section: str) -> dict[str, Any]:
     strange = [row["name"] for row in document["rows"] if row["section"] != section]
     if strange:
         raise ValueError(f"{path}: holds {strange[0]}, which is not of section {section}")
+    if path.with_suffix(".png").exists():
+        document["plot"] = path.with_suffix(".png").name
     return document
 
 
@@ -127,6 +141,10 @@ def _section(name: str, document: Mapping[str, Any]) -> list[str]:
     lines.append(f"Command: `{document['command']}`. " + " ".join(_notes(document["rows"])))
     software = ", ".join(f"{key} {value}" for key, value in versions.items())
     lines += ["", f"Machine: {machine['cpu']}, {machine['isa']}, {machine['compiler']}; {software}.", ""]
+    if document.get("plot"):
+        lines += [f"![{title}](tools/benchmark_results/{document['plot']})", ""]
+    if _section_of(name) == "scaling":
+        return lines + _curves(document["rows"])
     relation = "ours - peer" if _section_of(name) == "quality" else "ours better by"
     shares = any(row.get("limits") for row in document["rows"])
     share_title, share_rule = (" of the limit |", "---:|") if shares else ("", "")
@@ -148,6 +166,49 @@ def _section(name: str, document: Mapping[str, Any]) -> list[str]:
             lines.append(f"{first} {peer_name} | skipped: {reason} | |")
             first = rest
     return [*lines, ""]
+
+
+def _curves(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A table for each fitted curve, and its exponents below."""
+    lines = []
+    for curve in fits(rows):
+        sides, unit = curve["sides"], curve["unit"]
+        lines += [f"### {curve['title']}", "", curve["theory"], ""]
+        heads = "".join(f" {side}: median (spread), {unit} | local exponent |" for side in sides)
+        lines += [f"| {curve['x']} |{heads}", "|---:|" + "---:|---:|" * len(sides)]
+        positions = [point["x"] for point in sides["ours"]["points"]]
+        for position in positions:
+            cells = [cell for found in sides.values() for cell in _point(found["points"], position)]
+            lines.append(f"| {position:,.0f} | {' | '.join(cells)} |")
+        lines += ["", f"Exponent of the {curve['what']} in {curve['x']}:", ""]
+        for side, found in sides.items():
+            law = found["fit"]
+            text = f"- {side}: {law['exponent']:.3f} ± {law['standard_error']:.3f}"
+            lines.append(text + _growth(found["growing_share"], curve["x"], positions[-1]))
+        lines += [f"- {name}: skipped: {reason}" for name, reason in curve["skipped"].items()]
+        text = f"- operations: {curve['operations_exponent']:.3f}"
+        lines += [text + _growth(curve["operations_growing_share"], curve["x"], positions[-1]), ""]
+    return lines
+
+
+def _point(points: Sequence[Mapping[str, Any]], position: float) -> tuple[str, str]:
+    """Cells of one side at a position: the figure, and the slope in logarithms from its point before."""
+    places = [point["x"] for point in points]
+    if position not in places:
+        return "", ""
+    index = places.index(position)
+    point = points[index]
+    figure = f"{_figure(point['median'])} ({_figure(point['lowest'])} to {_figure(point['highest'])})"
+    if not index:
+        return figure, ""
+    before = points[index - 1]
+    slope = math.log(point["median"] / before["median"]) / math.log(point["x"] / before["x"])
+    return figure, f"{slope:.2f}"
+
+
+def _growth(share: float | None, x: str, last: float) -> str:
+    """The part of the last point that grows, where a straight line says it."""
+    return "" if share is None else f"; {share:.0%} at {x} {last:,.0f} grows with the {x} (straight line)"
 
 
 def _share(row: Mapping[str, Any]) -> str:
