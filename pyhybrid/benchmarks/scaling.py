@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from pyhybrid.benchmarks.operations import step_operations
 from pyhybrid.benchmarks.registry import Answer, Options, Row
 from pyhybrid.config import ModelConfig, TrainingConfig
 
@@ -339,11 +340,7 @@ def _step_sizes(dim: int, context: int) -> dict[str, int]:
 
 
 def operations(sizes: Mapping[str, Any]) -> float:
-    """Counts the arithmetic of a point: two operations a multiply-add.
-
-    A token takes part once in a product with each weight of the layers and the head, and with the keys and
-    values up to it, half of the context in the mean. A training step has two products backward for each
-    forward; the update, norms and non-linear functions are not counted.
+    """Counts the products' arithmetic of a point (operations.py); a token's is a third of its share of a step.
 
     Args:
         sizes: of a row: dim, and context and batch_size of a step or tokens of a generation.
@@ -351,12 +348,11 @@ def operations(sizes: Mapping[str, Any]) -> float:
     Returns:
         Operations of a step, or of a token.
     """
-    dim, is_step = int(sizes["dim"]), "context" in sizes
+    is_step = "context" in sizes
     length = int(sizes["context" if is_step else "tokens"])
-    matrices = _LAYERS * (4 * dim * dim + 3 * dim * (3 * dim)) + _VOCABULARY * dim
-    keys_and_values = _LAYERS * 2 * dim * (length + 1) / 2
-    forward = 2.0 * (matrices + keys_and_values)
-    return 3 * forward * length * int(sizes["batch_size"]) if is_step else forward
+    batch_size = int(sizes["batch_size"]) if is_step else 1
+    step = sum(step_operations(_config(int(sizes["dim"]), length), batch_size, length))
+    return step if is_step else step / 3 / length
 
 
 class PowerLaw(NamedTuple):
