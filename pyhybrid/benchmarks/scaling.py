@@ -340,7 +340,7 @@ def _step_sizes(dim: int, context: int) -> dict[str, int]:
 
 
 def operations(sizes: Mapping[str, Any]) -> float:
-    """Counts the products' arithmetic of a point (operations.py); a token's is a third of its share of a step.
+    """Counts the products of a point (operations.py); a token's are a third of its share of a step.
 
     Args:
         sizes: of a row: dim, and context and batch_size of a step or tokens of a generation.
