@@ -139,7 +139,7 @@ static HYB_TARGET_AVX2 void ternary_token(const hyb_matmul_job *job, size_t bloc
 #define TERNARY_PANEL_K16 16
 #define INT8_PANEL_K16 8
 /* Tokens that share a decoded panel: it costs about as much as multiplying it with two. A multiple of 3. */
-#define PART_TOKENS 96
+#define PART_TOKENS 144
 
 typedef struct panel {
     const hyb_matmul_job *job;
@@ -196,6 +196,7 @@ HYB_INLINE HYB_TARGET_AVX2 void prepare_tokens(panel *p, const int8_t *x, size_t
         for (; ternary && k + 4 <= n_k16; k += 4) {
             const __m256i *from = (const __m256i *)(const void *)(x + k * 16);
             __m256i *to = (__m256i *)(void *)(out + k * 16);
+            _mm_prefetch((const char *)(x + k * 16 + TILE_TOKENS * p->job->ld_x), _MM_HINT_T0);
             _mm256_store_si256(to, _mm256_xor_si256(_mm256_loadu_si256(from), flip));
             _mm256_store_si256(to + 1, _mm256_xor_si256(_mm256_loadu_si256(from + 1), flip));
         }
@@ -283,12 +284,27 @@ static const tile_function int8_tiles[2][TILE_TOKENS] = {
 
 /* The sums of n_halves x 8 rows, of which the last may not exist, and n_tokens tokens to results. */
 HYB_INLINE HYB_TARGET_AVX2 void finish_tile(const hyb_matmul_job *job, size_t row, size_t token,
-                                            __m256i (*sums)[GROUP_HALVES], const size_t n_halves, size_t n_tokens) {
-    HYB_NO_UNROLL
-    for (size_t end = token + n_tokens; token < end; ++token, ++sums) {
+                                            const __m256i (*sums)[GROUP_HALVES], const size_t n_halves,
+                                            size_t n_tokens) {
+    const __m256i(*end)[GROUP_HALVES] = sums + n_tokens;
+    if (job->y == NULL || row + n_halves * 8 > job->n_rows) {
+        for (; sums != end; ++token, ++sums)
+            for (size_t h = 0; h < n_halves && row + h * 8 < job->n_rows; ++h)
+                store_rows(job, row + h * 8, token, (*sums)[h]);
+        return;
+    }
+    float *y = job->y + token * job->ld_y + row;
+    const float *x_scales = job->x_scales + token;
+    const size_t ld_y = job->ld_y;
+    __m256 scales[GROUP_HALVES];
+    HYB_UNROLL
+    for (size_t h = 0; h < n_halves; ++h) scales[h] = _mm256_loadu_ps(job->row_scales + row + h * 8);
+    for (; sums != end; ++sums, ++x_scales, y += ld_y) {
+        __m256 x_scale = _mm256_set1_ps(*x_scales);
         HYB_UNROLL
         for (size_t h = 0; h < n_halves; ++h)
-            if (row + h * 8 < job->n_rows) store_rows(job, row + h * 8, token, (*sums)[h]);
+            _mm256_storeu_ps(y + h * 8,
+                             _mm256_mul_ps(_mm256_cvtepi32_ps((*sums)[h]), _mm256_mul_ps(x_scale, scales[h])));
     }
 }
 
@@ -296,13 +312,14 @@ HYB_INLINE HYB_TARGET_AVX2 void finish_tile(const hyb_matmul_job *job, size_t ro
 HYB_INLINE HYB_TARGET_AVX2 void panel_tiles(panel *p, size_t row, size_t k, size_t n_k16, size_t end_token,
                                             const size_t n_halves, const int ternary) {
     const hyb_matmul_job *job = p->job;
+    const int one_panel = p->first && p->last;
     for (size_t token = p->first_token, n; token < end_token; token += n) {
-        __m256i(*sums)[GROUP_HALVES] = p->sums + (token - p->first_token);
+        __m256i(*sums)[GROUP_HALVES] = p->sums + (one_panel ? 0 : token - p->first_token);
         n = hyb_min_size(TILE_TOKENS, end_token - token);
         if (end_token - token == 4) n = 2; /* 2 + 2, not 3 + 1 */
         prepare_tokens(p, job->x + token * job->ld_x + k * HYB_BLOCK_COLS, n_k16, n, ternary);
         (ternary ? ternary_tiles : int8_tiles)[n_halves / 2 - 1][n - 1](p, sums);
-        if (p->last) finish_tile(job, row, token, sums, n_halves, n);
+        if (p->last) finish_tile(job, row, token, (const __m256i(*)[GROUP_HALVES])sums, n_halves, n);
     }
 }
 
@@ -330,7 +347,8 @@ HYB_INLINE HYB_TARGET_AVX2 void group(panel *p, size_t row, size_t end_token, co
 HYB_INLINE HYB_TARGET_AVX2 void many_tokens(const hyb_matmul_job *job, const int ternary) {
     panel p;
     p.job = job;
-    size_t n_parts = hyb_ceil_div(job->n_tokens, PART_TOKENS);
+    const size_t panel_k16 = ternary ? TERNARY_PANEL_K16 : INT8_PANEL_K16;
+    size_t n_parts = job->n_k16 <= panel_k16 ? 1 : hyb_ceil_div(job->n_tokens, PART_TOKENS);
     size_t n = hyb_round_up(hyb_ceil_div(job->n_tokens, n_parts), TILE_TOKENS);
     for (p.first_token = 0; p.first_token < job->n_tokens; p.first_token += n) {
         size_t end_token = hyb_min_size(p.first_token + n, job->n_tokens);
