@@ -35,6 +35,13 @@
                 : "x"(x), "m"(*(w)));                                                                                  \
     } while (0)
 
+/* sum += products of codes and activations, both in registers; in one piece for the same reason. */
+#define ADD_PRODUCTS(sum, codes, x)                                                                                    \
+    do {                                                                                                               \
+        (sum) = _mm256_add_epi16(sum, _mm256_maddubs_epi16(codes, x));                                                 \
+        HOLD(sum);                                                                                                     \
+    } while (0)
+
 #define LINE 64
 #define TILE_TOKENS 3
 #define FEW_TOKENS 4
@@ -87,40 +94,53 @@ HYB_INLINE HYB_TARGET_AVX2 void store_rows(const hyb_matmul_job *job, size_t row
         store_last_rows(job, row, token, sum);
 }
 
-/* One token and one row block, weights as they lie in memory. Planes 0 and 2 are added as they are, planes 1 and 3 four
- * times too large (masked with 12), which saves their shift; widening weighs the two 4 : 1, so everything is four times
- * too large, exactly, until the shift at the end. */
-static HYB_TARGET_AVX2 void ternary_token(const hyb_matmul_job *job, size_t block) {
+/* ---- one token ---- */
+
+/* One token and n_blocks row blocks, weights as they lie in memory. Planes 0 and 2 are added as they are, planes 1 and
+ * 3 four times too large (masked with 12), which saves their shift; widening weighs the two 4 : 1, so everything is
+ * four times too large, exactly, until the shift at the end. Two blocks share the broadcasts: 1.1 times the speed in
+ * cache. Prefetches run on into the next blocks. */
+HYB_INLINE HYB_TARGET_AVX2 void ternary_token(const hyb_matmul_job *job, size_t block, const size_t n_blocks) {
     const __m256i mask3 = _mm256_set1_epi8(3), mask12 = _mm256_set1_epi8(12);
-    const __m256i four = _mm256_set1_epi16(4), one = _mm256_set1_epi16(1), zero = _mm256_setzero_si256();
-    const uint8_t *weights = job->weights + block * job->n_k16 * LINE;
+    const size_t n_k16 = job->n_k16, block_bytes = n_k16 * LINE;
+    const uint8_t *weights = job->weights + block * block_bytes, *weights1 = weights + (n_blocks - 1) * block_bytes;
     const int8_t *x = job->x;
-    __m256i sums[2] = {zero, zero};
-    for (size_t k = 0; k < job->n_k16;) {
-        size_t end = hyb_min_size(k + TOKEN_GROUPS, job->n_k16);
-        __m256i even[2] = {zero, zero}, odd[2] = {zero, zero};
-        for (; k < end; ++k, x += HYB_BLOCK_COLS, weights += LINE) {
+    __m256i sums[4];
+    HYB_UNROLL
+    for (size_t h = 0; h < n_blocks * 2; ++h) sums[h] = _mm256_setzero_si256();
+    for (size_t k = 0; k < n_k16;) {
+        size_t ahead =
+            k + PREFETCH_BYTES / LINE < n_k16 ? PREFETCH_BYTES : PREFETCH_BYTES + (n_blocks - 1) * block_bytes;
+        size_t end = hyb_min_size(k + TOKEN_GROUPS, n_k16);
+        __m256i even[4], odd[4];
+        HYB_UNROLL
+        for (size_t h = 0; h < n_blocks * 2; ++h) even[h] = odd[h] = _mm256_setzero_si256();
+        for (; k < end; ++k, x += HYB_BLOCK_COLS, weights += LINE, weights1 += LINE) {
             __m256i x0 = broadcast_i8x4(x), x1 = broadcast_i8x4(x + 4);
             __m256i x2 = broadcast_i8x4(x + 8), x3 = broadcast_i8x4(x + 12);
-            _mm_prefetch((const char *)(weights + PREFETCH_BYTES), _MM_HINT_T0);
-            UNROLL for (size_t h = 0; h < 2; ++h) {
-                __m256i w = load_half(weights + h * 32), w4 = _mm256_srli_epi16(w, 4);
-                even[h] = _mm256_add_epi16(even[h], _mm256_maddubs_epi16(_mm256_and_si256(w, mask3), x0));
-                odd[h] = _mm256_add_epi16(odd[h], _mm256_maddubs_epi16(_mm256_and_si256(w, mask12), x1));
-                even[h] = _mm256_add_epi16(even[h], _mm256_maddubs_epi16(_mm256_and_si256(w4, mask3), x2));
-                odd[h] = _mm256_add_epi16(odd[h], _mm256_maddubs_epi16(_mm256_and_si256(w4, mask12), x3));
-                HOLD(even[h]);
-                HOLD(odd[h]);
+            _mm_prefetch((const char *)(weights + ahead), _MM_HINT_T0);
+            if (n_blocks == 2) _mm_prefetch((const char *)(weights1 + ahead), _MM_HINT_T0);
+            HYB_UNROLL
+            for (size_t h = 0; h < n_blocks * 2; ++h) {
+                __m256i w = load_half((h < 2 ? weights : weights1) + h % 2 * 32), w4 = _mm256_srli_epi16(w, 4);
+                ADD_PRODUCTS(even[h], _mm256_and_si256(w, mask3), x0);
+                ADD_PRODUCTS(odd[h], _mm256_and_si256(w, mask12), x1);
+                ADD_PRODUCTS(even[h], _mm256_and_si256(w4, mask3), x2);
+                ADD_PRODUCTS(odd[h], _mm256_and_si256(w4, mask12), x3);
             }
         }
-        UNROLL for (size_t h = 0; h < 2; ++h) {
-            __m256i wide = _mm256_add_epi32(_mm256_madd_epi16(even[h], four), _mm256_madd_epi16(odd[h], one));
+        HYB_UNROLL
+        for (size_t h = 0; h < n_blocks * 2; ++h) {
+            __m256i wide = _mm256_madd_epi16(even[h], _mm256_set1_epi16(4));
+            wide = _mm256_add_epi32(wide, _mm256_madd_epi16(odd[h], _mm256_set1_epi16(1)));
             sums[h] = _mm256_add_epi32(sums[h], wide);
         }
     }
     const __m256i excess = _mm256_set1_epi32(job->x_sums[0]);
-    for (size_t h = 0, row = block * HYB_BLOCK_ROWS; h < 2 && row < job->n_rows; ++h, row += 8)
-        store_rows(job, row, 0, _mm256_sub_epi32(_mm256_srai_epi32(sums[h], 2), excess));
+    size_t row = block * HYB_BLOCK_ROWS;
+    HYB_UNROLL
+    for (size_t h = 0; h < n_blocks * 2; ++h, row += 8)
+        if (row < job->n_rows) store_rows(job, row, 0, _mm256_sub_epi32(_mm256_srai_epi32(sums[h], 2), excess));
 }
 
 /* ---- many tokens ----
@@ -135,9 +155,9 @@ static HYB_TARGET_AVX2 void ternary_token(const hyb_matmul_job *job, size_t bloc
 #define GROUP_HALVES 4 /* of 8 rows */
 #define GROUP_ROWS 32
 #define STEP_BYTES 128 /* a group's weights: 4 bytes a row */
-#define PANEL_STEPS 64
+#define PANEL_STEPS 128
 #define TERNARY_PANEL_K16 16
-#define INT8_PANEL_K16 8
+#define INT8_PANEL_K16 16
 /* Tokens that share a decoded panel: it costs about as much as multiplying it with two. A multiple of 3. */
 #define PART_TOKENS 144
 
@@ -155,6 +175,7 @@ static HYB_TARGET_AVX2 void unpack_ternary(const uint8_t *weights, size_t n_k16,
     const __m256i mask = _mm256_set1_epi8(3), one = _mm256_set1_epi8(1), wide = _mm256_set1_epi16(128);
     __m256i sums[2] = {_mm256_setzero_si256(), _mm256_setzero_si256()}; /* at most 64 codes: they fit a byte */
     for (size_t k = 0; k < n_k16; ++k, weights += LINE, out += (size_t)4 * STEP_BYTES) {
+        _mm_prefetch((const char *)(weights + PREFETCH_BYTES), _MM_HINT_T1);
         HYB_UNROLL
         for (size_t h = 0; h < 2; ++h) {
             __m256i w = load_half(weights + h * 32);
@@ -175,6 +196,7 @@ static HYB_TARGET_AVX2 void unpack_ternary(const uint8_t *weights, size_t n_k16,
 
 static HYB_TARGET_AVX2 void unpack_int8(const uint8_t *weights, size_t n_k16, uint8_t *out) {
     for (size_t k4 = 0; k4 < n_k16 * 4; ++k4, weights += LINE, out += (size_t)2 * STEP_BYTES) {
+        _mm_prefetch((const char *)(weights + 2 * PREFETCH_BYTES), _MM_HINT_T1);
         HYB_UNROLL
         for (size_t h = 0; h < 2; ++h) {
             __m256i w = load_half(weights + h * 32);
@@ -396,12 +418,17 @@ static HYB_TARGET_AVX2 void hyb_matmul_ternary_avx2(const hyb_matmul_job *job) {
         many_tokens(job, 1);
         return;
     }
-    size_t n_blocks = hyb_ceil_div(job->n_rows, HYB_BLOCK_ROWS);
-    for (size_t block = 0; block < n_blocks; ++block) ternary_token(job, block);
+    size_t n_blocks = hyb_ceil_div(job->n_rows, HYB_BLOCK_ROWS), block = 0;
+    for (; block + 2 <= n_blocks; block += 2) ternary_token(job, block, 2);
+    if (block < n_blocks) ternary_token(job, block, 1);
 }
 
 static HYB_TARGET_AVX2 void hyb_matmul_int8_avx2(const hyb_matmul_job *job) {
     size_t n_blocks = hyb_ceil_div(job->n_rows, HYB_BLOCK_ROWS);
+    if (job->n_tokens > 47) {
+        many_tokens(job, 0);
+        return;
+    }
     size_t n_tiles = hyb_ceil_div(job->n_tokens, FEW_TOKENS);
     for (size_t block = 0; block < n_blocks; ++block) {
         for (size_t i = 0, token = 0, n; i < n_tiles; ++i, token += n) {
