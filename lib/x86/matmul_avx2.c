@@ -35,9 +35,11 @@
 #define LINE 64
 #define TILE_TOKENS 3
 #define FEW_TOKENS 4
-/* Tokens up to which decoding panels does not pay. */
-#define MAX_FEW_TERNARY 8
-#define MAX_FEW_INT8 47
+/* Tokens up to which decoding panels does not pay. Those of int8 pay 1.0 to 1.15 times up to 512 columns; beyond, they
+ * took 0.95 to 1.05 of the speed, so the plain tiles stay. */
+#define MAX_FEW_TERNARY 12
+#define MAX_FEW_INT8 63
+#define MAX_PANEL_INT8_K16 32
 /* Groups of 16 columns whose pairs fit an accumulator that takes two planes of a group, the larger four times too
  * large: 2 * 4 * 508 * 8 = 32512. */
 #define TOKEN_GROUPS 8
@@ -155,18 +157,20 @@ static HYB_TARGET_AVX2 void one_token(const hyb_matmul_job *job) {
 }
 
 /* ---- many tokens ----
- * Panels of PANEL_STEPS * 4 bytes a row are decoded once into the level-1 cache and multiplied with all tokens, 32 rows
- * x 3 tokens at a time: 12 accumulators, 3 registers of activations, and the weights as operands in memory. So a
- * product costs 2.25 instructions; 2 x 6 with weights in registers costs 2.7 and reached 83 % of the peak of multiply +
- * add on Cascade Lake, this 95 %. Sums go from panel to panel in the result, as int32. ternary  vpmaddubsw takes its
- * operand in memory as signed bytes: codes -1, 0, 1, and activations + 128. A pair is at most 2 * 255, so a panel's 64
- * fit int16 (32640). The excess is 128 times the sum of a row's codes. int8     both as int16, in the order 0, 2, 1, 3
- * of each 4 columns, which is cheap to unpack; vpmaddwd, int32. */
+ * Panels of 256 columns x 32 rows are decoded once into the level-1 cache and multiplied with all tokens, 3 at a time:
+ * 12 accumulators, 3 registers of activations, and the weights as operands in memory. A product so costs 2.25
+ * instructions; 2 row registers x 6 tokens cost 2.7 and reached 83 % of the peak of multiply + add on Cascade Lake,
+ * this 95 %. With unpacking and storing 75 % remain: 1.2 to 1.45 times the speed of tiles that read whole rows of
+ * unpacked weights from the level-2 cache. ternary  vpmaddubsw takes its operand in memory as signed bytes: codes -1,
+ * 0, 1, and activations + 128. A pair is at most 2 * 255, so a panel's 64 fit int16 (32640). The excess is 128 times
+ * the sum of a row's codes. int8     both as int16, in the order 0, 2, 1, 3 of each 4 columns, which is cheap to
+ * unpack; vpmaddwd, int32. The codes of a panel fill at most HYB_MATMUL_SCRATCH_BYTES: 32 rows, of 2 bytes a column for
+ * int8. */
 
 #define GROUP_HALVES 4 /* of 8 rows */
 #define GROUP_ROWS 32
-#define STEP_BYTES 128 /* a group's weights: 4 bytes a row */
-#define PANEL_STEPS 128
+#define STEP_BYTES 128  /* a group's weights: 4 bytes a row, which are 4 columns, or 2 of int8 */
+#define PANEL_STEPS 128 /* at most; ternary has 64 */
 #define TERNARY_PANEL_K16 16
 #define INT8_PANEL_K16 16
 /* Tokens that share a decoded panel: it costs about as much as multiplying it with two. A multiple of 3. */
@@ -396,7 +400,7 @@ HYB_INLINE HYB_TARGET_AVX2 void many_tokens(const hyb_matmul_job *job, const int
 
 /* ---- few tokens ---- */
 
-/* 16 rows x n_tokens, decoded on the way: 1.X times the speed of panels at 2 tokens. */
+/* 16 rows x n_tokens, decoded on the way: 1.35 times the speed of panels for 2 and 4 tokens, equal at 12. */
 HYB_INLINE HYB_TARGET_AVX2 void multiply_few(const hyb_matmul_job *job, size_t block, size_t token,
                                              const size_t n_tokens, __m256i (*sums)[2]) {
     const __m256i mask = _mm256_set1_epi8(3);
@@ -500,7 +504,7 @@ static HYB_TARGET_AVX2 void hyb_matmul_ternary_avx2(const hyb_matmul_job *job) {
 }
 
 static HYB_TARGET_AVX2 void hyb_matmul_int8_avx2(const hyb_matmul_job *job) {
-    if (job->n_tokens > MAX_FEW_INT8) {
+    if (job->n_tokens > MAX_FEW_INT8 && job->n_k16 <= MAX_PANEL_INT8_K16) {
         many_tokens(job, 0);
         return;
     }
