@@ -28,6 +28,7 @@
 
 #if defined(__GNUC__)
 #define HYB_INLINE static inline __attribute__((always_inline, unused))
+#define HYB_NO_INLINE __attribute__((noinline))
 #define HYB_PRINTF(text, first) __attribute__((__format__(__printf__, text, first)))
 #define HYB_ALIGNED(bytes) __attribute__((aligned(bytes)))
 #define HYB_UNLIKELY(x) __builtin_expect(!!(x), 0)
@@ -52,6 +53,7 @@
 #endif
 #else
 #define HYB_INLINE static inline
+#define HYB_NO_INLINE
 #define HYB_PRINTF(text, first)
 #define HYB_ALIGNED(bytes)
 #define HYB_UNLIKELY(x) (x)

@@ -363,6 +363,12 @@ int main(int argc, char **argv) {
         /* More tokens than one variant prepares at once, and an odd number of them. */
         for (size_t n_tokens = 47; n_tokens <= 101; n_tokens += 18)
             check_size(tiers, n_tiers, ternary, 37, 75, n_tokens, FILL_RANDOM, &state);
+        /* Several panels of columns, parts of the tokens, and rows that fill no block; extremes in each. */
+        for (fill how = FILL_RANDOM; how <= FILL_MIXED_EXTREMES; how = (fill)(how + 1)) {
+            check_size(tiers, n_tiers, ternary, 59, 500, 148, how, &state);
+            check_size(tiers, n_tiers, ternary, 41, 272, 67, how, &state);
+            check_size(tiers, n_tiers, ternary, 16, 256, 65, how, &state);
+        }
         /* Sums near the edges of int16 and int32; the shape where 16-bit accumulators of a known library overflow. */
         check_size(tiers, n_tiers, ternary, 64, 4096, 1, FILL_BITNET_OVERFLOW, &state);
         check_size(tiers, n_tiers, ternary, 64, 4096, 7, FILL_BITNET_OVERFLOW, &state);
