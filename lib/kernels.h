@@ -30,28 +30,17 @@
 
 /* Ternary weights for table look-ups, a layout of its own: a 16-bit word holds 9 columns of a row as three indices of 5
  * bits, i = t0 + 3 t1 + 9 t2 with t = code + 1 of three columns, the first in the lowest bits. Rows in blocks of 32,
- * blocks in groups of 4, everything padded with code 0:
- *   [group][word][blocks of the group: 4, the last group those there are][32 rows]
- * A job covers whole groups but for the matrix's last rows. */
+ * everything padded with code 0:  [row block][word][32 rows] */
 #define HYB_LOOKUP_WORD_COLS 9
 #define HYB_LOOKUP_WORDS(n_k16) ((HYB_BLOCK_COLS * (size_t)(n_k16) + HYB_LOOKUP_WORD_COLS - 1) / HYB_LOOKUP_WORD_COLS)
 #define HYB_LOOKUP_BLOCK_ROWS 32
-#define HYB_LOOKUP_GROUP_BLOCKS 4
-#define HYB_LOOKUP_JOB_ROWS 2048 /* so many that making the tables hardly shows */
-#define HYB_LOOKUP_RUN_WORDS 28  /* 84 look-ups: the most that an int16 holds */
-#define HYB_LOOKUP_TILE_TOKENS 5 /* that share loaded weights */
-/* 64 bytes a table, three tables a word, for a tile; then the tile's sums. */
-#define HYB_LOOKUP_TABLE_BYTES ((size_t)64 * 3 * HYB_LOOKUP_RUN_WORDS * HYB_LOOKUP_TILE_TOKENS)
+#define HYB_LOOKUP_BLOCK_BYTES(n_k16) (HYB_LOOKUP_WORDS(n_k16) * HYB_LOOKUP_BLOCK_ROWS * 2)
+/* A job covers at most this many rows: so many that making the tables hardly shows. Its scratch holds tables (64 bytes
+ * each, three a word), then sums of its rows and a tile of tokens. */
+#define HYB_LOOKUP_JOB_ROWS 2048
+#define HYB_LOOKUP_TILE_TOKENS 5
+#define HYB_LOOKUP_TABLE_BYTES ((size_t)3 * 64 * 560) /* one token of 5040 columns */
 #define HYB_LOOKUP_SCRATCH_BYTES (HYB_LOOKUP_TABLE_BYTES + (size_t)4 * HYB_LOOKUP_JOB_ROWS * HYB_LOOKUP_TILE_TOKENS)
-
-/* Where a row begins among n_rows of n_words each, in 16-bit words; *step: from one word of the row to the next. */
-static inline size_t hyb_lookup_offset(size_t n_rows, size_t n_words, size_t row, size_t *step) {
-    size_t n_blocks = (n_rows + HYB_LOOKUP_BLOCK_ROWS - 1) / HYB_LOOKUP_BLOCK_ROWS;
-    size_t block = row / HYB_LOOKUP_BLOCK_ROWS, first = block / HYB_LOOKUP_GROUP_BLOCKS * HYB_LOOKUP_GROUP_BLOCKS;
-    size_t in_group = n_blocks - first < HYB_LOOKUP_GROUP_BLOCKS ? n_blocks - first : HYB_LOOKUP_GROUP_BLOCKS;
-    *step = in_group * HYB_LOOKUP_BLOCK_ROWS;
-    return first * n_words * HYB_LOOKUP_BLOCK_ROWS + row - first * HYB_LOOKUP_BLOCK_ROWS;
-}
 
 typedef struct hyb_matmul_job {
     const uint8_t *weights;  /* first row block, aligned to 64 */

@@ -3,11 +3,11 @@
  */
 #include "../common.h"
 
-/* Sum of a row and a token; step: 16-bit words from one word of the row to the next. */
-static int32_t multiply_row(const uint8_t *words, size_t step, size_t n_words, const int8_t *x, size_t n_cols) {
+/* Sum of the row whose words begin at `words`, and a token. */
+static int32_t multiply_row(const uint8_t *words, size_t n_words, const int8_t *x, size_t n_cols) {
     int32_t sum = 0;
     size_t c = 0;
-    for (size_t w = 0; w < n_words; ++w, words += 2 * step) {
+    for (size_t w = 0; w < n_words; ++w, words += (size_t)2 * HYB_LOOKUP_BLOCK_ROWS) {
         unsigned word = (unsigned)words[0] | (unsigned)words[1] << 8;
         for (unsigned i = 0; i < 3; ++i, word >>= 5) {
             unsigned index = word & 31;
@@ -21,8 +21,9 @@ void hyb_matmul_lookup_ref(const hyb_matmul_job *job) {
     size_t n_words = HYB_LOOKUP_WORDS(job->n_k16), n_cols = job->n_k16 * HYB_BLOCK_COLS;
     for (size_t t = 0; t < job->n_tokens; ++t)
         for (size_t r = 0; r < job->n_rows; ++r) {
-            size_t step, at = hyb_lookup_offset(job->n_rows, n_words, r, &step);
-            int32_t sum = multiply_row(job->weights + 2 * at, step, n_words, job->x + t * job->ld_x, n_cols);
+            size_t block = r / HYB_LOOKUP_BLOCK_ROWS, in_block = r % HYB_LOOKUP_BLOCK_ROWS;
+            const uint8_t *words = job->weights + block * HYB_LOOKUP_BLOCK_BYTES(job->n_k16) + 2 * in_block;
+            int32_t sum = multiply_row(words, n_words, job->x + t * job->ld_x, n_cols);
             if (job->y != NULL) {
                 float scale = job->x_scales[t] * job->row_scales[r];
                 job->y[t * job->ld_y + r] = (float)sum * scale;

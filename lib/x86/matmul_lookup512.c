@@ -22,9 +22,15 @@
 
 #define LINE 64
 #define TILE_TOKENS HYB_LOOKUP_TILE_TOKENS
-#define BLOCKS HYB_LOOKUP_GROUP_BLOCKS
-#define RUN_WORDS HYB_LOOKUP_RUN_WORDS
-#define GROUP_ROWS (HYB_LOOKUP_BLOCK_ROWS * BLOCKS)
+#define BLOCKS 4 /* row blocks of a tile: with 5 tokens, 20 sums, 4 words, a table and what vpermw gives in registers  \
+                  */
+#define TILE_ROWS (HYB_LOOKUP_BLOCK_ROWS * BLOCKS)
+#define RUN_WORDS 28 /* 84 look-ups */
+#define PASS_RUNS 20 /* whose tables fit the scratch */
+/* Bytes that software prefetch runs ahead in each row block. */
+#ifndef PREFETCH_BYTES
+#define PREFETCH_BYTES 1024
+#endif
 #define TABLE_LANES 32
 
 /* ---- tables ---- */
@@ -100,17 +106,17 @@ static HYB_TARGET_AVX512_VNNI void make_tables(const hyb_matmul_job *job, size_t
 #define EACH_TOKEN(DO) DO(0) DO(1) DO(2) DO(3) DO(4)
 
 /* At most RUN_WORDS words of n_blocks row blocks: sums to totals [n_tokens][BLOCKS][even, odd][16]. vpermw ignores the
- * upper bits of an index. ahead: weights that will be used next, to be fetched meanwhile. */
-HYB_INLINE HYB_TARGET_AVX512_VNNI void run(const uint8_t *weights, const uint8_t *ahead, const int16_t *tables,
-                                           size_t n_words, const size_t n_blocks, const size_t n_tokens, int is_first,
+ * upper bits of an index. */
+HYB_INLINE HYB_TARGET_AVX512_VNNI void run(const uint8_t *weights, size_t stride, const int16_t *tables, size_t n_words,
+                                           const size_t n_blocks, const size_t n_tokens, int is_first,
                                            int32_t *totals) {
     __m512i sums0[BLOCKS], sums1[BLOCKS], sums2[BLOCKS], sums3[BLOCKS], sums4[BLOCKS];
     EACH_TOKEN(CLEAR)
-    for (size_t w = 0; w < n_words; ++w, weights += n_blocks * LINE, ahead += n_blocks * LINE) {
+    for (size_t w = 0; w < n_words; ++w, weights += LINE) {
         __m512i words[BLOCKS];
         UNROLL for (size_t b = 0; b < n_blocks; ++b) {
-            words[b] = _mm512_load_si512((const void *)(weights + b * LINE));
-            _mm_prefetch((const char *)(ahead + b * LINE), _MM_HINT_T0);
+            words[b] = _mm512_load_si512((const void *)(weights + b * stride));
+            _mm_prefetch((const char *)(weights + b * stride + PREFETCH_BYTES), _MM_HINT_T0);
         }
         UNROLL for (int i = 0; i < 3; ++i) {
             EACH_TOKEN(LOOK_UP)
@@ -130,8 +136,8 @@ typedef struct pass {
     size_t all_words;       /* of a row */
 } pass;
 
-/* Results of a group's rows from its totals. */
-static HYB_TARGET_AVX512_VNNI void store_group(const pass *p, size_t row, size_t n_blocks, const int32_t *totals) {
+/* Results of a tile's rows from its totals. */
+static HYB_TARGET_AVX512_VNNI void store_tile(const pass *p, size_t row, size_t n_blocks, const int32_t *totals) {
     const hyb_matmul_job *job = p->job;
     const __m512i low = _mm512_set_epi32(23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
     const __m512i high = _mm512_add_epi32(low, _mm512_set1_epi32(8));
@@ -154,33 +160,30 @@ static HYB_TARGET_AVX512_VNNI void store_group(const pass *p, size_t row, size_t
         }
 }
 
-/* The words of a pass for the n_blocks row blocks of the group at `row`. */
-HYB_INLINE HYB_TARGET_AVX512_VNNI void group(const pass *p, size_t row, const size_t n_blocks, const size_t n_tokens) {
-    size_t group_bytes = BLOCKS * LINE * p->all_words, run_bytes = RUN_WORDS * n_blocks * LINE;
-    const uint8_t *weights = p->job->weights + row / GROUP_ROWS * group_bytes + p->first * n_blocks * LINE;
-    const uint8_t *next_group = weights + group_bytes;
-    int32_t *totals = p->totals + row / GROUP_ROWS * (TILE_TOKENS * GROUP_ROWS);
-    for (size_t w = 0; w < p->n_words; w += RUN_WORDS, weights += run_bytes) {
-        const uint8_t *ahead = w + RUN_WORDS < p->n_words ? weights + run_bytes : next_group;
-        run(weights, ahead, p->tables + 3 * w * n_tokens * TABLE_LANES, hyb_min_size(RUN_WORDS, p->n_words - w),
-            n_blocks, n_tokens, p->first + w == 0, totals);
-    }
-    if (p->first + p->n_words == p->all_words) store_group(p, row, n_blocks, totals);
+/* The words of a pass for the n_blocks row blocks at `row`. */
+HYB_INLINE HYB_TARGET_AVX512_VNNI void tile(const pass *p, size_t row, const size_t n_blocks, const size_t n_tokens) {
+    size_t stride = p->all_words * LINE;
+    const uint8_t *weights = p->job->weights + row / HYB_LOOKUP_BLOCK_ROWS * stride + p->first * LINE;
+    int32_t *totals = p->totals + row * TILE_TOKENS;
+    for (size_t w = 0; w < p->n_words; w += RUN_WORDS)
+        run(weights + w * LINE, stride, p->tables + 3 * w * n_tokens * TABLE_LANES,
+            hyb_min_size(RUN_WORDS, p->n_words - w), n_blocks, n_tokens, p->first + w == 0, totals);
+    if (p->first + p->n_words == p->all_words) store_tile(p, row, n_blocks, totals);
 }
 
-HYB_INLINE HYB_TARGET_AVX512_VNNI void all_groups(const pass *p, const size_t n_tokens) {
+HYB_INLINE HYB_TARGET_AVX512_VNNI void all_rows(const pass *p, const size_t n_tokens) {
     size_t n_rows = p->job->n_rows, row = 0;
-    for (; row + (BLOCKS - 1) * HYB_LOOKUP_BLOCK_ROWS < n_rows; row += GROUP_ROWS) group(p, row, BLOCKS, n_tokens);
+    for (; row + (BLOCKS - 1) * HYB_LOOKUP_BLOCK_ROWS < n_rows; row += TILE_ROWS) tile(p, row, BLOCKS, n_tokens);
     if (row >= n_rows) return;
     switch (hyb_ceil_div(n_rows - row, HYB_LOOKUP_BLOCK_ROWS)) {
     case 3:
-        group(p, row, 3, n_tokens);
+        tile(p, row, 3, n_tokens);
         break;
     case 2:
-        group(p, row, 2, n_tokens);
+        tile(p, row, 2, n_tokens);
         break;
     default:
-        group(p, row, 1, n_tokens);
+        tile(p, row, 1, n_tokens);
         break;
     }
 }
@@ -188,19 +191,19 @@ HYB_INLINE HYB_TARGET_AVX512_VNNI void all_groups(const pass *p, const size_t n_
 static HYB_TARGET_AVX512_VNNI void run_pass(const pass *p) {
     switch (p->n_tokens) {
     case 5:
-        all_groups(p, 5);
+        all_rows(p, 5);
         break;
     case 4:
-        all_groups(p, 4);
+        all_rows(p, 4);
         break;
     case 3:
-        all_groups(p, 3);
+        all_rows(p, 3);
         break;
     case 2:
-        all_groups(p, 2);
+        all_rows(p, 2);
         break;
     default:
-        all_groups(p, 1);
+        all_rows(p, 1);
         break;
     }
 }
@@ -213,7 +216,7 @@ static HYB_TARGET_AVX512_VNNI void hyb_matmul_lookup_avx512(const hyb_matmul_job
     size_t n_tiles = hyb_ceil_div(job->n_tokens, TILE_TOKENS);
     for (size_t i = 0; i < n_tiles; ++i, p.token += p.n_tokens) {
         p.n_tokens = (job->n_tokens - p.token) / (n_tiles - i);
-        size_t pass_words = RUN_WORDS * (p.n_tokens < 3 ? 4 / p.n_tokens : 1);
+        size_t pass_words = RUN_WORDS * (p.n_tokens < 3 ? PASS_RUNS / p.n_tokens : 1);
         for (p.first = 0; p.first < p.all_words; p.first += p.n_words) {
             p.n_words = hyb_min_size(pass_words, p.all_words - p.first);
             make_tables(job, p.token, p.n_tokens, p.first, p.n_words, tables);

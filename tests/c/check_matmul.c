@@ -106,8 +106,7 @@ static void pack_lookup(test_case *c) {
                 int code = is_padding ? 0 : c->codes[r * c->n_cols + 9 * w + k];
                 word += (unsigned)((code + 1) * powers[k % 3]) << (k / 3 * 5);
             }
-            size_t group = r / 128, n_blocks = hyb_min_size(4, c->n_blocks - 4 * group);
-            size_t at = (group * 4 * n_words + w * n_blocks + r / 32 % 4) * 32 + r % 32;
+            size_t at = (r / 32 * n_words + w) * 32 + r % 32;
             c->weights[2 * at] = (uint8_t)word;
             c->weights[2 * at + 1] = (uint8_t)(word >> 8);
         }
@@ -145,7 +144,7 @@ static void make_case(test_case *c, int kind, size_t n_rows, size_t n_cols, size
     size_t n_k16 = hyb_ceil_div(n_cols, 16), ld_y = n_rows + test_random_below(state, 3);
     size_t ld_x = 16 * (n_k16 + test_random_below(state, 3));
     c->n_blocks = hyb_ceil_div(n_rows, kind == LOOKUP ? 32 : 16);
-    c->block_bytes = kind == LOOKUP ? HYB_LOOKUP_WORDS(n_k16) * 64 : n_k16 * (kind == TERNARY ? 64u : 256u);
+    c->block_bytes = kind == LOOKUP ? HYB_LOOKUP_BLOCK_BYTES(n_k16) : n_k16 * (kind == TERNARY ? 64u : 256u);
     c->weight_bytes = c->n_blocks * c->block_bytes;
     c->x_bytes = (n_tokens - 1) * ld_x + 16 * n_k16;
     c->y_bytes = ((n_tokens - 1) * ld_y + n_rows) * 4;
@@ -251,11 +250,11 @@ static void check_size(const tier *tiers, size_t n_tiers, int kind, size_t n_row
     free_case(&c);
 }
 
-/* What only the layout for look-ups has: whole groups of rows and partial ones, the largest job, and passes of columns
- * that end at, before and after a run of words. */
-static void check_lookup_groups(const tier *tiers, size_t n_tiers, uint64_t *state) {
+/* What only look-ups have: tiles of four row blocks and of fewer, the largest job, and columns that end at, before and
+ * after a run of words and a pass. */
+static void check_lookup_edges(const tier *tiers, size_t n_tiers, uint64_t *state) {
     static const size_t rows[] = {96, 128, 129, 200, 256, 300, 385, HYB_LOOKUP_JOB_ROWS - 1, HYB_LOOKUP_JOB_ROWS};
-    static const size_t cols[] = {1, 9, 16, 17, 240, 252, 256, 500, 505, 1008, 1009, 1024, 2100};
+    static const size_t cols[] = {1, 9, 16, 17, 240, 252, 256, 500, 505, 1008, 1009, 1024, 2100, 5040, 5060};
     for (size_t r = 0; r < sizeof rows / sizeof *rows; ++r)
         for (size_t n_tokens = 1; n_tokens <= 7; ++n_tokens)
             check_size(tiers, n_tiers, LOOKUP, rows[r], 1 + test_random_below(state, 600), n_tokens,
@@ -321,7 +320,7 @@ static void bench_pass(const bench *b, matmul_kernel kernel, size_t copy) {
 static bench bench_make(int kind, size_t n_rows, size_t n_cols, size_t n_tokens, int cold) {
     bench b = {.kind = kind, .n_rows = n_rows, .n_cols = n_cols, .n_tokens = n_tokens};
     b.block_bytes = n_cols / 16 * (kind == TERNARY ? 64u : 256u);
-    if (kind == LOOKUP) b.block_bytes = HYB_LOOKUP_WORDS(n_cols / 16) * 64;
+    if (kind == LOOKUP) b.block_bytes = HYB_LOOKUP_BLOCK_BYTES(n_cols / 16);
     size_t bytes = hyb_ceil_div(n_rows, kind == LOOKUP ? 32 : 16) * b.block_bytes;
     b.n_copies = cold ? ((size_t)192 << 20) / bytes + 1 : 1; /* several times the last-level cache */
     b.ld = hyb_activations_ld(n_cols);
@@ -427,7 +426,7 @@ int main(int argc, char **argv) {
             for (fill how = FILL_RANDOM; how <= FILL_MIXED_EXTREMES; how = (fill)(how + 1))
                 check_size(tiers, n_tiers, kind, 33, HYB_MATMUL_MAX_COLS, n_tokens, how, &state);
     }
-    check_lookup_groups(tiers, n_tiers, &state);
+    check_lookup_edges(tiers, n_tiers, &state);
     for (size_t i = 1; i < n_tiers; ++i) printf("%s: equal to the reference\n", tiers[i].name);
     if (n_tiers == 1 && test_failures == 0) TEST_SKIP("the reference is right; this processor has no other variant");
     return TEST_RESULT();
