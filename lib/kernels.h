@@ -274,6 +274,8 @@ void hyb_install_matmul_avxvnni(hyb_kernels *table);
 void hyb_install_matmul_vnni256(hyb_kernels *table);   /* for tests: needs AVX-512 VNNI */
 void hyb_install_matmul_avx512(hyb_kernels *table);    /* needs VNNI */
 void hyb_install_matmul_lookup512(hyb_kernels *table); /* needs VNNI */
+/* 1 if look-ups beat vpdpbusd on the running processor, by a measurement of both. Needs VNNI. */
+int hyb_lookup512_is_faster(void);
 void hyb_install_quantize_avx2(hyb_kernels *table);
 void hyb_install_quantize_avx512(hyb_kernels *table);
 void hyb_install_transpose_avx2(hyb_kernels *table);

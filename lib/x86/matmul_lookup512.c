@@ -10,6 +10,7 @@
 
 #if HYB_X86
 #include <immintrin.h>
+#include <x86intrin.h>
 
 #if defined(__clang__)
 #define UNROLL _Pragma("clang loop unroll(full)")
@@ -22,8 +23,9 @@
 
 #define LINE 64
 #define TILE_TOKENS HYB_LOOKUP_TILE_TOKENS
-#define BLOCKS 4 /* row blocks of a tile: with 5 tokens, 20 sums, 4 words, a table and what vpermw gives in registers  \
-                  */
+#define BLOCKS                                                                                                         \
+    4 /* row blocks of a tile: with 5 tokens, 20 sums, 4 words, a table and what vpermw gives in registers             \
+       */
 #define TILE_ROWS (HYB_LOOKUP_BLOCK_ROWS * BLOCKS)
 #define RUN_WORDS 28 /* 84 look-ups */
 #define PASS_RUNS 20 /* whose tables fit the scratch */
@@ -227,5 +229,52 @@ static HYB_TARGET_AVX512_VNNI void hyb_matmul_lookup_avx512(const hyb_matmul_job
 
 void hyb_install_matmul_lookup512(hyb_kernels *table) {
     HYB_INSTALL(table, matmul_lookup, avx512, HYB_ISA_AVX512_VNNI);
+}
+
+/* ---- which form ---- */
+
+#define PROBE_K16 8
+#define PROBE_WORDS HYB_LOOKUP_WORDS(PROBE_K16)
+#define PROBE_TOKENS 12 /* two tiles of matmul_avx512.c */
+#define PROBE_ROUNDS 16 /* 30 us on Cascade Lake: longer than it takes to wake the upper half of its registers */
+/* Making the tables, which the probe leaves out, takes up to a tenth of a product's time. */
+#define PROBE_MARGIN 1.1
+
+typedef struct probe_memory {
+    HYB_ALIGNED(64) uint8_t weights[BLOCKS * PROBE_WORDS * LINE];
+    HYB_ALIGNED(64) int16_t tables[3 * PROBE_WORDS * TILE_TOKENS * TABLE_LANES];
+    HYB_ALIGNED(64) int32_t totals[TILE_ROWS * TILE_TOKENS];
+    HYB_ALIGNED(64) uint8_t scratch[HYB_MATMUL_SCRATCH_BYTES(PROBE_K16)];
+    HYB_ALIGNED(64) int8_t x[PROBE_TOKENS * PROBE_K16 * HYB_BLOCK_COLS];
+    int32_t x_sums[PROBE_TOKENS], y[PROBE_TOKENS * HYB_MATMUL_JOB_ROWS];
+} probe_memory;
+
+/* Inner loops of several tokens on data in the first-level cache, in turns: the best of each counts, so that neither an
+ * interrupt nor a changing clock decides. */
+HYB_TARGET_AVX512_VNNI int hyb_lookup512_is_faster(void) {
+    probe_memory m;
+    memset(&m, 0, sizeof m);
+    hyb_kernels table;
+    hyb_install_matmul_avx512(&table);
+    hyb_matmul_job job = {.weights = m.weights, .n_rows = HYB_MATMUL_JOB_ROWS, .n_k16 = PROBE_K16, .x = m.x};
+    job.ld_x = PROBE_K16 * HYB_BLOCK_COLS;
+    job.x_sums = m.x_sums;
+    job.n_tokens = PROBE_TOKENS;
+    job.y_i32 = m.y;
+    job.ld_y = HYB_MATMUL_JOB_ROWS;
+    job.scratch = m.scratch;
+    uint64_t product_ticks = UINT64_MAX, lookup_ticks = UINT64_MAX;
+    for (int i = 0; i < PROBE_ROUNDS; ++i) {
+        uint64_t begin = __rdtsc();
+        table.matmul_ternary(&job);
+        uint64_t middle = __rdtsc();
+        run(m.weights, PROBE_WORDS * LINE, m.tables, PROBE_WORDS, BLOCKS, TILE_TOKENS, 0, m.totals);
+        uint64_t end = __rdtsc();
+        if (middle - begin < product_ticks) product_ticks = middle - begin;
+        if (end - middle < lookup_ticks) lookup_ticks = end - middle;
+    }
+    double products = (double)HYB_MATMUL_JOB_ROWS * PROBE_K16 * HYB_BLOCK_COLS * PROBE_TOKENS;
+    double lookups = (double)TILE_ROWS * PROBE_WORDS * HYB_LOOKUP_WORD_COLS * TILE_TOKENS;
+    return lookups * (double)product_ticks > PROBE_MARGIN * products * (double)lookup_ticks;
 }
 #endif
