@@ -17,7 +17,7 @@
 #define HOLD(v) ((void)0)
 #else
 #define UNROLL _Pragma("GCC unroll 16")
-/* gcc 12 would reorder the additions and spill; this keeps each in place. */
+/* gcc 12 would look up all at once and spill eleven sums; this keeps each look-up at its addition. */
 #define HOLD(v) __asm__("" : "+v"(v))
 #endif
 
@@ -91,7 +91,9 @@ static HYB_TARGET_AVX512_VNNI void make_tables(const hyb_matmul_job *job, size_t
     if (n_tokens > t) {                                                                                                \
         __m512i table = _mm512_load_si512((const void *)(tables + t * TABLE_LANES));                                   \
         UNROLL for (size_t b = 0; b < n_blocks; ++b) {                                                                 \
-            sums##t[b] = _mm512_add_epi16(sums##t[b], _mm512_permutexvar_epi16(words[b], table));                      \
+            __m512i found = _mm512_permutexvar_epi16(words[b], table);                                                 \
+            HOLD(found);                                                                                               \
+            sums##t[b] = _mm512_add_epi16(sums##t[b], found);                                                          \
             HOLD(sums##t[b]);                                                                                          \
         }                                                                                                              \
     }

@@ -370,6 +370,14 @@ static int run_benchmark(const tier *tiers, size_t n_tiers, const char *only) {
     char name[128];
     hyb_cpu_name(name, sizeof name);
     printf("%s, compiler %s, one thread, its processor time, median of up to 15 and best\n", name, __VERSION__);
+#if HYB_X86
+    if (hyb_isa_detect() & HYB_ISA_AVX512_VNNI) {
+        double begin = seconds();
+        int is_faster = hyb_lookup512_is_faster();
+        printf("a context chooses %s; its measurement takes %.0f us\n", is_faster ? "lookup" : "ternary",
+               (seconds() - begin) * 1e6);
+    }
+#endif
     for (size_t i = n_tiers; i-- > 0;) {
         if (only != NULL && strcmp(only, tiers[i].name) != 0) continue;
         for (int kind = N_KINDS - 1; kind >= 0; --kind)
