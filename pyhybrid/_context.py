@@ -108,10 +108,10 @@ class Context:
     Args:
         threads: threads that compute, 1 to 256; None: the environment's HYB_NUM_THREADS, or every processor
             that this process may use.
-        isa: highest instruction-set tier to use, 'scalar', 'avx2', 'avxvnni', 'avx512', 'lookup' (AVX-512 with
-            ternary weights packed for table look-ups), 'neon', 'dotprod' or 'i8mm'; None: the best there is, and
-            the faster of 'avx512' and 'lookup' by a measurement. What the processor lacks, or the environment's HYB_ISA forbids, is never
-            used; see the property `isa`.
+        isa: highest instruction-set tier to use, 'scalar', 'avx2', 'avxvnni', 'avx512', 'lookup' (AVX-512
+            with ternary weights packed for table look-ups), 'neon', 'dotprod' or 'i8mm'; None: the best there
+            is, and of 'avx512' and 'lookup' the one that a short measurement finds faster. What the processor
+            lacks, or the environment's HYB_ISA forbids, is never used; see the property `isa`.
 
     Raises:
         InvalidArgumentError: a value out of its range.
