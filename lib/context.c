@@ -8,6 +8,7 @@
 #define UP_TO_AVX2 ((uint32_t)HYB_ISA_AVX2)
 #define UP_TO_AVX_VNNI (UP_TO_AVX2 | (uint32_t)HYB_ISA_AVX_VNNI)
 #define UP_TO_AVX512 (UP_TO_AVX_VNNI | (uint32_t)HYB_ISA_AVX512 | (uint32_t)HYB_ISA_AVX512_VNNI)
+#define UP_TO_LOOKUP (UP_TO_AVX512 | (uint32_t)HYB_ISA_AVX512_LOOKUP)
 #define UP_TO_DOTPROD ((uint32_t)HYB_ISA_NEON | (uint32_t)HYB_ISA_NEON_DOTPROD)
 #define UP_TO_I8MM (UP_TO_DOTPROD | (uint32_t)HYB_ISA_NEON_I8MM)
 
@@ -32,27 +33,41 @@ static uint32_t environment_isa(const hyb_ctx *ctx) {
     static const struct {
         const char *name;
         uint32_t mask;
-    } choices[] = {
-        {"scalar", 0},          {"avx2", UP_TO_AVX2},       {"avxvnni", UP_TO_AVX_VNNI}, {"avx512", UP_TO_AVX512},
-        {"neon", HYB_ISA_NEON}, {"dotprod", UP_TO_DOTPROD}, {"i8mm", UP_TO_I8MM}};
+    } choices[] = {{"scalar", 0},
+                   {"avx2", UP_TO_AVX2},
+                   {"avxvnni", UP_TO_AVX_VNNI},
+                   {"avx512", UP_TO_AVX512},
+                   {"lookup", UP_TO_LOOKUP},
+                   {"neon", HYB_ISA_NEON},
+                   {"dotprod", UP_TO_DOTPROD},
+                   {"i8mm", UP_TO_I8MM}};
     const char *text = getenv("HYB_ISA");
     if (text == NULL || *text == '\0') return UINT32_MAX;
     for (size_t i = 0; i < sizeof choices / sizeof *choices; ++i)
         if (strcmp(text, choices[i].name) == 0) return choices[i].mask;
     hyb_log(ctx, HYB_LOG_WARNING,
-            "HYB_ISA is \"%.40s\", not scalar, avx2, avxvnni, avx512, neon, dotprod or i8mm: ignored", text);
+            "HYB_ISA is \"%.40s\", not scalar, avx2, avxvnni, avx512, lookup, neon, dotprod or i8mm: ignored", text);
     return UINT32_MAX;
 }
 
 /* Tiers of a context: what there is, what the options allow, and what the environment allows. */
 static uint32_t choose_isa(const hyb_ctx *ctx) {
     uint32_t allowed = ctx->options.isa_mask != 0 ? ctx->options.isa_mask : UINT32_MAX;
+    uint32_t environment = environment_isa(ctx), form = allowed & environment & (uint32_t)HYB_ISA_AVX512_LOOKUP;
+    int is_open = allowed == UINT32_MAX && environment == UINT32_MAX;
+    if ((allowed & HYB_ISA_AVX512_LOOKUP) != 0) allowed |= HYB_ISA_AVX512_VNNI;
     if ((allowed & HYB_ISA_AVX512_VNNI) != 0) allowed |= HYB_ISA_AVX512;
     if ((allowed & HYB_ISA_AVX512) != 0) allowed |= HYB_ISA_AVX_VNNI;
     if ((allowed & HYB_ISA_AVX_VNNI) != 0) allowed |= HYB_ISA_AVX2;
     if ((allowed & HYB_ISA_NEON_I8MM) != 0) allowed |= HYB_ISA_NEON_DOTPROD;
     if ((allowed & HYB_ISA_NEON_DOTPROD) != 0) allowed |= HYB_ISA_NEON;
-    return hyb_isa_detect() & allowed & environment_isa(ctx);
+    uint32_t isa = hyb_isa_detect() & allowed & environment;
+    if ((isa & HYB_ISA_AVX512_VNNI) == 0) return isa;
+#if HYB_X86
+    if (is_open && !hyb_lookup512_is_faster()) return isa;
+#endif
+    (void)is_open;
+    return isa | form;
 }
 
 static hyb_status check_options(hyb_ctx *ctx) {

@@ -25,7 +25,10 @@ void hyb_kernels_select(hyb_kernels *table, uint32_t isa) {
         hyb_install_transpose_avx512(table);
         hyb_install_vector_avx512(table);
     }
-    if ((isa & HYB_ISA_AVX512_VNNI) != 0) hyb_install_matmul_avx512(table);
+    if ((isa & HYB_ISA_AVX512_VNNI) != 0) {
+        hyb_install_matmul_avx512(table);
+        hyb_install_matmul_lookup512(table);
+    }
 #elif HYB_ARM64
     if ((isa & HYB_ISA_NEON) != 0) {
         hyb_install_matmul_neon(table);

@@ -28,9 +28,23 @@
 #define HYB_MATMUL_JOB_ROWS 64
 #define HYB_MATMUL_SCRATCH_BYTES(n_k16) ((size_t)HYB_MATMUL_JOB_ROWS * HYB_BLOCK_COLS * (n_k16))
 
+/* Ternary weights for table look-ups, a layout of its own: a 16-bit word holds 9 columns of a row as three indices of 5
+ * bits, i = t0 + 3 t1 + 9 t2 with t = code + 1 of three columns, the first in the lowest bits. Rows in blocks of 32,
+ * everything padded with code 0:  [row block][word][32 rows] */
+#define HYB_LOOKUP_WORD_COLS 9
+#define HYB_LOOKUP_WORDS(n_k16) ((HYB_BLOCK_COLS * (size_t)(n_k16) + HYB_LOOKUP_WORD_COLS - 1) / HYB_LOOKUP_WORD_COLS)
+#define HYB_LOOKUP_BLOCK_ROWS 32
+#define HYB_LOOKUP_BLOCK_BYTES(n_k16) (HYB_LOOKUP_WORDS(n_k16) * HYB_LOOKUP_BLOCK_ROWS * 2)
+/* A job covers at most this many rows: so many that making the tables hardly shows. Its scratch holds tables (64 bytes
+ * each, three a word), then sums of its rows and a tile of tokens. */
+#define HYB_LOOKUP_JOB_ROWS 2048
+#define HYB_LOOKUP_TILE_TOKENS 5
+#define HYB_LOOKUP_TABLE_BYTES ((size_t)3 * 64 * 560) /* one token of 5040 columns */
+#define HYB_LOOKUP_SCRATCH_BYTES (HYB_LOOKUP_TABLE_BYTES + (size_t)4 * HYB_LOOKUP_JOB_ROWS * HYB_LOOKUP_TILE_TOKENS)
+
 typedef struct hyb_matmul_job {
     const uint8_t *weights;  /* first row block, aligned to 64 */
-    size_t n_rows;           /* 1 .. HYB_MATMUL_JOB_ROWS valid rows */
+    size_t n_rows;           /* 1 .. HYB_MATMUL_JOB_ROWS valid rows; matmul_lookup: HYB_LOOKUP_JOB_ROWS */
     size_t n_k16;            /* >= 1 */
     const int8_t *x;         /* [n_tokens][ld_x], -127..127, zero from n_cols to 16 n_k16; aligned to 16 */
     size_t ld_x;             /* bytes, a multiple of 16, >= 16 n_k16 */
@@ -41,7 +55,7 @@ typedef struct hyb_matmul_job {
     float *y;                /* [n_tokens][ld_y]: (float)sum * (x_scale * row_scale); or NULL and */
     int32_t *y_i32;          /* the exact sums */
     size_t ld_y;             /* elements */
-    uint8_t *scratch;        /* HYB_MATMUL_SCRATCH_BYTES, aligned to 64 */
+    uint8_t *scratch;        /* HYB_MATMUL_SCRATCH_BYTES or HYB_LOOKUP_SCRATCH_BYTES, aligned to 64 */
 } hyb_matmul_job;
 
 /* fp32 matrix product of a block of C (hyb_gemm's layouts; transpose is hyb_transpose). */
@@ -164,6 +178,7 @@ typedef struct hyb_pack_transposed_job {
     /* EXACT, integers */ \
     X(matmul_ternary, void, (const hyb_matmul_job *job)) \
     X(matmul_int8, void, (const hyb_matmul_job *job)) \
+    X(matmul_lookup, void, (const hyb_matmul_job *job)) /* ternary, in the layout for look-ups */ \
     /* code = clamp(round_half_even(x * inverse_scale), -127, 127) for finite x; returns the sum of the codes */ \
     X(quantize_i8, int32_t, (const float *x, size_t n, float inverse_scale, int8_t *codes)) \
     /* code = (w > threshold) - (w < -threshold) */ \
@@ -257,8 +272,11 @@ void hyb_kernels_select(hyb_kernels *table, uint32_t isa);
 /* Each variant file installs its kernels. The caller checked the tier. */
 void hyb_install_matmul_avx2(hyb_kernels *table);
 void hyb_install_matmul_avxvnni(hyb_kernels *table);
-void hyb_install_matmul_vnni256(hyb_kernels *table); /* for tests: needs AVX-512 VNNI */
-void hyb_install_matmul_avx512(hyb_kernels *table);  /* needs VNNI */
+void hyb_install_matmul_vnni256(hyb_kernels *table);   /* for tests: needs AVX-512 VNNI */
+void hyb_install_matmul_avx512(hyb_kernels *table);    /* needs VNNI */
+void hyb_install_matmul_lookup512(hyb_kernels *table); /* needs VNNI */
+/* 1 if look-ups beat vpdpbusd on the running processor, by a measurement of both. Needs VNNI. */
+int hyb_lookup512_is_faster(void);
 void hyb_install_quantize_avx2(hyb_kernels *table);
 void hyb_install_quantize_avx512(hyb_kernels *table);
 void hyb_install_transpose_avx2(hyb_kernels *table);

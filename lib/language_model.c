@@ -296,7 +296,11 @@ hyb_status hyb_model_add_packed(hyb_language_model *m) {
     for (size_t i = 0; i < m->n_tensors; i++) {
         hyb_tensor *t = &m->tensors[i];
         if (!hyb_tensor_is_quantized(t)) continue;
-        HYB_TRY(hyb_weights_alloc(m->ctx, (hyb_format)t->quantizer.format, t->n_rows, t->n_cols, &t->packed));
+        hyb_format format = (hyb_format)t->quantizer.format;
+        if (t->values != NULL) /* trained: the codes change in place */
+            HYB_TRY(hyb_weights_alloc(m->ctx, format, t->n_rows, t->n_cols, &t->packed));
+        else
+            HYB_TRY(hyb_weights_alloc_fixed(m->ctx, format, t->n_rows, t->n_cols, &t->packed));
         if (hyb_tensor_size(t) > largest) largest = hyb_tensor_size(t);
     }
     if (largest == 0) return HYB_OK;

@@ -17,6 +17,8 @@
 #define MAX_BLOCK_BYTES ((size_t)384 << 10)
 /* Jobs a thread, so that threads which began late or run slower do not hold up the rest. */
 #define JOBS_PER_THREAD 4
+/* Rows of a product by look-ups for which making the tables takes less than a third of the time. */
+#define LOOKUP_JOB_MIN_ROWS 256
 /* Products of fewer multiplications than this are done before another thread would have woken up. */
 #define MIN_PARALLEL_MULTIPLICATIONS 65536
 
@@ -41,11 +43,17 @@ static hyb_status check_shape(hyb_ctx *ctx, hyb_format format, size_t n_rows, si
     return HYB_OK;
 }
 
-hyb_status hyb_weights_alloc(hyb_ctx *ctx, hyb_format format, size_t n_rows, size_t n_cols, hyb_weights **weights) {
+static size_t rows_per_block(hyb_layout layout) {
+    return layout == HYB_LAYOUT_LOOKUP ? HYB_LOOKUP_BLOCK_ROWS : HYB_BLOCK_ROWS;
+}
+
+static hyb_status alloc_weights(hyb_ctx *ctx, hyb_format format, hyb_layout layout, size_t n_rows, size_t n_cols,
+                                hyb_weights **weights) {
     HYB_TRY(check_shape(ctx, format, n_rows, n_cols));
-    size_t n_k16 = hyb_ceil_div(n_cols, HYB_BLOCK_COLS), n_blocks = hyb_ceil_div(n_rows, HYB_BLOCK_ROWS);
-    size_t block_bytes = n_k16 * bytes_per_k16(format), head = hyb_round_up(sizeof(hyb_weights), 64);
-    size_t per_block = block_bytes + HYB_BLOCK_ROWS * sizeof(float);
+    size_t block_rows = rows_per_block(layout), n_blocks = hyb_ceil_div(n_rows, block_rows);
+    size_t n_k16 = hyb_ceil_div(n_cols, HYB_BLOCK_COLS), head = hyb_round_up(sizeof(hyb_weights), 64);
+    size_t block_bytes = layout == HYB_LAYOUT_LOOKUP ? HYB_LOOKUP_BLOCK_BYTES(n_k16) : n_k16 * bytes_per_k16(format);
+    size_t per_block = block_bytes + block_rows * sizeof(float);
     hyb_weights *w = NULL;
     if (n_blocks <= (SIZE_MAX - head) / per_block) w = hyb_alloc(ctx, 1, head + n_blocks * per_block);
     if (w == NULL)
@@ -53,16 +61,36 @@ hyb_status hyb_weights_alloc(hyb_ctx *ctx, hyb_format format, size_t n_rows, siz
     w->release = ctx->options.release;
     w->release_user = ctx->options.allocator_user;
     w->format = format;
+    w->layout = layout;
     w->n_rows = n_rows;
     w->n_cols = n_cols;
     w->n_k16 = n_k16;
     w->block_bytes = block_bytes;
     w->blocks = (uint8_t *)w + head;
     w->row_scales = (float *)(void *)(w->blocks + n_blocks * block_bytes);
-    memset(w->blocks, format == HYB_FORMAT_TERNARY ? TERNARY_ZERO_BYTE : 0, n_blocks * block_bytes);
-    for (size_t i = 0; i < n_blocks * HYB_BLOCK_ROWS; ++i) w->row_scales[i] = 0.0f;
+    if (layout == HYB_LAYOUT_LOOKUP)
+        hyb_lookup_clear(w->blocks, n_blocks * block_bytes / 2);
+    else
+        memset(w->blocks, format == HYB_FORMAT_TERNARY ? TERNARY_ZERO_BYTE : 0, n_blocks * block_bytes);
+    for (size_t i = 0; i < n_blocks * block_rows; ++i) w->row_scales[i] = 0.0f;
     *weights = w;
     return HYB_OK;
+}
+
+hyb_status hyb_weights_alloc(hyb_ctx *ctx, hyb_format format, size_t n_rows, size_t n_cols, hyb_weights **weights) {
+    return alloc_weights(ctx, format, HYB_LAYOUT_PLANES, n_rows, n_cols, weights);
+}
+
+hyb_status hyb_weights_alloc_fixed(hyb_ctx *ctx, hyb_format format, size_t n_rows, size_t n_cols,
+                                   hyb_weights **weights) {
+    int looks_up = format == HYB_FORMAT_TERNARY && (ctx->isa & HYB_ISA_AVX512_LOOKUP) != 0;
+    return alloc_weights(ctx, format, looks_up ? HYB_LAYOUT_LOOKUP : HYB_LAYOUT_PLANES, n_rows, n_cols, weights);
+}
+
+/* Where a row's first word lies. In a block of either layout, 64 bytes hold a word of each row. */
+static uint8_t *row_words(const hyb_weights *weights, size_t row) {
+    size_t block_rows = rows_per_block(weights->layout);
+    return weights->blocks + row / block_rows * weights->block_bytes + row % block_rows * (64 / block_rows);
 }
 
 /* Eight codes -1, 0, 1 in the bytes of a word to code + 1 in each byte: -1 is 3 in two bits, so (3, 0, 1) + 1 mod 4 is
@@ -100,9 +128,11 @@ void hyb_weights_fill_rows(const hyb_ctx *ctx, hyb_weights *weights, const int8_
     (void)ctx;
     size_t end = hyb_min_size((first_block + n_blocks) * HYB_BLOCK_ROWS, weights->n_rows);
     for (size_t row = first_block * HYB_BLOCK_ROWS; row < end; ++row) {
-        uint8_t *words = weights->blocks + row / HYB_BLOCK_ROWS * weights->block_bytes + row % HYB_BLOCK_ROWS * 4;
+        uint8_t *words = row_words(weights, row);
         const int8_t *from = codes + row * weights->n_cols;
-        if (weights->format == HYB_FORMAT_TERNARY)
+        if (weights->layout == HYB_LAYOUT_LOOKUP)
+            hyb_lookup_fill_row(words, from, weights->n_cols);
+        else if (weights->format == HYB_FORMAT_TERNARY)
             fill_ternary_row(words, from, weights->n_cols);
         else
             fill_int8_row(words, from, weights->n_cols);
@@ -112,13 +142,15 @@ void hyb_weights_fill_rows(const hyb_ctx *ctx, hyb_weights *weights, const int8_
 
 /* Codes of columns 16 k .. 16 k + 15 of a row. */
 static void unpack_group(const hyb_weights *weights, size_t row, size_t k, int8_t *codes) {
-    const uint8_t *block = weights->blocks + row / HYB_BLOCK_ROWS * weights->block_bytes;
-    size_t in_block = row % HYB_BLOCK_ROWS * 4;
-    if (weights->format == HYB_FORMAT_TERNARY) {
-        const uint8_t *word = block + k * 64 + in_block;
+    const uint8_t *words = row_words(weights, row);
+    if (weights->layout == HYB_LAYOUT_LOOKUP) {
+        size_t first = k * HYB_BLOCK_COLS;
+        hyb_lookup_unpack(words, first, HYB_BLOCK_COLS, codes);
+    } else if (weights->format == HYB_FORMAT_TERNARY) {
+        const uint8_t *word = words + k * 64;
         for (size_t c = 0; c < HYB_BLOCK_COLS; ++c) codes[c] = (int8_t)((word[c % 4] >> (c / 4 * 2) & 3) - 1);
     } else {
-        for (size_t p = 0; p < 4; ++p) memcpy(codes + p * 4, block + (k * 4 + p) * 64 + in_block, 4);
+        for (size_t p = 0; p < 4; ++p) memcpy(codes + p * 4, words + (k * 4 + p) * 64, 4);
     }
 }
 
@@ -169,7 +201,10 @@ void hyb_quantize_token(const hyb_kernels *kernels, const float *x, size_t n_col
 }
 
 size_t hyb_matmul_scratch_bytes(const hyb_ctx *ctx, size_t max_n_cols) {
-    return HYB_MATMUL_SCRATCH_BYTES(hyb_ceil_div(max_n_cols, HYB_BLOCK_COLS)) * hyb_ctx_n_threads(ctx);
+    size_t n_bytes = HYB_MATMUL_SCRATCH_BYTES(hyb_ceil_div(max_n_cols, HYB_BLOCK_COLS));
+    int may_look_up = ctx->kernels.tier[HYB_KERNEL_matmul_lookup] != 0; /* the reference needs no work memory */
+    if (may_look_up && n_bytes < HYB_LOOKUP_SCRATCH_BYTES) n_bytes = HYB_LOOKUP_SCRATCH_BYTES;
+    return n_bytes * hyb_ctx_n_threads(ctx);
 }
 
 typedef struct product {
@@ -188,7 +223,7 @@ static void product_task(void *argument, size_t index, size_t worker) {
     const hyb_weights *w = p->weights;
     size_t row = index % p->n_row_jobs * p->rows_per_job, token = index / p->n_row_jobs * p->tokens_per_job;
     hyb_matmul_job job = {0};
-    job.weights = w->blocks + row / HYB_BLOCK_ROWS * w->block_bytes;
+    job.weights = w->blocks + row / rows_per_block(w->layout) * w->block_bytes;
     job.n_rows = hyb_min_size(p->rows_per_job, w->n_rows - row);
     job.n_k16 = w->n_k16;
     job.x = p->x->codes + token * p->x->ld;
@@ -203,6 +238,11 @@ static void product_task(void *argument, size_t index, size_t worker) {
         job.y_i32 = p->y_i32 + token * p->ld_y + row;
     }
     job.ld_y = p->ld_y;
+    if (w->layout == HYB_LAYOUT_LOOKUP) {
+        job.scratch = p->scratch + worker * HYB_LOOKUP_SCRATCH_BYTES;
+        p->ctx->kernels.matmul_lookup(&job);
+        return;
+    }
     job.scratch = p->scratch + worker * HYB_MATMUL_SCRATCH_BYTES(w->n_k16);
     if (w->format == HYB_FORMAT_TERNARY)
         p->ctx->kernels.matmul_ternary(&job);
@@ -227,6 +267,20 @@ static void split(product *p, size_t n_threads) {
     p->n_row_jobs = hyb_ceil_div(n_rows, p->rows_per_job);
 }
 
+/* Each job makes its own tables, for all its rows: tokens are divided first, rows into few jobs. */
+static void split_lookup(product *p, size_t n_threads) {
+    size_t n_rows = p->weights->n_rows, token_jobs = 1;
+    size_t row_jobs = hyb_ceil_div(n_rows, HYB_LOOKUP_JOB_ROWS);
+    if (n_threads > 1) {
+        size_t most = hyb_ceil_div(p->n_tokens, MIN_TOKENS_PER_JOB);
+        token_jobs = hyb_min_size(n_threads * JOBS_PER_THREAD, most);
+        row_jobs = hyb_ceil_div(hyb_round_up(token_jobs * row_jobs, n_threads), token_jobs);
+    }
+    p->tokens_per_job = hyb_round_up(hyb_ceil_div(p->n_tokens, token_jobs), HYB_LOOKUP_TILE_TOKENS);
+    p->rows_per_job = hyb_round_up(hyb_ceil_div(n_rows, row_jobs), LOOKUP_JOB_MIN_ROWS);
+    p->n_row_jobs = hyb_ceil_div(n_rows, p->rows_per_job);
+}
+
 void hyb_matmul_parallel(hyb_ctx *ctx, const hyb_weights *weights, const hyb_activations *x, size_t n_tokens, float *y,
                          int32_t *y_i32, size_t ld_y, uint8_t *scratch) {
     product p = {0};
@@ -241,7 +295,10 @@ void hyb_matmul_parallel(hyb_ctx *ctx, const hyb_weights *weights, const hyb_act
     size_t n_threads = hyb_ctx_n_threads(ctx);
     double multiplications = (double)weights->n_rows * (double)weights->n_cols * (double)n_tokens;
     if (multiplications < MIN_PARALLEL_MULTIPLICATIONS) n_threads = 1;
-    split(&p, n_threads);
+    if (weights->layout == HYB_LAYOUT_LOOKUP)
+        split_lookup(&p, n_threads);
+    else
+        split(&p, n_threads);
     size_t n_jobs = p.n_row_jobs * hyb_ceil_div(n_tokens, p.tokens_per_job);
     if (n_threads > 1) {
         hyb_parallel(ctx, n_jobs, product_task, &p);
@@ -270,7 +327,7 @@ hyb_status hyb_weights_create(hyb_ctx *ctx, hyb_format format, size_t n_rows, si
         if (!hyb_is_finite(scales[i]))
             return hyb_fail(ctx, HYB_ERROR_NOT_FINITE, "scale %zu is not a finite number", i);
     hyb_weights *w = NULL;
-    HYB_TRY(hyb_weights_alloc(ctx, format, n_rows, n_cols, &w));
+    HYB_TRY(hyb_weights_alloc_fixed(ctx, format, n_rows, n_cols, &w));
     hyb_weights_fill_rows(ctx, w, codes, scales, n_scales, 0, hyb_ceil_div(n_rows, HYB_BLOCK_ROWS));
     *weights = w;
     return HYB_OK;
@@ -286,8 +343,8 @@ size_t hyb_weights_n_cols(const hyb_weights *weights) { return weights != NULL ?
 
 size_t hyb_weights_bytes(const hyb_weights *weights) {
     if (weights == NULL) return 0;
-    size_t n_blocks = hyb_ceil_div(weights->n_rows, HYB_BLOCK_ROWS);
-    return sizeof *weights + n_blocks * (weights->block_bytes + HYB_BLOCK_ROWS * sizeof(float));
+    size_t block_rows = rows_per_block(weights->layout), n_blocks = hyb_ceil_div(weights->n_rows, block_rows);
+    return sizeof *weights + n_blocks * (weights->block_bytes + block_rows * sizeof(float));
 }
 
 /* Bytes of the padded copy of the activations and of the workers' scratch; 0 on overflow. */

@@ -8,16 +8,21 @@
 
 #include "common.h"
 
+/* How the codes of TERNARY weights lie in memory (kernels.h); other formats have but one layout. Whatever changes codes
+ * in place, or makes them for the backward pass, works on PLANES. */
+typedef enum hyb_layout { HYB_LAYOUT_PLANES = 0, HYB_LAYOUT_LOOKUP } hyb_layout;
+
 /* One allocation: this struct, then blocks, then row_scales. Layout of blocks: kernels.h. */
 struct hyb_weights {
     void (*release)(void *user, void *memory); /* the allocator of the context that made them */
     void *release_user;
     hyb_format format;
+    hyb_layout layout;
     size_t n_rows, n_cols;
     size_t n_k16;       /* groups of 16 columns, the last one padded with code 0 */
-    size_t block_bytes; /* bytes of a row block: 64 n_k16 for TERNARY, 256 n_k16 for the other formats */
+    size_t block_bytes; /* bytes of a row block: 64 n_k16 for TERNARY, 256 n_k16 for the other formats; see layout */
     uint8_t *blocks;    /* aligned to 64 */
-    float *row_scales;  /* [n_rows rounded up to 16] */
+    float *row_scales;  /* [n_rows rounded up to whole blocks] */
 };
 
 /* Quantised tokens, ready for the kernels. codes aligned to 16. */
@@ -31,6 +36,11 @@ typedef struct hyb_activations {
 /* Allocates weights with every code and scale 0. Errors: INVALID_ARGUMENT (sizes, F32), OUT_OF_MEMORY. */
 hyb_status hyb_weights_alloc(hyb_ctx *ctx, hyb_format format, size_t n_rows, size_t n_cols, hyb_weights **weights);
 
+/* The same for weights that hyb_weights_fill_rows fills and that are only read and multiplied from then on: in the
+ * layout that the context multiplies fastest. Every context can use them. */
+hyb_status hyb_weights_alloc_fixed(hyb_ctx *ctx, hyb_format format, size_t n_rows, size_t n_cols,
+                                   hyb_weights **weights);
+
 /* Packs rows 16 first_block .. 16 (first_block + n_blocks) - 1 (as far as they exist) in place. codes and scales are
  * those of the whole matrix: int8 [n_rows][n_cols], fp32 [n_scales] with n_scales 1 or n_rows. Different row blocks may
  * be filled at the same time. Codes must fit the format. */
@@ -42,6 +52,12 @@ void hyb_weights_gather_row(const hyb_weights *weights, size_t row, float *out);
 
 /* The codes of a row; codes [n_cols]. */
 void hyb_weights_unpack_codes(const hyb_weights *weights, size_t row, int8_t *codes);
+
+/* weights_lookup.c: the words of a row (64 bytes apart) in the layout for look-ups from all its codes; the codes of
+ * columns first .. first + n - 1 back; and n_words words of padding. */
+void hyb_lookup_fill_row(uint8_t *words, const int8_t *codes, size_t n_cols);
+void hyb_lookup_unpack(const uint8_t *words, size_t first, size_t n, int8_t *codes);
+void hyb_lookup_clear(uint8_t *words, size_t n_words);
 
 /* Index of the first code that is not one of the format's (not F32), or n. */
 size_t hyb_find_bad_code(hyb_format format, const int8_t *codes, size_t n);

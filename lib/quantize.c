@@ -215,7 +215,7 @@ static size_t ternary_row(const quantize_loop *loop, size_t r, float scale, size
     const hyb_quantize_job *job = loop->job;
     const float *w = row_of(loop, r);
     if (job->codes != NULL) make_codes(loop, w, scale, job->codes + r * job->n_cols);
-    if (job->packed == NULL) return 0;
+    if (job->packed == NULL || job->packed->layout != HYB_LAYOUT_PLANES) return 0;
     uint8_t *words = job->packed->blocks + r / HYB_BLOCK_ROWS * job->packed->block_bytes + r % HYB_BLOCK_ROWS * 4;
     float threshold = scale == 0.0f ? hyb_float_of(0x7f800000u) : scale * 0.5f; /* nothing exceeds infinity */
     job->packed->row_scales[r] = scale;
@@ -252,7 +252,7 @@ static void code_rows(quantize_loop *loop, size_t first, size_t end, size_t work
     }
     loop->n_flips[worker] += n_flips;
     loop->n_zeros[worker] += n_zeros;
-    if (job->packed != NULL && !is_ternary)
+    if (job->packed != NULL && (!is_ternary || job->packed->layout != HYB_LAYOUT_PLANES))
         hyb_weights_fill_rows(loop->ctx, job->packed, job->codes, loop->scales, per_row ? job->n_rows : 1,
                               first / HYB_BLOCK_ROWS, hyb_ceil_div(end - first, HYB_BLOCK_ROWS));
 }

@@ -15,7 +15,7 @@ typedef struct hyb_quantize_job {
     const float *weights; /* [n_rows][n_cols] */
     size_t n_rows, n_cols;
     const hyb_magnitudes *magnitudes; /* [n_rows] of the rows, where the caller has them: saves a pass. Or NULL */
-    int8_t *codes;                    /* [n_rows][n_cols]; may be NULL for TERNARY */
+    int8_t *codes;                    /* [n_rows][n_cols]; may be NULL for TERNARY packed in PLANES */
     hyb_weights *packed;              /* of this shape and format, filled in place; or NULL */
     float *scales;                    /* [1] or [n_rows]; unchanged on an error */
     int8_t *next_codes; /* to count flips of formats other than TERNARY: [n_rows][n_cols] of work memory; or NULL */

@@ -17,13 +17,17 @@
 #define MAX_COLS (16 * MAX_K16)  /* columns of it */
 #define ROWS HYB_MATMUL_JOB_ROWS /* rows of it */
 #define MAX_TOKENS 5             /* tokens of it */
-#define FIRST_STATE 0x243f6a88u  /* of the generator: the first digits of pi */
+#define LOOKUP_WORDS HYB_LOOKUP_WORDS(MAX_K16)
+/* The portable product by look-ups needs no work memory. */
+#define SCRATCH_BYTES (HYB_X86 ? HYB_LOOKUP_SCRATCH_BYTES : HYB_MATMUL_SCRATCH_BYTES(MAX_K16))
+#define FIRST_STATE 0x243f6a88u /* of the generator: the first digits of pi */
 #define N_SIZES (sizeof sizes / sizeof *sizes)
 static const size_t sizes[] = {1, 2, 7, 15, 16, 17, 31, 33, 48, MAX_N};
 
-/* Inputs and outputs of the probes. The first three need alignment to 64, and have sizes that are multiples of it. */
+/* Inputs and outputs of the probes. The first four need alignment to 64, and have sizes that are multiples of it. */
 typedef struct fixture {
-    uint8_t scratch[HYB_MATMUL_SCRATCH_BYTES(MAX_K16)];
+    uint8_t scratch[SCRATCH_BYTES];
+    uint8_t lookup[ROWS * LOOKUP_WORDS * 2];
     uint8_t ternary[ROWS * MAX_COLS / 4];
     uint8_t int8[ROWS * MAX_COLS];
     int8_t x[MAX_TOKENS * MAX_COLS], codes[MAX_N], other_codes[MAX_N];
@@ -66,6 +70,12 @@ static void fill_fixture(fixture *f) {
     fill_floats(f->c, 2 * MAX_N, &s);
     fill_floats(f->keys, MAX_KEYS * LD, &s);
     fill_floats(f->values, MAX_KEYS * LD, &s);
+    for (size_t i = 0; i < sizeof f->lookup; i += 2) {
+        uint32_t word = 0;
+        for (unsigned p = 0; p < 3; ++p) word |= (draw(&s) % 27) << 5 * p;
+        f->lookup[i] = (uint8_t)word;
+        f->lookup[i + 1] = (uint8_t)(word >> 8);
+    }
 }
 
 /* Multiplies by 2^32 / golden ratio, and lets the upper bits act on the lower ones. */
@@ -116,6 +126,9 @@ static void probe_matmul_ternary(const hyb_kernels *k, fixture *f, size_t n) {
 }
 static void probe_matmul_int8(const hyb_kernels *k, fixture *f, size_t n) {
     probe_product(k->matmul_int8, f->int8, f, n);
+}
+static void probe_matmul_lookup(const hyb_kernels *k, fixture *f, size_t n) {
+    probe_product(k->matmul_lookup, f->lookup, f, n);
 }
 static void probe_quantize_i8(const hyb_kernels *k, fixture *f, size_t n) {
     int8_t codes[MAX_N];
@@ -199,6 +212,7 @@ static const struct {
     /* clang-format off */
     PROBE(matmul_ternary, 0x7cf31273u)
     PROBE(matmul_int8, 0xa8222402u)
+    PROBE(matmul_lookup, 0x51267354u)
     PROBE(quantize_i8, 0xf2fd51d3u)
     PROBE(ternarize, 0x7990e3f3u)
     PROBE(count_flips, 0x882515e0u)

@@ -8,9 +8,10 @@ hyb_status hyb_weights_create_quantized(hyb_ctx *ctx, const hyb_quantizer *quant
                         "hyb_weights_create_quantized: ctx, quantizer, values or weights is NULL");
     HYB_TRY(hyb_quantize_check(ctx, quantizer, n_rows, n_cols));
     hyb_quantize_job job = {.quantizer = quantizer, .weights = values, .n_rows = n_rows, .n_cols = n_cols};
-    HYB_TRY(hyb_weights_alloc(ctx, (hyb_format)quantizer->format, n_rows, n_cols, &job.packed));
+    HYB_TRY(hyb_weights_alloc_fixed(ctx, (hyb_format)quantizer->format, n_rows, n_cols, &job.packed));
     size_t work_bytes = hyb_quantize_work_bytes(n_rows);
-    size_t n_codes = quantizer->format == HYB_FORMAT_TERNARY ? 0 : n_rows * n_cols;
+    int in_place = quantizer->format == HYB_FORMAT_TERNARY && job.packed->layout == HYB_LAYOUT_PLANES;
+    size_t n_codes = in_place ? 0 : n_rows * n_cols;
     float *scales = hyb_alloc(ctx, n_rows, sizeof *scales);
     int8_t *codes = hyb_alloc(ctx, n_codes, 1);
     void *work = work_bytes != 0 ? hyb_scratch(ctx, work_bytes) : NULL;

@@ -17,7 +17,7 @@ from pyhybrid._native import ffi, lib
 
 __all__ = ["Context", "Isa", "cpu_name", "default_context", "detected_isa"]
 
-Isa = Literal["scalar", "avx2", "avxvnni", "avx512", "neon", "dotprod", "i8mm"]
+Isa = Literal["scalar", "avx2", "avxvnni", "avx512", "lookup", "neon", "dotprod", "i8mm"]
 
 _AVX_VNNI = lib.HYB_ISA_AVX2 | lib.HYB_ISA_AVX_VNNI
 _AVX512 = _AVX_VNNI | lib.HYB_ISA_AVX512 | lib.HYB_ISA_AVX512_VNNI
@@ -26,12 +26,14 @@ _MASKS: dict[str, int] = {
     "avx2": lib.HYB_ISA_AVX2,
     "avxvnni": _AVX_VNNI,
     "avx512": _AVX512,
+    "lookup": _AVX512 | lib.HYB_ISA_AVX512_LOOKUP,
     "neon": lib.HYB_ISA_NEON,
     "dotprod": lib.HYB_ISA_NEON | lib.HYB_ISA_NEON_DOTPROD,
     "i8mm": lib.HYB_ISA_NEON | lib.HYB_ISA_NEON_DOTPROD | lib.HYB_ISA_NEON_I8MM,
 }
 #: Names of single tiers, the highest first.
 _TIERS: tuple[tuple[int, str], ...] = (
+    (lib.HYB_ISA_AVX512_LOOKUP, "lookup"),
     (lib.HYB_ISA_AVX512_VNNI, "avx512vnni"),
     (lib.HYB_ISA_AVX512, "avx512"),
     (lib.HYB_ISA_AVX_VNNI, "avxvnni"),
@@ -106,9 +108,10 @@ class Context:
     Args:
         threads: threads that compute, 1 to 256; None: the environment's HYB_NUM_THREADS, or every processor
             that this process may use.
-        isa: highest instruction-set tier to use, 'scalar', 'avx2', 'avx512', 'neon', 'dotprod' or 'i8mm';
-            None: the best there is. What the processor lacks, or the environment's HYB_ISA forbids, is never
-            used; see the property `isa`.
+        isa: highest instruction-set tier to use, 'scalar', 'avx2', 'avxvnni', 'avx512', 'lookup' (AVX-512
+            with ternary weights packed for table look-ups), 'neon', 'dotprod' or 'i8mm'; None: the best there
+            is, and of 'avx512' and 'lookup' the one that a short measurement finds faster. What the processor
+            lacks, or the environment's HYB_ISA forbids, is never used; see the property `isa`.
 
     Raises:
         InvalidArgumentError: a value out of its range.
@@ -160,8 +163,8 @@ class Context:
 
     @property
     def isa(self) -> str:
-        """Highest instruction-set tier in use: 'scalar', 'avx2', 'avx512', 'avx512vnni', 'neon', 'dotprod' or
-        'i8mm'."""
+        """Highest instruction-set tier in use: 'scalar', 'avx2', 'avxvnni', 'avx512', 'avx512vnni', 'lookup',
+        'neon', 'dotprod' or 'i8mm'."""
         return _highest_tier(lib.hyb_ctx_isa(self.handle))
 
     def kernels(self) -> dict[str, str]:

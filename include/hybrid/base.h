@@ -69,10 +69,11 @@ typedef enum hyb_status {
 /* Instruction-set tiers, as bits of a mask. A tier implies the ones below it on the same processor family. */
 typedef enum hyb_isa {
     HYB_ISA_SCALAR = 0,
-    HYB_ISA_AVX2 = 1,        /* AVX2, FMA, F16C */
-    HYB_ISA_AVX512 = 2,      /* AVX-512 F, BW, DQ, VL */
-    HYB_ISA_AVX512_VNNI = 4, /* and VNNI */
-    HYB_ISA_AVX_VNNI = 16,   /* AVX2 and AVX-VNNI */
+    HYB_ISA_AVX2 = 1,          /* AVX2, FMA, F16C */
+    HYB_ISA_AVX512 = 2,        /* AVX-512 F, BW, DQ, VL */
+    HYB_ISA_AVX512_VNNI = 4,   /* and VNNI */
+    HYB_ISA_AVX512_LOOKUP = 8, /* ternary weights multiplied by table look-up; chosen by a measurement, see isa_mask */
+    HYB_ISA_AVX_VNNI = 16,     /* AVX2 and AVX-VNNI */
     HYB_ISA_NEON = 256,
     HYB_ISA_NEON_DOTPROD = 512, /* SDOT, UDOT */
     HYB_ISA_NEON_I8MM = 1024    /* SMMLA */
@@ -105,9 +106,10 @@ typedef struct hyb_ctx_options {
     void *parallel_user;
     /* Number of threads that take part, the caller included: 1 to 256. 0: the environment's HYB_NUM_THREADS, or 1. */
     uint32_t n_threads;
-    /* Tiers that may be used (bits of hyb_isa); 0 means all. The environment's HYB_ISA (scalar, avx2, avxvnni, avx512;
-     * neon, dotprod, i8mm) lowers it further; what the processor lacks is never used. Use HYB_ISA_MASK_SCALAR to allow
-     * none.
+    /* Tiers that may be used (bits of hyb_isa); 0 means all. The environment's HYB_ISA (scalar, avx2, avxvnni, avx512,
+     * lookup; neon, dotprod, i8mm) lowers it further; what the processor lacks is never used. Use HYB_ISA_MASK_SCALAR
+     * to allow none. AVX512_LOOKUP is one of two forms that need the same processor: where neither a mask nor the
+     * environment says which, the creation of the context measures both for less than 100 microseconds.
      */
     uint32_t isa_mask;
 } hyb_ctx_options;
@@ -129,7 +131,7 @@ HYB_API const char *hyb_ctx_last_error(const hyb_ctx *ctx);
 HYB_API uint32_t hyb_ctx_n_threads(const hyb_ctx *ctx);
 HYB_API hyb_status hyb_ctx_set_n_threads(hyb_ctx *ctx, uint32_t n_threads);
 
-/* Tiers in use by this context (bits of hyb_isa). */
+/* Tiers in use by this context (bits of hyb_isa); AVX512_LOOKUP if it packs ternary weights for look-ups. */
 HYB_API uint32_t hyb_ctx_isa(const hyb_ctx *ctx);
 
 /* The context's kernel table, for diagnosis: number of entries, an entry's name ("dot_f32") and the tier that was
@@ -143,7 +145,8 @@ HYB_API const char *hyb_ctx_kernel_tier(const hyb_ctx *ctx, size_t index);
  * HYB_OK, or HYB_ERROR_UNSUPPORTED with the first failing check in the detail. */
 HYB_API hyb_status hyb_ctx_self_test(hyb_ctx *ctx);
 
-/* Tiers that this processor and operating system offer (bits of hyb_isa), whatever the environment says. */
+/* Tiers that this processor and operating system offer (bits of hyb_isa), whatever the environment says. Never
+ * AVX512_LOOKUP, which is a choice and not an offer. */
 HYB_API uint32_t hyb_isa_detect(void);
 
 /* The processor's own name ("Intel(R) Xeon(R) ..."), or "unknown". Static storage per call site: written into

@@ -95,7 +95,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seeds", type=_positive, default=default.seeds, help="quality runs")
     parser.add_argument("--data", type=Path, help="text of the quality runs; default: the embedded one")
     parser.add_argument(
-        "--isa", choices=["scalar", "avx2", "avxvnni", "avx512", "neon"],
+        "--isa", choices=["scalar", "avx2", "avxvnni", "avx512", "lookup", "neon"],
         help="highest tier of our side (HYB_ISA)",
     )
     parser.add_argument("--quick", action="store_true", help="single operations: fewer rows, shorter rounds")

@@ -1,7 +1,7 @@
 /* check_matmul.c - every variant of the integer matrix products against the reference, bit for bit: random odd sizes,
  * the extremes of the number range, memory that ends at a guard page, results that begin poisoned.
- * With --bench [tier]: speed. With --run TIER ternary|int8 ROWS COLUMNS TOKENS TIMES: nothing but that product, for
- * tools/count_instructions.
+ * With --bench [tier]: speed. With --run TIER ternary|int8|lookup ROWS COLUMNS TOKENS TIMES: nothing but that product,
+ * for tools/count_instructions.
  */
 #include "testing.h"
 
@@ -15,42 +15,52 @@
 
 typedef void (*matmul_kernel)(const hyb_matmul_job *job);
 
+/* What is multiplied: the layouts of packed weights. */
+enum { INT8, TERNARY, LOOKUP, N_KINDS };
+static const char *const kind_names[] = {"int8", "ternary", "lookup"};
+
 typedef struct tier {
     const char *name;
-    matmul_kernel ternary, int8;
+    matmul_kernel ternary, int8, lookup; /* lookup may be NULL */
 } tier;
+
+static matmul_kernel kernel_of(const tier *t, int kind) {
+    return kind == LOOKUP ? t->lookup : kind == TERNARY ? t->ternary : t->int8;
+}
 
 /* The reference, and the variants that this processor runs. */
 static size_t find_tiers(tier *tiers) {
     size_t n = 0;
-    tiers[n++] = (tier){"scalar", hyb_matmul_ternary_ref, hyb_matmul_int8_ref};
+    tiers[n++] = (tier){"scalar", hyb_matmul_ternary_ref, hyb_matmul_int8_ref, hyb_matmul_lookup_ref};
 #if HYB_X86
     static hyb_kernels avx2, avxvnni, vnni256, avx512;
     if (hyb_isa_detect() & HYB_ISA_AVX2) {
         hyb_install_matmul_avx2(&avx2);
-        tiers[n++] = (tier){"avx2", avx2.matmul_ternary, avx2.matmul_int8};
+        tiers[n++] = (tier){"avx2", avx2.matmul_ternary, avx2.matmul_int8, NULL};
     }
     if ((hyb_isa_detect() & HYB_ISA_AVX_VNNI) != 0) {
         hyb_install_matmul_avxvnni(&avxvnni);
-        if (avxvnni.matmul_ternary != NULL) tiers[n++] = (tier){"avxvnni", avxvnni.matmul_ternary, avxvnni.matmul_int8};
+        if (avxvnni.matmul_ternary != NULL)
+            tiers[n++] = (tier){"avxvnni", avxvnni.matmul_ternary, avxvnni.matmul_int8, NULL};
     }
     if (hyb_isa_detect() & HYB_ISA_AVX512_VNNI) {
         hyb_install_matmul_vnni256(&vnni256); /* the source of avxvnni in the encoding that this processor has */
-        tiers[n++] = (tier){"vnni256", vnni256.matmul_ternary, vnni256.matmul_int8};
+        tiers[n++] = (tier){"vnni256", vnni256.matmul_ternary, vnni256.matmul_int8, NULL};
         hyb_install_matmul_avx512(&avx512);
-        tiers[n++] = (tier){"avx512", avx512.matmul_ternary, avx512.matmul_int8};
+        hyb_install_matmul_lookup512(&avx512);
+        tiers[n++] = (tier){"avx512", avx512.matmul_ternary, avx512.matmul_int8, avx512.matmul_lookup};
     }
 #elif HYB_ARM64
     static hyb_kernels neon, dotprod, i8mm;
     hyb_install_matmul_neon(&neon);
-    tiers[n++] = (tier){"neon", neon.matmul_ternary, neon.matmul_int8};
+    tiers[n++] = (tier){"neon", neon.matmul_ternary, neon.matmul_int8, NULL};
     if (hyb_isa_detect() & HYB_ISA_NEON_DOTPROD) {
         hyb_install_matmul_dotprod(&dotprod);
-        tiers[n++] = (tier){"dotprod", dotprod.matmul_ternary, dotprod.matmul_int8};
+        tiers[n++] = (tier){"dotprod", dotprod.matmul_ternary, dotprod.matmul_int8, NULL};
     }
     if (hyb_isa_detect() & HYB_ISA_NEON_I8MM) {
         hyb_install_matmul_i8mm(&i8mm);
-        tiers[n++] = (tier){"i8mm", i8mm.matmul_ternary, i8mm.matmul_int8};
+        tiers[n++] = (tier){"i8mm", i8mm.matmul_ternary, i8mm.matmul_int8, NULL};
     }
 #endif
     return n;
@@ -74,7 +84,7 @@ static int random_code(fill how, int largest, uint64_t *state) {
 
 /* A job in guarded memory; its y has a wider ld than rows, so that writes between tokens show. */
 typedef struct test_case {
-    int ternary;
+    int kind;
     size_t n_rows, n_cols, n_tokens, block_bytes, n_blocks;
     uint8_t *weights, *scratch;
     int8_t *codes, *x;
@@ -84,38 +94,61 @@ typedef struct test_case {
     hyb_matmul_job job;
 } test_case;
 
+/* In the layout for look-ups, as kernels.h words it. The codes of padding are as they come: 0. */
+static void pack_lookup(test_case *c) {
+    static const int powers[] = {1, 3, 9};
+    size_t n_words = HYB_LOOKUP_WORDS(c->job.n_k16);
+    for (size_t r = 0; r < c->n_blocks * 32; ++r)
+        for (size_t w = 0; w < n_words; ++w) {
+            unsigned word = 0;
+            for (size_t k = 0; k < 9; ++k) {
+                int is_padding = r >= c->n_rows || 9 * w + k >= c->n_cols;
+                int code = is_padding ? 0 : c->codes[r * c->n_cols + 9 * w + k];
+                word += (unsigned)((code + 1) * powers[k % 3]) << (k / 3 * 5);
+            }
+            size_t at = (r / 32 * n_words + w) * 32 + r % 32;
+            c->weights[2 * at] = (uint8_t)word;
+            c->weights[2 * at + 1] = (uint8_t)(word >> 8);
+        }
+}
+
 static void pack_weights(test_case *c, fill how, uint64_t *state) {
+    if (c->kind == LOOKUP) {
+        for (size_t i = 0; i < c->n_rows * c->n_cols; ++i) c->codes[i] = (int8_t)random_code(how, 1, state);
+        pack_lookup(c);
+        return;
+    }
     size_t n_k16 = c->job.n_k16;
     for (size_t r = 0; r < c->n_blocks * 16; ++r)
         for (size_t k = 0; k < n_k16 * 16; ++k) {
             int code = 0;
             if (r < c->n_rows && k < c->n_cols) {
-                code = random_code(how, c->ternary ? 1 : 127, state);
+                code = random_code(how, c->kind == TERNARY ? 1 : 127, state);
                 c->codes[r * c->n_cols + k] = (int8_t)code;
             }
             uint8_t *block = c->weights + r / 16 * c->block_bytes;
-            if (c->ternary)
+            if (c->kind == TERNARY)
                 block[(k / 16 * 16 + r % 16) * 4 + k % 4] |= (uint8_t)((code + 1) << (k % 16 / 4 * 2));
             else
                 block[(k / 4 * 16 + r % 16) * 4 + k % 4] = (uint8_t)code;
         }
 }
 
-static void make_case(test_case *c, int ternary, size_t n_rows, size_t n_cols, size_t n_tokens, fill how,
+static void make_case(test_case *c, int kind, size_t n_rows, size_t n_cols, size_t n_tokens, fill how,
                       uint64_t *state) {
     memset(c, 0, sizeof *c);
-    c->ternary = ternary;
+    c->kind = kind;
     c->n_rows = n_rows;
     c->n_cols = n_cols;
     c->n_tokens = n_tokens;
     size_t n_k16 = hyb_ceil_div(n_cols, 16), ld_y = n_rows + test_random_below(state, 3);
     size_t ld_x = 16 * (n_k16 + test_random_below(state, 3));
-    c->n_blocks = hyb_ceil_div(n_rows, 16);
-    c->block_bytes = n_k16 * (ternary ? 64u : 256u);
+    c->n_blocks = hyb_ceil_div(n_rows, kind == LOOKUP ? 32 : 16);
+    c->block_bytes = kind == LOOKUP ? HYB_LOOKUP_BLOCK_BYTES(n_k16) : n_k16 * (kind == TERNARY ? 64u : 256u);
     c->weight_bytes = c->n_blocks * c->block_bytes;
     c->x_bytes = (n_tokens - 1) * ld_x + 16 * n_k16;
     c->y_bytes = ((n_tokens - 1) * ld_y + n_rows) * 4;
-    c->scratch_bytes = HYB_MATMUL_SCRATCH_BYTES(n_k16);
+    c->scratch_bytes = kind == LOOKUP ? HYB_LOOKUP_SCRATCH_BYTES : HYB_MATMUL_SCRATCH_BYTES(n_k16);
     c->weights = test_guarded_alloc(c->weight_bytes);
     c->x = test_guarded_alloc(c->x_bytes);
     c->x_sums = test_guarded_alloc(n_tokens * 4);
@@ -193,27 +226,45 @@ static void check_reference(const test_case *c) {
 }
 
 /* One size and filling, on every tier; whole buffers are compared, so stray writes between rows show too. */
-static void check_size(const tier *tiers, size_t n_tiers, int ternary, size_t n_rows, size_t n_cols, size_t n_tokens,
+static void check_size(const tier *tiers, size_t n_tiers, int kind, size_t n_rows, size_t n_cols, size_t n_tokens,
                        fill how, uint64_t *state) {
     test_case c;
-    make_case(&c, ternary, n_rows, n_cols, n_tokens, how, state);
-    run_case(&c, ternary ? tiers[0].ternary : tiers[0].int8);
+    make_case(&c, kind, n_rows, n_cols, n_tokens, how, state);
+    run_case(&c, kernel_of(&tiers[0], kind));
     check_reference(&c);
     float *y = malloc(c.y_bytes);
     int32_t *y_i32 = malloc(c.y_bytes);
     memcpy(y, c.y, c.y_bytes);
     memcpy(y_i32, c.y_i32, c.y_bytes);
     for (size_t i = 1; i < n_tiers; ++i) {
-        run_case(&c, ternary ? tiers[i].ternary : tiers[i].int8);
+        if (kernel_of(&tiers[i], kind) == NULL) continue;
+        run_case(&c, kernel_of(&tiers[i], kind));
         int same = memcmp(y, c.y, c.y_bytes) == 0 && memcmp(y_i32, c.y_i32, c.y_bytes) == 0;
         if (!same)
             fprintf(stderr, "%s %s differs: %zu rows, %zu columns, %zu tokens, filling %d\n", tiers[i].name,
-                    ternary ? "ternary" : "int8", n_rows, n_cols, n_tokens, (int)how);
+                    kind_names[kind], n_rows, n_cols, n_tokens, (int)how);
         CHECK(same);
     }
     free(y);
     free(y_i32);
     free_case(&c);
+}
+
+/* What only look-ups have: tiles of four row blocks and of fewer, the largest job, and columns that end at, before and
+ * after a run of words and a pass. */
+static void check_lookup_edges(const tier *tiers, size_t n_tiers, uint64_t *state) {
+    static const size_t rows[] = {96, 128, 129, 200, 256, 300, 385, HYB_LOOKUP_JOB_ROWS - 1, HYB_LOOKUP_JOB_ROWS};
+    static const size_t cols[] = {1, 9, 16, 17, 240, 252, 256, 500, 505, 1008, 1009, 1024, 2100, 5040, 5060};
+    for (size_t r = 0; r < sizeof rows / sizeof *rows; ++r)
+        for (size_t n_tokens = 1; n_tokens <= 7; ++n_tokens)
+            check_size(tiers, n_tiers, LOOKUP, rows[r], 1 + test_random_below(state, 600), n_tokens,
+                       (fill)(n_tokens % 3), state);
+    for (size_t c = 0; c < sizeof cols / sizeof *cols; ++c)
+        for (size_t n_tokens = 1; n_tokens <= 6; ++n_tokens)
+            check_size(tiers, n_tiers, LOOKUP, 150, cols[c], n_tokens, (fill)((c + n_tokens) % 3), state);
+    for (size_t n_tokens = 1; n_tokens <= 5; n_tokens += 2) /* every look-up at its largest: 381 */
+        for (fill how = FILL_LARGEST; how <= FILL_MIXED_EXTREMES; how = (fill)(how + 1))
+            check_size(tiers, n_tiers, LOOKUP, 140, 5000, n_tokens, how, state);
 }
 
 /* ---- benchmark ---- */
@@ -237,7 +288,7 @@ static int compare_doubles(const void *a, const void *b) {
 }
 
 typedef struct bench {
-    int ternary;
+    int kind;
     size_t n_rows, n_cols, n_tokens, n_copies; /* copies of the weights, read in turn: 1 is hot */
     size_t block_bytes, ld;
     uint8_t *weights, *scratch;
@@ -247,7 +298,6 @@ typedef struct bench {
 } bench;
 
 static void bench_pass(const bench *b, matmul_kernel kernel, size_t copy) {
-    size_t n_blocks = b->n_rows / 16;
     hyb_matmul_job job = {.n_k16 = b->n_cols / 16,
                           .x = b->x,
                           .ld_x = b->ld,
@@ -256,29 +306,32 @@ static void bench_pass(const bench *b, matmul_kernel kernel, size_t copy) {
                           .x_scales = b->x_scales,
                           .ld_y = b->n_rows,
                           .scratch = b->scratch};
-    for (size_t row = 0; row < b->n_rows; row += HYB_MATMUL_JOB_ROWS) {
-        job.weights = b->weights + (copy * n_blocks + row / 16) * b->block_bytes;
-        job.n_rows = hyb_min_size(HYB_MATMUL_JOB_ROWS, b->n_rows - row);
+    size_t block_rows = b->kind == LOOKUP ? 32 : 16, n_blocks = hyb_ceil_div(b->n_rows, block_rows);
+    size_t job_rows = b->kind == LOOKUP ? HYB_LOOKUP_JOB_ROWS : HYB_MATMUL_JOB_ROWS;
+    for (size_t row = 0; row < b->n_rows; row += job_rows) {
+        job.weights = b->weights + (copy * n_blocks + row / block_rows) * b->block_bytes;
+        job.n_rows = hyb_min_size(job_rows, b->n_rows - row);
         job.row_scales = b->row_scales + row;
         job.y = b->y + row;
         kernel(&job);
     }
 }
 
-static bench bench_make(int ternary, size_t n_rows, size_t n_cols, size_t n_tokens, int cold) {
-    bench b = {.ternary = ternary, .n_rows = n_rows, .n_cols = n_cols, .n_tokens = n_tokens};
-    b.block_bytes = n_cols / 16 * (ternary ? 64u : 256u);
-    size_t bytes = n_rows / 16 * b.block_bytes;
+static bench bench_make(int kind, size_t n_rows, size_t n_cols, size_t n_tokens, int cold) {
+    bench b = {.kind = kind, .n_rows = n_rows, .n_cols = n_cols, .n_tokens = n_tokens};
+    b.block_bytes = n_cols / 16 * (kind == TERNARY ? 64u : 256u);
+    if (kind == LOOKUP) b.block_bytes = HYB_LOOKUP_BLOCK_BYTES(n_cols / 16);
+    size_t bytes = hyb_ceil_div(n_rows, kind == LOOKUP ? 32 : 16) * b.block_bytes;
     b.n_copies = cold ? ((size_t)192 << 20) / bytes + 1 : 1; /* several times the last-level cache */
     b.ld = hyb_activations_ld(n_cols);
     b.weights = aligned(bytes * b.n_copies);
-    b.scratch = aligned(HYB_MATMUL_SCRATCH_BYTES(n_cols / 16));
+    b.scratch = aligned(HYB_MATMUL_SCRATCH_BYTES(n_cols / 16) + HYB_LOOKUP_SCRATCH_BYTES);
     b.x = aligned(n_tokens * b.ld);
     b.sums = calloc(n_tokens, 4);
     b.x_scales = calloc(n_tokens, 4);
     b.row_scales = calloc(n_rows, 4);
     b.y = aligned(n_tokens * n_rows * 4);
-    memset(b.weights, ternary ? 0x64 : 0x11, bytes * b.n_copies);
+    memset(b.weights, kind == INT8 ? 0x11 : 0x64, bytes * b.n_copies);
     memset(b.x, 3, n_tokens * b.ld);
     return b;
 }
@@ -287,10 +340,11 @@ static void bench_free(bench *b) {
     free(b->weights), free(b->scratch), free(b->x), free(b->sums), free(b->x_scales), free(b->row_scales), free(b->y);
 }
 
-static void bench_one(const tier *t, int ternary, size_t n_rows, size_t n_cols, size_t n_tokens, int cold) {
-    bench b = bench_make(ternary, n_rows, n_cols, n_tokens, cold);
-    size_t bytes = n_rows / 16 * b.block_bytes;
-    matmul_kernel kernel = ternary ? t->ternary : t->int8;
+static void bench_one(const tier *t, int kind, size_t n_rows, size_t n_cols, size_t n_tokens, int cold) {
+    matmul_kernel kernel = kernel_of(t, kind);
+    if (kernel == NULL) return;
+    bench b = bench_make(kind, n_rows, n_cols, n_tokens, cold);
+    size_t bytes = hyb_ceil_div(n_rows, kind == LOOKUP ? 32 : 16) * b.block_bytes;
     double operations = 2.0 * (double)n_rows * (double)n_cols * (double)n_tokens, times[15], started = seconds();
     bench_pass(&b, kernel, 0);
     size_t repeats = (size_t)(0.02 / (seconds() - started + 1e-9)) + 1, n = 0, copy = 0;
@@ -302,8 +356,8 @@ static void bench_one(const tier *t, int ternary, size_t n_rows, size_t n_cols, 
     qsort(times, n, sizeof times[0], compare_doubles);
     double median = times[n / 2];
     printf("%-7s %-7s %5zu x %4zu, %3zu tokens %-4s %9.1f us %7.1f GOP/s %6.1f GB/s, best %7.1f GOP/s\n", t->name,
-           ternary ? "ternary" : "int8", n_rows, n_cols, n_tokens, cold ? "DRAM" : "hot", median * 1e6,
-           operations / median * 1e-9, (double)bytes / median * 1e-9, operations / times[0] * 1e-9);
+           kind_names[kind], n_rows, n_cols, n_tokens, cold ? "DRAM" : "hot", median * 1e6, operations / median * 1e-9,
+           (double)bytes / median * 1e-9, operations / times[0] * 1e-9);
     fflush(stdout);
     bench_free(&b);
 }
@@ -316,35 +370,45 @@ static int run_benchmark(const tier *tiers, size_t n_tiers, const char *only) {
     char name[128];
     hyb_cpu_name(name, sizeof name);
     printf("%s, compiler %s, one thread, its processor time, median of up to 15 and best\n", name, __VERSION__);
+#if HYB_X86
+    if (hyb_isa_detect() & HYB_ISA_AVX512_VNNI) {
+        double begin = seconds();
+        int is_faster = hyb_lookup512_is_faster();
+        printf("a context chooses %s; its measurement takes %.0f us\n", is_faster ? "lookup" : "ternary",
+               (seconds() - begin) * 1e6);
+    }
+#endif
     for (size_t i = n_tiers; i-- > 0;) {
         if (only != NULL && strcmp(only, tiers[i].name) != 0) continue;
-        for (int ternary = 1; ternary >= 0; --ternary)
+        for (int kind = N_KINDS - 1; kind >= 0; --kind)
             for (size_t s = 0; s < 3; ++s) {
-                bench_one(&tiers[i], ternary, shapes[s][0], shapes[s][1], 1, 0);
-                bench_one(&tiers[i], ternary, shapes[s][0], shapes[s][1], 1, 1);
+                bench_one(&tiers[i], kind, shapes[s][0], shapes[s][1], 1, 0);
+                bench_one(&tiers[i], kind, shapes[s][0], shapes[s][1], 1, 1);
                 for (size_t t = 0; t < 3 && (i > 0 || t < 1); ++t)
-                    bench_one(&tiers[i], ternary, shapes[s][0], shapes[s][1], tokens[t], 0);
+                    bench_one(&tiers[i], kind, shapes[s][0], shapes[s][1], tokens[t], 0);
             }
         for (size_t s = 0; s < sizeof steps / sizeof *steps && i > 0; ++s)
-            for (int ternary = 1; ternary >= 0; --ternary)
-                bench_one(&tiers[i], ternary, steps[s][0], steps[s][1], steps[s][2], 0);
+            for (int kind = TERNARY; kind >= INT8; --kind)
+                bench_one(&tiers[i], kind, steps[s][0], steps[s][1], steps[s][2], 0);
     }
     return 0;
 }
 
 /* arguments: tier, format, rows and columns (multiples of 16), tokens, times. */
 static int run_only(const tier *tiers, size_t n_tiers, char **arguments) {
-    int ternary = strcmp(arguments[1], "ternary") == 0;
+    int kind = LOOKUP;
+    while (kind > 0 && strcmp(arguments[1], kind_names[kind]) != 0) --kind;
     size_t sizes[4];
     for (size_t i = 0; i < 4; ++i) sizes[i] = (size_t)strtoul(arguments[2 + i], NULL, 10);
     for (size_t i = 0; i < n_tiers; ++i) {
         if (strcmp(arguments[0], tiers[i].name) != 0) continue;
-        bench b = bench_make(ternary, sizes[0], sizes[1], sizes[2], 0);
-        for (size_t n = 0; n < sizes[3]; ++n) bench_pass(&b, ternary ? tiers[i].ternary : tiers[i].int8, 0);
+        if (kernel_of(&tiers[i], kind) == NULL) break;
+        bench b = bench_make(kind, sizes[0], sizes[1], sizes[2], 0);
+        for (size_t n = 0; n < sizes[3]; ++n) bench_pass(&b, kernel_of(&tiers[i], kind), 0);
         bench_free(&b);
         return 0;
     }
-    TEST_SKIP("this processor does not have that tier");
+    TEST_SKIP("this processor does not have that tier, or the tier no such kernel");
 }
 
 int main(int argc, char **argv) {
@@ -353,29 +417,30 @@ int main(int argc, char **argv) {
     if (argc == 8 && strcmp(argv[1], "--run") == 0) return run_only(tiers, n_tiers, argv + 2);
     if (argc > 1 && strcmp(argv[1], "--bench") == 0) return run_benchmark(tiers, n_tiers, argc > 2 ? argv[2] : NULL);
     uint64_t state = 2;
-    for (int ternary = 0; ternary < 2; ++ternary) {
+    for (int kind = 0; kind < N_KINDS; ++kind) {
         for (int i = 0; i < 300; ++i) {
             size_t n_rows = 1 + test_random_below(&state, HYB_MATMUL_JOB_ROWS);
             size_t n_cols = 1 + test_random_below(&state, i % 4 == 0 ? 1500 : 100);
             size_t n_tokens = i % 3 == 0 ? 1 : 1 + test_random_below(&state, 20);
-            check_size(tiers, n_tiers, ternary, n_rows, n_cols, n_tokens, (fill)(i % 3), &state);
+            check_size(tiers, n_tiers, kind, n_rows, n_cols, n_tokens, (fill)(i % 3), &state);
         }
         /* More tokens than one variant prepares at once, and an odd number of them. */
         for (size_t n_tokens = 47; n_tokens <= 101; n_tokens += 18)
-            check_size(tiers, n_tiers, ternary, 37, 75, n_tokens, FILL_RANDOM, &state);
+            check_size(tiers, n_tiers, kind, 37, 75, n_tokens, FILL_RANDOM, &state);
         /* Several panels of columns, parts of the tokens, and rows that fill no block; extremes in each. */
         for (fill how = FILL_RANDOM; how <= FILL_MIXED_EXTREMES; how = (fill)(how + 1)) {
-            check_size(tiers, n_tiers, ternary, 59, 500, 148, how, &state);
-            check_size(tiers, n_tiers, ternary, 41, 272, 67, how, &state);
-            check_size(tiers, n_tiers, ternary, 16, 256, 65, how, &state);
+            check_size(tiers, n_tiers, kind, 59, 500, 148, how, &state);
+            check_size(tiers, n_tiers, kind, 41, 272, 67, how, &state);
+            check_size(tiers, n_tiers, kind, 16, 256, 65, how, &state);
         }
         /* Sums near the edges of int16 and int32; the shape where 16-bit accumulators of a known library overflow. */
-        check_size(tiers, n_tiers, ternary, 64, 4096, 1, FILL_BITNET_OVERFLOW, &state);
-        check_size(tiers, n_tiers, ternary, 64, 4096, 7, FILL_BITNET_OVERFLOW, &state);
+        check_size(tiers, n_tiers, kind, 64, 4096, 1, FILL_BITNET_OVERFLOW, &state);
+        check_size(tiers, n_tiers, kind, 64, 4096, 7, FILL_BITNET_OVERFLOW, &state);
         for (size_t n_tokens = 1; n_tokens <= 3; n_tokens += 2)
             for (fill how = FILL_RANDOM; how <= FILL_MIXED_EXTREMES; how = (fill)(how + 1))
-                check_size(tiers, n_tiers, ternary, 33, HYB_MATMUL_MAX_COLS, n_tokens, how, &state);
+                check_size(tiers, n_tiers, kind, 33, HYB_MATMUL_MAX_COLS, n_tokens, how, &state);
     }
+    check_lookup_edges(tiers, n_tiers, &state);
     for (size_t i = 1; i < n_tiers; ++i) printf("%s: equal to the reference\n", tiers[i].name);
     if (n_tiers == 1 && test_failures == 0) TEST_SKIP("the reference is right; this processor has no other variant");
     return TEST_RESULT();

@@ -3,6 +3,9 @@
 
 #include "common.h"
 
+/* What a context uses, but for the form of products that a measurement chooses where nobody says which. */
+static uint32_t tiers_of(const hyb_ctx *ctx) { return hyb_ctx_isa(ctx) & ~(uint32_t)HYB_ISA_AVX512_LOOKUP; }
+
 static hyb_ctx_options options_of(uint32_t n_threads, uint32_t isa_mask) {
     hyb_ctx_options options;
     memset(&options, 0, sizeof options);
@@ -38,7 +41,7 @@ static void test_context_defaults(void) {
     unsetenv("HYB_ISA");
     hyb_ctx *ctx = create(NULL);
     CHECK(hyb_ctx_n_threads(ctx) == 1);
-    CHECK(hyb_ctx_isa(ctx) == hyb_isa_detect());
+    CHECK(tiers_of(ctx) == hyb_isa_detect());
     CHECK(strcmp(hyb_ctx_last_error(ctx), "") == 0);
     hyb_ctx_destroy(ctx);
     hyb_ctx_destroy(NULL);
@@ -88,7 +91,7 @@ static void test_context_struct_sizes(void) {
     CHECK_STATUS(hyb_ctx_create(&newer.known, &ctx), HYB_ERROR_STRUCT_SIZE);
     newer.known.struct_size = offsetof(hyb_ctx_options, n_threads); /* as of a library without n_threads, isa_mask */
     CHECK_OK(hyb_ctx_create(&newer.known, &ctx));
-    CHECK(hyb_ctx_n_threads(ctx) == 1 && hyb_ctx_isa(ctx) == hyb_isa_detect());
+    CHECK(hyb_ctx_n_threads(ctx) == 1 && tiers_of(ctx) == hyb_isa_detect());
     hyb_ctx_destroy(ctx);
 }
 
@@ -118,6 +121,27 @@ static void test_context_environment_threads(void) {
     unsetenv("HYB_NUM_THREADS");
 }
 
+/* Look-ups are used where mask or environment name them and neither forbids them, if the processor can. */
+static void test_context_lookup(void) {
+    static const struct {
+        const char *environment;
+        uint32_t mask;
+        int looks_up;
+    } cases[] = {{"lookup", 0, 1}, {"", 8, 1},       {"lookup", 31, 1}, {"", 23, 0},      {"avx512", 0, 0},
+                 {"avx512", 8, 0}, {"lookup", 4, 0}, {"scalar", 8, 0},  {"lookup", 1, 0}, {"", 12, 1}};
+    uint32_t can = (hyb_isa_detect() & HYB_ISA_AVX512_VNNI) != 0 ? HYB_ISA_AVX512_LOOKUP : 0;
+    CHECK((hyb_isa_detect() & HYB_ISA_AVX512_LOOKUP) == 0);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; ++i) {
+        hyb_ctx_options options = options_of(1, cases[i].mask);
+        setenv("HYB_ISA", cases[i].environment, 1);
+        hyb_ctx *ctx = create(&options);
+        CHECK((hyb_ctx_isa(ctx) & HYB_ISA_AVX512_LOOKUP) == (cases[i].looks_up ? can : 0));
+        if (cases[i].looks_up) CHECK(tiers_of(ctx) == (hyb_isa_detect() & 23));
+        hyb_ctx_destroy(ctx);
+    }
+    unsetenv("HYB_ISA");
+}
+
 /* HYB_ISA and isa_mask only ever lower what was detected; a tier brings those below it. */
 static void test_context_isa(void) {
     static const struct {
@@ -132,11 +156,13 @@ static void test_context_isa(void) {
     for (size_t i = 0; i < sizeof cases / sizeof *cases; ++i) {
         setenv("HYB_ISA", cases[i].name, 1);
         hyb_ctx *ctx = create(&options);
-        CHECK(hyb_ctx_isa(ctx) == (hyb_isa_detect() & cases[i].mask));
+        CHECK(tiers_of(ctx) == (hyb_isa_detect() & cases[i].mask));
+        if (cases[i].mask != UINT32_MAX) CHECK((hyb_ctx_isa(ctx) & HYB_ISA_AVX512_LOOKUP) == 0);
         hyb_ctx_destroy(ctx);
     }
     CHECK(record.n_messages == 1 && strstr(record.message, "sse9") != NULL);
     unsetenv("HYB_ISA");
+    test_context_lookup();
     options.isa_mask = HYB_ISA_AVX512_VNNI;
     hyb_ctx *ctx = create(&options);
     CHECK(hyb_ctx_isa(ctx) == (hyb_isa_detect() & 23));
@@ -175,7 +201,8 @@ static float wrong_max(const float *x, size_t n) { return x[n - 1]; }
 
 /* The known-answer test passes for every tier, and finds a kernel that computes something else. */
 static void test_context_self_test(void) {
-    static const uint32_t masks[] = {HYB_ISA_MASK_SCALAR, HYB_ISA_AVX2, HYB_ISA_AVX512, HYB_ISA_AVX512_VNNI, 0};
+    static const uint32_t masks[] = {HYB_ISA_MASK_SCALAR, HYB_ISA_AVX2,          HYB_ISA_AVX512,
+                                     HYB_ISA_AVX512_VNNI, HYB_ISA_AVX512_LOOKUP, 0};
     for (size_t i = 0; i < sizeof masks / sizeof *masks; ++i) {
         hyb_ctx_options options = options_of(1, masks[i]);
         hyb_ctx *ctx = create(&options);

@@ -7,7 +7,7 @@
 
 #include "matmul.h"
 
-static const uint32_t isa_masks[] = {HYB_ISA_MASK_SCALAR, HYB_ISA_AVX2, 0};
+static const uint32_t isa_masks[] = {HYB_ISA_MASK_SCALAR, HYB_ISA_AVX2, HYB_ISA_AVX512_VNNI, HYB_ISA_AVX512_LOOKUP, 0};
 
 static hyb_ctx *make_ctx(uint32_t isa_mask, uint32_t n_threads) {
     hyb_ctx_options options;
@@ -76,8 +76,9 @@ static size_t count_wrong(const matrices *m) {
 
 /* Every format, odd sizes, every tier, one and several threads: exactly the sums and their two roundings. */
 static void test_products(void) {
-    static const size_t sizes[][3] = {{1, 1, 1},    {1, 17, 2},   {16, 16, 1},   {17, 15, 3},   {63, 33, 1},
-                                      {65, 100, 7}, {200, 64, 1}, {130, 257, 9}, {96, 48, 130}, {300, 1024, 1}};
+    static const size_t sizes[][3] = {{1, 1, 1},     {1, 17, 2},     {16, 16, 1},   {17, 15, 3},
+                                      {63, 33, 1},   {65, 100, 7},   {200, 64, 1},  {130, 257, 9},
+                                      {96, 48, 130}, {300, 1024, 1}, {2100, 40, 3}, {520, 520, 1}};
     for (size_t i = 0; i < sizeof isa_masks / sizeof isa_masks[0]; ++i)
         for (uint32_t n_threads = 1; n_threads <= 5; n_threads += 2) {
             hyb_ctx *ctx = make_ctx(isa_masks[i], n_threads);
@@ -135,8 +136,8 @@ static void test_long_sums(void) {
 }
 
 /* Rows come back as they went in, and refilling a range of row blocks changes exactly those rows. */
-static void test_rows(void) {
-    hyb_ctx *ctx = make_ctx(0, 1);
+static void test_rows(uint32_t isa_mask) {
+    hyb_ctx *ctx = make_ctx(isa_mask, 1);
     uint64_t state = 13;
     for (int format = HYB_FORMAT_TERNARY; format <= HYB_FORMAT_INT8; ++format) {
         size_t n_rows = 70, n_cols = 45;
@@ -145,8 +146,9 @@ static void test_rows(void) {
         hyb_weights *w = NULL;
         CHECK_OK(hyb_weights_create(ctx, (hyb_format)format, n_rows, n_cols, m.codes, m.scales, m.n_scales, &w));
         CHECK(hyb_weights_n_rows(w) == n_rows && hyb_weights_n_cols(w) == n_cols);
-        size_t bits = format == HYB_FORMAT_TERNARY ? 2 : 8;
-        CHECK(hyb_weights_bytes(w) >= 80 * 48 * bits / 8 && hyb_weights_bytes(w) < 80 * 48 * bits / 8 + 80 * 4 + 256);
+        size_t bits = format == HYB_FORMAT_TERNARY ? 2 : 8, least = 80 * 48 * bits / 8, most = least + 80 * 4 + 256;
+        if (w->layout == HYB_LAYOUT_LOOKUP) least = 96 * 6 * 2, most = least + 96 * 4 + 256;
+        CHECK(hyb_weights_bytes(w) >= least && hyb_weights_bytes(w) < most);
         hyb_weights_fill_rows(ctx, w, other.codes, other.scales, other.n_scales, 2, 1);
         hyb_weights_fill_rows(ctx, w, other.codes, other.scales, other.n_scales, 4, 1);
         for (size_t r = 0; r < n_rows; ++r) {
@@ -165,6 +167,49 @@ static void test_rows(void) {
         free_matrices(&other);
     }
     hyb_ctx_destroy(ctx);
+}
+
+/* Which layout a context packs in: as the mask says; a model's weights that will be trained, always in planes. With an
+ * open choice either may be, but nothing without VNNI. */
+static void test_layouts(void) {
+    int can = (hyb_isa_detect() & HYB_ISA_AVX512_VNNI) != 0;
+    for (size_t i = 0; i < sizeof isa_masks / sizeof isa_masks[0]; ++i) {
+        hyb_ctx *ctx = make_ctx(isa_masks[i], 1);
+        int looks_up = (hyb_ctx_isa(ctx) & HYB_ISA_AVX512_LOOKUP) != 0;
+        if (isa_masks[i] != 0) CHECK(looks_up == (can && isa_masks[i] == HYB_ISA_AVX512_LOOKUP));
+        if (!can) CHECK(!looks_up);
+        for (int format = HYB_FORMAT_TERNARY; format <= HYB_FORMAT_INT8; ++format) {
+            hyb_weights *fixed = NULL, *trained = NULL;
+            CHECK_OK(hyb_weights_alloc_fixed(ctx, (hyb_format)format, 40, 40, &fixed));
+            CHECK_OK(hyb_weights_alloc(ctx, (hyb_format)format, 40, 40, &trained));
+            CHECK(fixed->layout == (looks_up && format == HYB_FORMAT_TERNARY ? HYB_LAYOUT_LOOKUP : HYB_LAYOUT_PLANES));
+            CHECK(trained->layout == HYB_LAYOUT_PLANES);
+            hyb_weights_destroy(fixed);
+            hyb_weights_destroy(trained);
+        }
+        hyb_ctx_destroy(ctx);
+    }
+}
+
+/* Weights are shared between contexts: each multiplies what any other packed. */
+static void test_shared_weights(void) {
+    enum { N_MASKS = sizeof isa_masks / sizeof isa_masks[0] };
+    uint64_t state = 19;
+    for (size_t n_tokens = 1; n_tokens <= 6; n_tokens += 5) {
+        matrices m = make_matrices(HYB_FORMAT_TERNARY, 300, 211, n_tokens, &state);
+        for (size_t i = 0; i < N_MASKS * N_MASKS; ++i) {
+            hyb_ctx *packs = make_ctx(isa_masks[i / N_MASKS], 1), *multiplies = make_ctx(isa_masks[i % N_MASKS], 2);
+            hyb_weights *w = NULL;
+            CHECK_OK(hyb_weights_create(packs, HYB_FORMAT_TERNARY, 300, 211, m.codes, m.scales, m.n_scales, &w));
+            CHECK_OK(hyb_matmul(multiplies, w, m.x, m.x_scales, n_tokens, m.y));
+            CHECK_OK(hyb_matmul_i32(multiplies, w, m.x, n_tokens, m.sums));
+            CHECK(count_wrong(&m) == 0);
+            hyb_weights_destroy(w);
+            hyb_ctx_destroy(packs);
+            hyb_ctx_destroy(multiplies);
+        }
+        free_matrices(&m);
+    }
 }
 
 /* A quantised token: absmax maps to 127, pads are zeroed, the sum is right; zeros, tiny values and NaN as documented.
@@ -245,7 +290,9 @@ static void test_arguments(void) {
 int main(void) {
     test_products();
     test_long_sums();
-    test_rows();
+    for (size_t i = 0; i < sizeof isa_masks / sizeof isa_masks[0]; ++i) test_rows(isa_masks[i]);
+    test_layouts();
+    test_shared_weights();
     test_quantize_token();
     test_arguments();
     return TEST_RESULT();

@@ -9,7 +9,7 @@
 
 #include "matmul.h"
 
-static const uint32_t isa_masks[] = {HYB_ISA_MASK_SCALAR, HYB_ISA_AVX2, 0};
+static const uint32_t isa_masks[] = {HYB_ISA_MASK_SCALAR, HYB_ISA_AVX2, 0, HYB_ISA_AVX512_LOOKUP};
 
 static hyb_ctx *make_ctx(uint32_t isa_mask, uint32_t n_threads) {
     hyb_ctx_options options;
@@ -310,10 +310,12 @@ static void test_bad_input(hyb_ctx *ctx) {
 /* ---- straight to packed weights ---- */
 
 static int same_weights(const hyb_weights *a, const hyb_weights *b) {
-    size_t n_blocks = (a->n_rows + HYB_BLOCK_ROWS - 1) / HYB_BLOCK_ROWS;
+    size_t block_rows = a->layout == HYB_LAYOUT_LOOKUP ? HYB_LOOKUP_BLOCK_ROWS : HYB_BLOCK_ROWS;
+    size_t n_blocks = hyb_ceil_div(a->n_rows, block_rows);
+    if (a->layout != b->layout) return 0;
     return a->n_rows == b->n_rows && a->n_cols == b->n_cols && a->format == b->format &&
            memcmp(a->blocks, b->blocks, n_blocks * a->block_bytes) == 0 &&
-           memcmp(a->row_scales, b->row_scales, n_blocks * HYB_BLOCK_ROWS * sizeof(float)) == 0;
+           memcmp(a->row_scales, b->row_scales, n_blocks * block_rows * sizeof(float)) == 0;
 }
 
 /* Quantising in one call gives what quantising and packing in two gives: every byte. */

@@ -15,7 +15,7 @@ from pyhybrid import Context, LanguageModel, ModelConfig
 from pyhybrid._context import detected_isa
 
 #: Tiers that HYB_ISA knows on this family of processors, the lowest first.
-TIERS = ("scalar", "avx2", "avx512")
+TIERS = ("scalar", "avx2", "avx512", "lookup")
 TEXT = "The quick brown fox jumps over the lazy dog. " * 40
 
 
@@ -25,6 +25,7 @@ def tier_available(tier: str) -> bool:
         tier == "scalar"
         or detected_isa().startswith(tier)
         or (tier == "avx2" and detected_isa().startswith("avx"))
+        or (tier == "lookup" and detected_isa() == "avx512vnni")
     )
 
 
