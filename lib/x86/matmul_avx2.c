@@ -11,18 +11,25 @@
 #include <immintrin.h>
 
 /* sum += products of the bytes or words of x and w, added in pairs; w lies in memory ("m") or a register ("x"). As one
- * statement, since compilers would load the weights once for all tokens, or compute products ahead, and so run out of
- * registers. x is the unsigned side of vpmaddubsw. */
+ * statement, since gcc 12 would load the weights once for all tokens, or compute products ahead, and so run out of
+ * registers; clang 14 does well by itself and badly with the statement. x is the unsigned side of vpmaddubsw.
+ * MASKED_PRODUCTS masks the weights first; 8 sums, 4 activations and 2 masks leave two registers. */
+#if defined(__clang__)
+#define MULTIPLY_ADD(multiply, add, sum, x, place, w) ((sum) = _mm256_##add(sum, _mm256_##multiply(x, w)))
+#define MASKED_PRODUCTS(sum, mask, place, w, x)                                                                        \
+    ((sum) = _mm256_add_epi16(sum, _mm256_maddubs_epi16(_mm256_and_si256(w, mask), x)))
+#else
+#define INSTRUCTION_maddubs_epi16 "vpmaddubsw"
+#define INSTRUCTION_madd_epi16 "vpmaddwd"
+#define INSTRUCTION_add_epi16 "vpaddw"
+#define INSTRUCTION_add_epi32 "vpaddd"
 #define MULTIPLY_ADD(multiply, add, sum, x, place, w)                                                                  \
     do {                                                                                                               \
         __m256i product;                                                                                               \
-        __asm__(multiply " {%3, %2, %1|%1, %2, %3}\n\t" add " {%1, %0, %0|%0, %0, %1}"                                 \
+        __asm__(INSTRUCTION_##multiply " {%3, %2, %1|%1, %2, %3}\n\t" INSTRUCTION_##add " {%1, %0, %0|%0, %0, %1}"     \
                 : "+x"(sum), "=&x"(product)                                                                            \
                 : "x"(x), place(w));                                                                                   \
     } while (0)
-
-/* sum += products of the masked weights, in memory ("m") or a register ("x"), and x; in one statement for the same
- * reason: 8 sums, 4 activations and 2 masks leave two registers. */
 #define MASKED_PRODUCTS(sum, mask, place, w, x)                                                                        \
     do {                                                                                                               \
         __m256i product;                                                                                               \
@@ -31,6 +38,7 @@
                 : "+x"(sum), "=&x"(product)                                                                            \
                 : "x"(mask), place(w), "x"(x));                                                                        \
     } while (0)
+#endif
 
 #define LINE 64
 #define TILE_TOKENS 3
@@ -272,9 +280,9 @@ HYB_INLINE HYB_TARGET_AVX2 void multiply_tile(const panel *p, __m256i (*out)[GRO
                 HYB_UNROLL
                 for (size_t t = 0; t < n_tokens; ++t) {
                     if (ternary)
-                        MULTIPLY_ADD("vpmaddubsw", "vpaddw", sums[t][h], x_t[t], "m", *w);
+                        MULTIPLY_ADD(maddubs_epi16, add_epi16, sums[t][h], x_t[t], "m", *w);
                     else
-                        MULTIPLY_ADD("vpmaddwd", "vpaddd", sums[t][h], x_t[t], "m", *w);
+                        MULTIPLY_ADD(madd_epi16, add_epi32, sums[t][h], x_t[t], "m", *w);
                 }
             }
         }
@@ -422,8 +430,8 @@ HYB_INLINE HYB_TARGET_AVX2 void multiply_few(const hyb_matmul_job *job, size_t b
                 HYB_UNROLL
                 for (size_t t = 0; t < n_tokens; ++t) {
                     __m256i x_t = broadcast_i8x4(x + t * ld_x + plane * 4);
-                    MULTIPLY_ADD("vpmaddubsw", "vpaddw", pairs[t][0], codes0, "x", x_t);
-                    MULTIPLY_ADD("vpmaddubsw", "vpaddw", pairs[t][1], codes1, "x", x_t);
+                    MULTIPLY_ADD(maddubs_epi16, add_epi16, pairs[t][0], codes0, "x", x_t);
+                    MULTIPLY_ADD(maddubs_epi16, add_epi16, pairs[t][1], codes1, "x", x_t);
                 }
                 w0 = _mm256_srli_epi16(w0, 2);
                 w1 = _mm256_srli_epi16(w1, 2);
