@@ -45,7 +45,7 @@
     __atomic_compare_exchange_n(p, expected, value, 0, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE)
 /* Before a loop of a constant, small number of turns over an array that should live in registers. */
 #if defined(__clang__)
-#define HYB_UNROLL _Pragma("unroll")
+#define HYB_UNROLL _Pragma("clang loop unroll(full)")
 #define HYB_NO_UNROLL _Pragma("nounroll")
 #else
 #define HYB_UNROLL _Pragma("GCC unroll 16")

@@ -219,7 +219,7 @@ hyb_status hyb_language_model_memory_with(hyb_ctx *ctx, const hyb_language_model
         hyb_arena steps = {NULL, 0, 0};
         hyb_training training = {.memory = NULL};
         hyb_moments_layout(tensors, n, &steps);
-        hyb_training_layout(&c, ctx, backward, n_sequences, n_context, &steps, &training);
+        hyb_training_layout(&c, ctx, (int)backward, n_sequences, n_context, &steps, &training);
         *training_bytes = steps.used;
         arena.overflow |= steps.overflow;
     }
