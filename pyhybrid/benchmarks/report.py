@@ -182,8 +182,9 @@ def _curves(rows: Sequence[Mapping[str, Any]]) -> list[str]:
             lines.append(f"| {position:,.0f} | {' | '.join(cells)} |")
         lines += ["", f"Exponent of the {curve['what']} in {curve['x']}:", ""]
         for side, found in sides.items():
-            law = found["fit"]
+            law, least = found["fit"], found["fit_lowest"]
             text = f"- {side}: {law['exponent']:.3f} ± {law['standard_error']:.3f}"
+            text += f"; of the fastest rounds {least['exponent']:.3f} ± {least['standard_error']:.3f}"
             lines.append(text + _growth(found["growing_share"], curve["x"], positions[-1]))
         lines += [f"- {name}: skipped: {reason}" for name, reason in curve["skipped"].items()]
         text = f"- operations: {curve['operations_exponent']:.3f}"

@@ -427,9 +427,10 @@ def fits(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     Returns:
         A dictionary for each curve that has at least 3 points: curve, title, what, x, x_label, unit, theory;
         operations (a count for each point) with their exponent; and by side (ours, peers' names) its points
-        (x, median, lowest, highest), fit (exponent, standard_error, coefficient), and on the context curve
-        the part of the time that grows with the context at the last point (growing_share, by a straight
-        line; operations_growing_share is that of the operations); and the reasons of skipped peers.
+        (x, median, lowest, highest), fit (exponent, standard_error, coefficient) of the medians, fit_lowest
+        of the fastest rounds (the two differ where the machine was busy), and on the context curve the part
+        of the time that grows with the context at the last point (growing_share, by a straight line;
+        operations_growing_share is that of the operations); and the reasons of skipped peers.
     """
     found = []
     for key, curve in CURVES.items():
@@ -464,10 +465,12 @@ def fits(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 def _side(curve: Curve, known: Sequence[tuple[float, Mapping[str, Any]]]) -> dict[str, Any]:
     x, medians = [a for a, _ in known], [figure["median"] for _, figure in known]
+    lowest = [figure["lowest"] for _, figure in known]
     names = ("median", "lowest", "highest")
     return {
         "points": [{"x": a} | {name: figure[name] for name in names} for a, figure in known],
         "fit": fit_power_law(x, medians)._asdict(),
+        "fit_lowest": fit_power_law(x, lowest)._asdict(),
         "growing_share": _growing_share(curve, x, medians),
     }
 
@@ -488,8 +491,9 @@ def describe(fit: Mapping[str, Any]) -> list[str]:
     """
     sentences = []
     for side, found in fit["sides"].items():
-        law = found["fit"]
+        law, least = found["fit"], found["fit_lowest"]
         text = f"{side}: {fit['what']} ~ {fit['x']}^({law['exponent']:.3f} +- {law['standard_error']:.3f})"
+        text += f", of the fastest rounds {least['exponent']:.3f} +- {least['standard_error']:.3f}"
         if found["growing_share"] is not None:
             text += f", {found['growing_share']:.0%} of it grows with the {fit['x']} at the last point"
         sentences.append(text)

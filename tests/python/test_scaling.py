@@ -120,6 +120,9 @@ def test_fits_put_the_points_of_a_curve_together() -> None:
     by_parameters, by_context, generation = curves
     assert by_parameters["sides"]["ours"]["fit"]["exponent"] == pytest.approx(0.5)
     assert by_parameters["sides"]["P"]["fit"]["exponent"] == pytest.approx(1)
+    least = by_parameters["sides"]["P"]["fit_lowest"]
+    assert least["exponent"] == pytest.approx(1)
+    assert least["coefficient"] == pytest.approx(3 * 0.9)
     assert 0.9 < by_parameters["operations_exponent"] < 1
     assert by_parameters["sides"]["ours"]["growing_share"] is None
     assert [point["x"] for point in by_context["sides"]["ours"]["points"]] == [64, 128, 256, 512, 1024]
@@ -165,7 +168,7 @@ def test_quick_run_gives_points_fits_and_report(
     assert "### Training step by context" in text
     assert ("![Cost as work grows](tools/benchmark_results/scaling.png)" in text) is HAS_MATPLOTLIB
     law = document["fits"][0]["sides"]["ours"]["fit"]
-    assert f"- ours: {law['exponent']:.3f} ± {law['standard_error']:.3f}" in text
+    assert f"- ours: {law['exponent']:.3f} ± {law['standard_error']:.3f}; of the fastest rounds " in text
 
 
 def test_report_shows_points_and_exponents() -> None:
@@ -178,7 +181,8 @@ def test_report_shows_points_and_exponents() -> None:
     assert "| context | ours: median (spread), ms | local exponent | P: median (spread), ms | " in text
     assert "| 64 | 164 (147.6 to 196.8) |  | 192 (172.8 to 230.4) |  |" in text
     assert "| 128 | 228 (205.2 to 273.6) | 0.48 | 384 (345.6 to 460.8) | 1.00 |" in text
-    assert "- ours: 0.500 ± 0.000\n- P: 1.000 ± 0.000\n- operations: 0.9" in text
+    assert "- ours: 0.500 ± 0.000; of the fastest rounds 0.500 ± 0.000\n- P: 1.000 ± 0.000; of the " in text
+    assert "1.000 ± 0.000\n- operations: 0.9" in text
     assert "; 91% at context 1,024 grows with the context (straight line)" in text
     assert "skipped" not in text
     document["rows"] = [row | {"peers": {}, "skipped": {"P": "not installed: p"}} for row in _results()]
