@@ -363,7 +363,10 @@ HYB_INLINE HYB_TARGET_AVX2 void panel_tiles(panel *p, size_t row, size_t k, size
         n = hyb_min_size(TILE_TOKENS, end_token - token);
         if (end_token - token == 4) n = 2; /* 2 + 2, not 3 + 1 */
         prepare_tokens(p, job->x + token * job->ld_x + k * HYB_BLOCK_COLS, n_k16, n, ternary);
-        (ternary ? ternary_tiles : int8_tiles)[n_halves / 2 - 1][n - 1](p, sums);
+        if (ternary)
+            ternary_tiles[n_halves / 2 - 1][n - 1](p, sums);
+        else
+            int8_tiles[n_halves / 2 - 1][n - 1](p, sums);
         if (p->last) finish_tile(job, row, token, (const __m256i(*)[GROUP_HALVES])sums, n_halves, n);
     }
 }
