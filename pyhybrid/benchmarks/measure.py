@@ -315,6 +315,18 @@ def _take_turns(
     return samples
 
 
+# What holds peers to a tier as HYB_ISA holds us: OpenBLAS, MKL, oneDNN and PyTorch's own kernels. ggml, which
+# loads the library that suits the processor, has no such variable.
+_PEER_TIERS = {
+    "avx2": {
+        "OPENBLAS_CORETYPE": "HASWELL",
+        "MKL_ENABLE_INSTRUCTIONS": "AVX2",
+        "ONEDNN_MAX_CPU_ISA": "AVX2",
+        "ATEN_CPU_CAPABILITY": "avx2",
+    }
+}
+
+
 def _start(
     row: Row, peers: bool, isa: str | None, workers: dict[str, _Worker], skipped: dict[str, str]
 ) -> dict[str, dict[str, Any]]:
@@ -324,6 +336,8 @@ def _start(
         environment = dict(row.peer_environment.get(name, {}))
         if name == "ours" and isa:
             environment["HYB_ISA"] = isa
+        elif isa:
+            environment |= _PEER_TIERS.get(isa, {})
         workers[name] = _Worker(factory, row, environment)
     agreement: dict[str, dict[str, Any]] = {}
     answers: dict[str, Answer] = {}
