@@ -88,7 +88,8 @@ def load_results(folder: Path) -> dict[str, dict[str, Any]]:
     """
     found = {}
     for section in SECTIONS:
-        for path in sorted({*folder.glob(f"{section}.json"), *folder.glob(f"{section}-*.json")}):
+        paths = [*folder.glob(f"{section}.json"), *folder.glob(f"{section}-*.json")]
+        for path in sorted(paths, key=lambda path: path.stem):
             found[path.stem] = _load(path, section)
     return found
 
@@ -226,25 +227,29 @@ def _share(row: Mapping[str, Any]) -> str:
 
 
 def render_summary(results: Mapping[str, Mapping[str, Any]]) -> str:
-    """Returns a short table for README.md: each section's range of ratios by peer, and where it was measured.
+    """Returns a short table for README.md: by section, how many times as fast as each peer, over its rows.
 
     Args:
         results: as load_results gives them.
     """
-    lines = ["| what | beside | ours better by | rows | processor |", "|---|---|---:|---:|---|"]
-    for section, document in results.items():
+    lines = ["| what | rows | times as fast as |", "|---|---:|---|"]
+    machines = set()
+    for name, document in results.items():
+        section = _section_of(name)
         ratios: dict[str, list[float]] = {}
         for row in document["rows"]:
-            for name, peer in row["peers"].items():
-                ratios.setdefault(name, []).append(float(peer["ratio"]))
-        if _section_of(section) == "quality":  # losses are compared by difference
+            for peer, found in row["peers"].items() if row["unit"] != "MiB" else ():
+                ratios.setdefault(peer, []).append(float(found["ratio"]))
+        if section == "quality" or not ratios:  # losses are compared by difference
             continue
-        machine = f"{document['machine']['cpu']}, {document['machine']['isa']}"
-        title = _TITLES[_section_of(section)][0]
-        for name, values in ratios.items():
-            span = f"{min(values):.2f} to {max(values):.2f} x" if len(values) > 1 else f"{values[0]:.2f} x"
-            lines.append(f"| {title} | {name} | {span} | {len(values)} | {machine} |")
-    return "\n".join(lines)
+        spans = [
+            f"{peer} {min(values):.2f}" + (f" to {max(values):.2f}" if len(values) > 1 else "")
+            for peer, values in ratios.items()
+        ]
+        title = _TITLES[section][0] + (f", {name.partition('-')[2]}" if section != name else "")
+        lines.append(f"| {title} | {max(map(len, ratios.values()))} | {', '.join(spans)} |")
+        machines.add(document["machine"]["cpu"])
+    return "\n".join([*lines, *(["", f"Processor: {', '.join(sorted(machines))}."] if machines else [])])
 
 
 def _notes(rows: Sequence[Mapping[str, Any]]) -> list[str]:

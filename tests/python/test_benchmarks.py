@@ -140,7 +140,7 @@ def test_command_line_measures_and_the_report_shows_it(
     assert len(report.render_summary(results).splitlines()) == 2  # no row has a peer
     beside = document["rows"][0] | {"peers": {"P": {"ratio": 2.5}, "Q": {"ratio": 1.0}}}
     summary = report.render_summary({"size": document | {"rows": [beside, beside]}})
-    assert "| Size | P | 2.50 to 2.50 x | 2 |" in summary
+    assert "| Size | 2 | P 2.50 to 2.50, Q 1.00 to 1.00 |" in summary
     assert "| yes |" in report.render_claims(results)
 
 
