@@ -49,7 +49,7 @@ _TITLES = {
     "gemm": ("fp32 products", "The limit is the peak of fp32 multiply-adds."),
     "kernels": (
         "Single operations",
-        "Bytes that an operation must read and write. The limit is reading or copying as many.",
+        "Bytes that an operation must read and write. The limit is reading those that it reads.",
     ),
     "scaling": (
         "Cost as work grows",
