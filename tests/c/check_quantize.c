@@ -23,6 +23,7 @@ static size_t find_tiers(hyb_kernels *tables, const char **names) {
         names[n++] = "avx512";
     }
 #elif HYB_ARM64
+    hyb_kernels_select(&tables[n], 0);
     hyb_install_quantize_neon(&tables[n]);
     names[n++] = "neon";
 #endif
