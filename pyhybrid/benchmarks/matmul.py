@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from pyhybrid.benchmarks.registry import Answer, Goal, Limit, Options, Row
-from pyhybrid.benchmarks.timing import Operation, bounds, hidden, rounds
+from pyhybrid.benchmarks.timing import Operation, hidden, rounds
 
 __all__ = [
     "TernaryNumpy", "TernaryOurs", "TernaryQ4", "TernaryTQ1", "TernaryTQ2", "TernaryTorch",
@@ -240,7 +240,7 @@ def _row(n_rows: int, columns: int, tokens: int, threads: int, options: Options)
             "ggml Q4_0": {"sums": _Q4_BOUND},
             "torch bf16": {"sums": _BF16_BOUND},
         },
-        limits=bounds(*limits),
+        limits=tuple(limits),
         goals=_goals(n_rows, columns, tokens, threads, options.isa),
         note=_NOTE,
     )

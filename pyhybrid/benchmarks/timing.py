@@ -8,9 +8,9 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from pyhybrid.benchmarks.registry import Answer, Limit, Options
+from pyhybrid.benchmarks.registry import Answer, Options
 
-__all__ = ["Operation", "bounds", "hidden", "rounds"]
+__all__ = ["Operation", "hidden", "rounds"]
 
 
 class Operation:
@@ -60,8 +60,3 @@ def rounds(options: Options, operations: float = 0) -> int:
     if options.quick:
         return 2
     return 3 if operations > 1e10 else 5
-
-
-def bounds(*limits: Limit) -> tuple[Limit, ...]:
-    """Limits of a row, as a tuple: whichever binds first on this machine is what the share is of."""
-    return limits

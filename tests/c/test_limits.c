@@ -3,18 +3,9 @@
 
 #include <hybrid/limits.h>
 
-static const uint32_t isa_masks[] = {HYB_ISA_MASK_SCALAR, HYB_ISA_AVX2, 0};
+#include "tier_context.h"
 
-static hyb_ctx *make_ctx(uint32_t isa_mask, uint32_t n_threads) {
-    hyb_ctx_options options;
-    memset(&options, 0, sizeof options);
-    options.struct_size = sizeof options;
-    options.isa_mask = isa_mask;
-    options.n_threads = n_threads;
-    hyb_ctx *ctx = NULL;
-    CHECK_OK(hyb_ctx_create(&options, &ctx));
-    return ctx;
-}
+static const uint32_t isa_masks[] = {HYB_ISA_MASK_SCALAR, HYB_ISA_AVX2, 0};
 
 static double measure(hyb_ctx *ctx, hyb_limit limit, size_t n_bytes) {
     double figure = -1;

@@ -6,19 +6,9 @@
 #include <math.h>
 
 #include "matmul.h"
+#include "tier_context.h"
 
 static const uint32_t isa_masks[] = {HYB_ISA_MASK_SCALAR, HYB_ISA_AVX2, HYB_ISA_AVX512_VNNI, HYB_ISA_AVX512_LOOKUP, 0};
-
-static hyb_ctx *make_ctx(uint32_t isa_mask, uint32_t n_threads) {
-    hyb_ctx_options options;
-    memset(&options, 0, sizeof options);
-    options.struct_size = sizeof options;
-    options.isa_mask = isa_mask;
-    options.n_threads = n_threads;
-    hyb_ctx *ctx = NULL;
-    CHECK_OK(hyb_ctx_create(&options, &ctx));
-    return ctx;
-}
 
 static int8_t random_code(hyb_format format, uint64_t *state) {
     static const int limits[] = {0, 1, 1, 3, 15, 127};

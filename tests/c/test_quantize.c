@@ -8,19 +8,9 @@
 #include <hybrid/quantize.h>
 
 #include "matmul.h"
+#include "tier_context.h"
 
 static const uint32_t isa_masks[] = {HYB_ISA_MASK_SCALAR, HYB_ISA_AVX2, 0, HYB_ISA_AVX512_LOOKUP};
-
-static hyb_ctx *make_ctx(uint32_t isa_mask, uint32_t n_threads) {
-    hyb_ctx_options options;
-    memset(&options, 0, sizeof options);
-    options.struct_size = sizeof options;
-    options.isa_mask = isa_mask;
-    options.n_threads = n_threads;
-    hyb_ctx *ctx = NULL;
-    CHECK_OK(hyb_ctx_create(&options, &ctx));
-    return ctx;
-}
 
 /* Sum of twelve uniform values: close to a Gaussian of deviation 2. */
 static float gaussian(uint64_t *state) {
