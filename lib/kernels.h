@@ -55,6 +55,7 @@ typedef struct hyb_matmul_job {
     float *y;                /* [n_tokens][ld_y]: (float)sum * (x_scale * row_scale); or NULL and */
     int32_t *y_i32;          /* the exact sums */
     size_t ld_y;             /* elements */
+    int accumulate;          /* y += the result; not with y_i32 */
     uint8_t *scratch;        /* HYB_MATMUL_SCRATCH_BYTES or HYB_LOOKUP_SCRATCH_BYTES, aligned to 64 */
 } hyb_matmul_job;
 

@@ -215,6 +215,7 @@ typedef struct product {
     float *y;
     int32_t *y_i32;
     size_t ld_y;
+    int accumulate;
     uint8_t *scratch;
 } product;
 
@@ -238,6 +239,7 @@ static void product_task(void *argument, size_t index, size_t worker) {
         job.y_i32 = p->y_i32 + token * p->ld_y + row;
     }
     job.ld_y = p->ld_y;
+    job.accumulate = p->accumulate;
     if (w->layout == HYB_LAYOUT_LOOKUP) {
         job.scratch = p->scratch + worker * HYB_LOOKUP_SCRATCH_BYTES;
         p->ctx->kernels.matmul_lookup(&job);
@@ -282,7 +284,7 @@ static void split_lookup(product *p, size_t n_threads) {
 }
 
 void hyb_matmul_parallel(hyb_ctx *ctx, const hyb_weights *weights, const hyb_activations *x, size_t n_tokens, float *y,
-                         int32_t *y_i32, size_t ld_y, uint8_t *scratch) {
+                         int32_t *y_i32, size_t ld_y, int accumulate, uint8_t *scratch) {
     product p = {0};
     p.ctx = ctx;
     p.weights = weights;
@@ -291,6 +293,7 @@ void hyb_matmul_parallel(hyb_ctx *ctx, const hyb_weights *weights, const hyb_act
     p.y = y;
     p.y_i32 = y_i32;
     p.ld_y = ld_y;
+    p.accumulate = accumulate;
     p.scratch = scratch;
     size_t n_threads = hyb_ctx_n_threads(ctx);
     double multiplications = (double)weights->n_rows * (double)weights->n_cols * (double)n_tokens;
@@ -390,7 +393,7 @@ static hyb_status multiply(hyb_ctx *ctx, const hyb_weights *weights, const int8_
         HYB_TRY(copy_token(ctx, x + t * weights->n_cols, weights->n_cols, t, &copy));
         copy.scales[t] = x_scales != NULL ? x_scales[t] : 0.0f;
     }
-    hyb_matmul_parallel(ctx, weights, &copy, n_tokens, y, y_i32, n_rows, memory);
+    hyb_matmul_parallel(ctx, weights, &copy, n_tokens, y, y_i32, n_rows, 0, memory);
     return HYB_OK;
 }
 

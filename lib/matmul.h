@@ -78,9 +78,10 @@ void hyb_quantize_token(const hyb_kernels *kernels, const float *x, size_t n_col
 size_t hyb_matmul_scratch_bytes(const hyb_ctx *ctx, size_t max_n_cols);
 
 /* y[t][r] = (float)sum * (x_scale[t] * row_scale[r]) into y, or with y NULL the sums into y_i32; ld_y elements from one
- * token to the next. Splits rows and tokens over the context's threads; the result does not depend on the split. Not to
- * be called inside a parallel loop. scratch: hyb_matmul_scratch_bytes, aligned to 64. */
+ * token to the next; with accumulate (y only) y += instead. Splits rows and tokens over the context's threads; the
+ * result does not depend on the split. Not to be called inside a parallel loop. scratch: hyb_matmul_scratch_bytes,
+ * aligned to 64. */
 void hyb_matmul_parallel(hyb_ctx *ctx, const hyb_weights *weights, const hyb_activations *x, size_t n_tokens, float *y,
-                         int32_t *y_i32, size_t ld_y, uint8_t *scratch);
+                         int32_t *y_i32, size_t ld_y, int accumulate, uint8_t *scratch);
 
 #endif /* HYB_MATMUL_INTERNAL_H */

@@ -109,16 +109,21 @@ static hyb_status check_step(hyb_language_model *model, const uint32_t *tokens, 
     return HYB_OK;
 }
 
-static hyb_batch fill_batch(hyb_training *t, const uint32_t *tokens, size_t n_sequences, size_t n_context) {
+/* The micro-batch of n_sequences sequences from `first`. */
+static hyb_batch fill_batch(hyb_training *t, size_t dim, const uint32_t *tokens, size_t first, size_t n_sequences,
+                            size_t n_context) {
+    uint32_t *inputs = t->inputs + first * n_context;
+    tokens += first * (n_context + 1);
+    t->d_residual = t->d_embedded + first * n_context * dim;
     for (size_t s = 0; s < n_sequences; s++)
         for (size_t p = 0; p < n_context; p++) {
             size_t i = s * n_context + p;
-            t->inputs[i] = tokens[s * (n_context + 1) + p];
+            inputs[i] = tokens[s * (n_context + 1) + p];
             t->targets[i] = tokens[s * (n_context + 1) + p + 1];
             t->sequences[i] = (uint32_t)s;
             t->positions[i] = (uint32_t)p;
         }
-    return (hyb_batch){n_sequences * n_context, t->inputs, t->sequences, t->positions};
+    return (hyb_batch){n_sequences * n_context, inputs, t->sequences, t->positions};
 }
 
 static void forward(hyb_language_model *model, const hyb_batch *batch, size_t n_context) {
@@ -157,12 +162,18 @@ hyb_status hyb_language_model_gradients(hyb_language_model *model, const uint32_
     HYB_TRY(hyb_model_refresh(model, NULL, NULL));
     hyb_training *t = model->training;
     t->has_gradients = 0;
-    hyb_batch batch = fill_batch(t, tokens, n_sequences, n_context);
-    forward(model, &batch, n_context);
-    hyb_backward_pass(model, &batch, n_context);
     double loss = 0.0, norm = 0.0;
-    for (size_t i = 0; i < batch.n_tokens; i++) loss += t->losses[i];
-    loss /= (double)batch.n_tokens;
+    t->scope = hyb_scope(&model->config, n_context);
+    for (size_t s = 0, n; s < n_sequences; s += n) {
+        n = hyb_min_size(hyb_micro_batch(t, n_sequences, n_context), n_sequences - s);
+        t->accumulate = s > 0;
+        hyb_batch batch = fill_batch(t, model->config.dim, tokens, s, n, n_context);
+        forward(model, &batch, n_context);
+        hyb_backward_pass(model, &batch, n_context, n_sequences * n_context);
+        for (size_t i = 0; i < batch.n_tokens; i++) loss += t->losses[i];
+    }
+    hyb_embedding_backward(model, n_sequences * n_context);
+    loss /= (double)(n_sequences * n_context);
     if (!hyb_is_finite((float)loss)) return hyb_fail(model->ctx, HYB_ERROR_NOT_FINITE, "the loss is not finite");
     HYB_TRY(gradient_norm(model, &norm));
     statistics->loss = loss;

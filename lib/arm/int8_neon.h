@@ -54,7 +54,8 @@ static void neon_store_last_rows(const hyb_matmul_job *job, size_t row, size_t t
             job->y_i32[at] = sums[i];
         } else {
             float scale = job->x_scales[token] * job->row_scales[row + i];
-            job->y[at] = (float)sums[i] * scale;
+            float result = (float)sums[i] * scale;
+            job->y[at] = job->accumulate ? job->y[at] + result : result;
         }
     }
 }
@@ -68,7 +69,9 @@ HYB_INLINE void neon_store_rows(const hyb_matmul_job *job, size_t row, size_t to
         vst1q_s32(job->y_i32 + at, sum);
     } else {
         float32x4_t scale = vmulq_n_f32(vld1q_f32(job->row_scales + row), job->x_scales[token]);
-        vst1q_f32(job->y + at, vmulq_f32(vcvtq_f32_s32(sum), scale));
+        float32x4_t result = vmulq_f32(vcvtq_f32_s32(sum), scale);
+        if (job->accumulate) result = vaddq_f32(vld1q_f32(job->y + at), result);
+        vst1q_f32(job->y + at, result);
     }
 }
 

@@ -44,8 +44,11 @@ static const float *effective_weights(hyb_ctx *ctx, const hyb_tensor *tensor, hy
 static void linear_backward(hyb_ctx *ctx, hyb_tensor *tensor, const float *x, size_t n_tokens, const float *dy,
                             int accumulate_dx, float *dx, hyb_training *t) {
     size_t rows = tensor->n_rows, cols = tensor->n_cols;
-    hyb_gemm_parallel(ctx, HYB_GEMM_TN, rows, cols, n_tokens, dy, rows, x, cols, 0, tensor->gradient, cols,
-                      t->work.gemm_scratch);
+    for (size_t first = 0, n; first < n_tokens; first += n) {
+        n = hyb_tokens_in_scope(t, first, n_tokens, t->scope);
+        hyb_gemm_parallel(ctx, HYB_GEMM_TN, rows, cols, n, dy + first * rows, rows, x + first * cols, cols,
+                          t->accumulate || first > 0, tensor->gradient, cols, t->work.gemm_scratch);
+    }
     hyb_gemm_parallel(ctx, HYB_GEMM_NN, n_tokens, cols, rows, dy, rows, effective_weights(ctx, tensor, t), cols,
                       accumulate_dx, dx, cols, t->work.gemm_scratch);
 }
@@ -75,14 +78,16 @@ typedef struct norm_loop {
     const float *x, *gain, *rms;
     float *dy, *dx; /* dx NULL: the result replaces dy */
     size_t n_tokens, n_cols;
+    const hyb_training *training;
     float *partials, *rows;
     size_t row_floats;
 } norm_loop;
 
 static void norm_task(void *argument, size_t index, size_t worker) {
     const norm_loop *loop = argument;
-    size_t n_cols = loop->n_cols, first = index * HYB_GAIN_CHUNK;
-    size_t end = hyb_min_size(first + HYB_GAIN_CHUNK, loop->n_tokens);
+    size_t n_cols = loop->n_cols, scope = loop->training->scope, a_scope = hyb_ceil_div(scope, HYB_GAIN_CHUNK);
+    size_t first = index / a_scope * scope + index % a_scope * HYB_GAIN_CHUNK;
+    size_t end = first + hyb_tokens_in_scope(loop->training, first, loop->n_tokens, HYB_GAIN_CHUNK);
     float *partial = loop->partials + index * n_cols, *row = loop->rows + worker * loop->row_floats;
     memset(partial, 0, n_cols * sizeof *partial);
     for (size_t i = first; i < end; i++) {
@@ -93,14 +98,15 @@ static void norm_task(void *argument, size_t index, size_t worker) {
     }
 }
 
-/* dx += (or dy = ) gradient of y = rms_norm(x) * gain; the gain's gradient is replaced. */
+/* dx += (or dy = ) gradient of y = rms_norm(x) * gain. */
 static void norm_backward(hyb_ctx *ctx, const float *x, hyb_tensor *gain, const float *rms, size_t n_tokens, float *dy,
                           float *dx, hyb_training *t) {
-    size_t n_cols = gain->n_cols, n_chunks = hyb_ceil_div(n_tokens, HYB_GAIN_CHUNK);
+    size_t n_cols = gain->n_cols, n_chunks = n_tokens / t->scope * hyb_ceil_div(t->scope, HYB_GAIN_CHUNK);
+    n_chunks += hyb_ceil_div(n_tokens % t->scope, HYB_GAIN_CHUNK);
     norm_loop loop = {
-        ctx, x, gain->values, rms, dy, dx, n_tokens, n_cols, t->gain_partials, t->work.rows, t->work.row_floats};
+        ctx, x, gain->values, rms, dy, dx, n_tokens, n_cols, t, t->gain_partials, t->work.rows, t->work.row_floats};
     hyb_parallel(ctx, n_chunks, norm_task, &loop);
-    memset(gain->gradient, 0, n_cols * sizeof(float));
+    if (!t->accumulate) memset(gain->gradient, 0, n_cols * sizeof(float));
     for (size_t i = 0; i < n_chunks; i++) ctx->kernels.add_f32(gain->gradient, t->gain_partials + i * n_cols, n_cols);
 }
 
@@ -159,8 +165,8 @@ static void attention_block_backward(hyb_language_model *model, size_t l, const 
 
 /* ---- head and embedding ---- */
 
-/* Losses, gradient of the head, and d_input = gradient of the head's input. */
-static void head_backward(hyb_language_model *model, const hyb_batch *batch, hyb_training *t) {
+/* Losses, gradient of the head, and d_input = gradient of the head's input. The mean loss is of n_all tokens. */
+static void head_backward(hyb_language_model *model, const hyb_batch *batch, size_t n_all, hyb_training *t) {
     hyb_ctx *ctx = model->ctx;
     hyb_tensor *head = model->head;
     size_t n = batch->n_tokens, dim = head->n_cols, vocab = head->n_rows;
@@ -168,8 +174,8 @@ static void head_backward(hyb_language_model *model, const hyb_batch *batch, hyb
                       &t->work, &t->head_input);
     const float *x = input_values(ctx, &t->head_input, hyb_tensor_is_quantized(head), n, dim, t);
     const float *weights = effective_weights(ctx, head, t);
-    for (size_t first = 0; first < n; first += t->head_tokens) {
-        size_t count = hyb_min_size(t->head_tokens, n - first);
+    for (size_t first = 0, count; first < n; first += count) {
+        count = hyb_tokens_in_scope(t, first, n, t->head_tokens);
         hyb_input part = t->head_input;
         if (part.x) part.x += first * dim;
         if (part.codes.codes) {
@@ -177,10 +183,10 @@ static void head_backward(hyb_language_model *model, const hyb_batch *batch, hyb
             part.codes.sums += first;
             part.codes.scales += first;
         }
-        hyb_linear_forward(ctx, head, &part, count, &t->work, t->logits);
-        hyb_cross_entropy(ctx, t->logits, t->targets + first, count, vocab, t->losses + first, 1.0f / (float)n);
-        hyb_gemm_parallel(ctx, HYB_GEMM_TN, vocab, dim, count, t->logits, vocab, x + first * dim, dim, first > 0,
-                          head->gradient, dim, t->work.gemm_scratch);
+        hyb_linear_forward(ctx, head, &part, count, &t->work, 0, t->logits);
+        hyb_cross_entropy(ctx, t->logits, t->targets + first, count, vocab, t->losses + first, 1.0f / (float)n_all);
+        hyb_gemm_parallel(ctx, HYB_GEMM_TN, vocab, dim, count, t->logits, vocab, x + first * dim, dim,
+                          t->accumulate || first > 0, head->gradient, dim, t->work.gemm_scratch);
         hyb_gemm_parallel(ctx, HYB_GEMM_NN, count, dim, vocab, t->logits, vocab, weights, dim, 0,
                           t->d_input + first * dim, dim, t->work.gemm_scratch);
     }
@@ -190,8 +196,8 @@ static void head_backward(hyb_language_model *model, const hyb_batch *batch, hyb
 
 typedef struct scatter_loop {
     const hyb_ctx *ctx;
-    const hyb_batch *batch;
-    const float *d_residual;
+    const hyb_training *training;
+    size_t n_tokens;
     float *gradient;
     size_t dim;
 } scatter_loop;
@@ -201,25 +207,29 @@ static void scatter_task(void *argument, size_t index, size_t worker) {
     const scatter_loop *loop = argument;
     size_t first = index * COLUMNS_PER_TASK, n = hyb_min_size(COLUMNS_PER_TASK, loop->dim - first);
     (void)worker;
-    for (size_t i = 0; i < loop->batch->n_tokens; i++)
-        loop->ctx->kernels.add_f32(loop->gradient + loop->batch->tokens[i] * loop->dim + first,
-                                   loop->d_residual + i * loop->dim + first, n);
+    for (size_t i = 0; i < loop->n_tokens; i++)
+        loop->ctx->kernels.add_f32(loop->gradient + loop->training->inputs[i] * loop->dim + first,
+                                   loop->training->d_embedded + i * loop->dim + first, n);
 }
 
-void hyb_backward_pass(hyb_language_model *model, const hyb_batch *batch, size_t n_context) {
+void hyb_embedding_backward(hyb_language_model *model, size_t n_all) {
+    hyb_tensor *embedding = model->embedding;
+    size_t dim = model->config.dim;
+    if (model->head != embedding) memset(embedding->gradient, 0, hyb_tensor_size(embedding) * sizeof(float));
+    scatter_loop loop = {model->ctx, model->training, n_all, embedding->gradient, dim};
+    hyb_parallel(model->ctx, hyb_ceil_div(dim, COLUMNS_PER_TASK), scatter_task, &loop);
+}
+
+void hyb_backward_pass(hyb_language_model *model, const hyb_batch *batch, size_t n_context, size_t n_all) {
     hyb_ctx *ctx = model->ctx;
     hyb_training *t = model->training;
     size_t n = batch->n_tokens, dim = model->config.dim;
     hyb_backward_int8_refresh(model);
-    head_backward(model, batch, t);
+    head_backward(model, batch, n_all, t);
     memset(t->d_residual, 0, n * dim * sizeof(float));
     norm_backward(ctx, t->residual_final, model->final_norm, t->final_rms, n, t->d_input, t->d_residual, t);
     for (size_t l = model->config.n_layers; l-- > 0;) {
         ffn_backward(model, l, n, t);
         attention_block_backward(model, l, batch, n_context, t);
     }
-    if (model->head != model->embedding)
-        memset(model->embedding->gradient, 0, hyb_tensor_size(model->embedding) * sizeof(float));
-    scatter_loop loop = {ctx, batch, t->d_residual, model->embedding->gradient, dim};
-    hyb_parallel(ctx, hyb_ceil_div(dim, COLUMNS_PER_TASK), scatter_task, &loop);
 }

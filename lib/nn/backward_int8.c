@@ -210,34 +210,15 @@ static void quantize_group(hyb_ctx *ctx, group_loop *loop) {
 
 /* ---- products ---- */
 
-typedef struct add_loop {
-    const hyb_ctx *ctx;
-    const float *from;
-    float *to;
-    size_t n;
-} add_loop;
-
-#define ADDED_PER_TASK ((size_t)16384)
-
-static void add_task(void *argument, size_t index, size_t worker) {
-    const add_loop *loop = argument;
-    size_t first = index * ADDED_PER_TASK;
-    (void)worker;
-    loop->ctx->kernels.add_f32(loop->to + first, loop->from + first, hyb_min_size(ADDED_PER_TASK, loop->n - first));
-}
-
-/* dW of tensor i; the first chunk of tokens is written to the gradient, later ones are added. */
-static void weight_gradient(hyb_ctx *ctx, const group_loop *loop, size_t i, uint8_t *scratch) {
+/* dW of tensor i, from a chunk of tokens. */
+static void weight_gradient(hyb_ctx *ctx, const group_loop *loop, size_t i, int accumulate, uint8_t *scratch) {
     hyb_backward_int8 *b = loop->b;
     const hyb_tensor *tensor = loop->group->tensors[i];
     size_t offset = loop->offsets[i];
     hyb_activations outputs = {b->by_output.codes + offset * b->by_output.ld, b->by_output.ld,
                                b->by_output.sums + offset, b->by_output.scales + offset};
-    float *to = loop->first == 0 ? tensor->gradient : b->partial;
-    hyb_matmul_parallel(ctx, &b->inputs, &outputs, tensor->n_rows, to, NULL, tensor->n_cols, scratch);
-    if (loop->first == 0) return;
-    add_loop add = {ctx, b->partial, tensor->gradient, hyb_tensor_size(tensor)};
-    hyb_parallel(ctx, hyb_ceil_div(add.n, ADDED_PER_TASK), add_task, &add);
+    hyb_matmul_parallel(ctx, &b->inputs, &outputs, tensor->n_rows, tensor->gradient, NULL, tensor->n_cols, accumulate,
+                        scratch);
 }
 
 void hyb_linear_backward_int8(hyb_ctx *ctx, const hyb_linear_group *group, size_t n_tokens, float *dx,
@@ -249,12 +230,14 @@ void hyb_linear_backward_int8(hyb_ctx *ctx, const hyb_linear_group *group, size_
         loop.offsets[i] = loop.n_outputs;
         loop.n_outputs += hyb_round_up(group->tensors[i]->n_rows, HYB_BLOCK_COLS);
     }
-    for (; loop.first < n_tokens; loop.first += b->chunk) {
-        loop.n_tokens = hyb_min_size(b->chunk, n_tokens - loop.first);
+    for (; loop.first < n_tokens; loop.first += loop.n_tokens) {
+        int accumulate = training->accumulate || loop.first > 0;
+        loop.n_tokens = hyb_tokens_in_scope(training, loop.first, n_tokens, b->chunk);
         quantize_group(ctx, &loop);
         hyb_matmul_parallel(ctx, group->transposed, &b->by_token, loop.n_tokens, dx + loop.first * n_cols, NULL, n_cols,
-                            training->work.matmul_scratch);
-        for (size_t i = 0; i < group->n_tensors; i++) weight_gradient(ctx, &loop, i, training->work.matmul_scratch);
+                            0, training->work.matmul_scratch);
+        for (size_t i = 0; i < group->n_tensors; i++)
+            weight_gradient(ctx, &loop, i, accumulate, training->work.matmul_scratch);
     }
 }
 
@@ -268,18 +251,8 @@ static size_t group_shape(const hyb_language_model_config *c, int group, size_t 
     return group == HYB_GROUP_QKV ? dim + 2 * kv_dim : group == HYB_GROUP_GATE_UP ? 2 * width : dim;
 }
 
-/* The gradients of a chunk are read four times: few enough stay in a second-level cache (1.08 times as fast a step as
- * all 2048 tokens at once, preset small). Each chunk also adds to the gradients of the weights: where a matrix does not
- * fit that cache, twice as many tokens cost less (1.015 times, preset base; 0.95 with as few). */
-#define SMALL_MATRIX_BYTES ((size_t)512 << 10)
-
-size_t hyb_backward_int8_chunk(const hyb_language_model_config *c) {
-    size_t largest = (size_t)c->dim * (c->dim > c->ffn_dim ? c->dim : c->ffn_dim) * sizeof(float);
-    return largest <= SMALL_MATRIX_BYTES ? 256 : 512;
-}
-
 size_t hyb_backward_int8_longest(const hyb_language_model_config *c, size_t n_tokens) {
-    size_t longest = hyb_min_size(n_tokens, hyb_backward_int8_chunk(c)), n_inputs;
+    size_t longest = hyb_min_size(n_tokens, hyb_scope_tokens(c)), n_inputs;
     for (int group = 0; group < HYB_N_GROUPS; group++)
         if (group_shape(c, group, &n_inputs) > longest) longest = group_shape(c, group, &n_inputs);
     return longest;
@@ -300,14 +273,14 @@ static void layout_transposed(const hyb_language_model_config *c, hyb_arena *are
 
 void hyb_backward_int8_layout(const hyb_language_model_config *c, const hyb_ctx *ctx, size_t n_tokens, hyb_arena *arena,
                               hyb_backward_int8 *b) {
-    b->chunk = hyb_backward_int8_chunk(c);
-    size_t chunk = hyb_min_size(n_tokens, b->chunk), outputs = 0, inputs = 0, n_inputs, n_threads;
+    size_t chunk = hyb_min_size(n_tokens, hyb_scope_tokens(c)), outputs = 0, inputs = 0, n_inputs, n_threads;
     for (int group = 0; group < HYB_N_GROUPS; group++) {
         size_t n = group_shape(c, group, &n_inputs);
         if (n > outputs) outputs = n;
         if (n_inputs > inputs) inputs = n_inputs;
     }
     n_threads = ctx->options.n_threads;
+    b->chunk = chunk;
     b->max_outputs = outputs;
     float *ones = hyb_arena_take(arena, hyb_round_up(inputs, HYB_BLOCK_ROWS), sizeof(float));
     layout_transposed(c, arena, ones, b);
@@ -326,8 +299,6 @@ void hyb_backward_int8_layout(const hyb_language_model_config *c, const hyb_ctx 
     b->rows = row_scales ? hyb_arena_take(arena, n_threads * outputs, sizeof(float)) : NULL;
     b->inputs = (hyb_weights){.format = HYB_FORMAT_INT8, .row_scales = ones};
     b->inputs.blocks = hyb_arena_take(arena, hyb_round_up(inputs, HYB_BLOCK_ROWS), hyb_round_up(chunk, HYB_BLOCK_COLS));
-    size_t largest = (size_t)c->dim * (c->dim > c->ffn_dim ? c->dim : c->ffn_dim);
-    b->partial = n_tokens > chunk ? hyb_arena_take(arena, largest, sizeof(float)) : NULL;
     if (arena->base != NULL)
         for (size_t i = 0; i < hyb_round_up(inputs, HYB_BLOCK_ROWS); i++) ones[i] = 1.0f;
 }

@@ -30,28 +30,6 @@ void hyb_embedding_forward(const hyb_language_model *model, const hyb_batch *bat
     hyb_parallel(model->ctx, hyb_ceil_div(batch->n_tokens, HYB_TOKENS_PER_TASK), embedding_task, &loop);
 }
 
-/* out = a + b, rows of a task; out may be a. */
-typedef struct add_loop {
-    const hyb_ctx *ctx;
-    const float *a, *b;
-    float *out;
-    size_t n_tokens, n_cols;
-} add_loop;
-
-static void add_task(void *argument, size_t index, size_t worker) {
-    const add_loop *loop = argument;
-    size_t first = index * HYB_TOKENS_PER_TASK, end = hyb_min_size(first + HYB_TOKENS_PER_TASK, loop->n_tokens);
-    size_t at = first * loop->n_cols, size = (end - first) * loop->n_cols;
-    (void)worker;
-    if (loop->out != loop->a) memcpy(loop->out + at, loop->a + at, size * sizeof *loop->out);
-    loop->ctx->kernels.add_f32(loop->out + at, loop->b + at, size);
-}
-
-static void add_rows(hyb_ctx *ctx, const float *a, const float *b, size_t n_tokens, size_t n_cols, float *out) {
-    add_loop loop = {ctx, a, b, out, n_tokens, n_cols};
-    hyb_parallel(ctx, hyb_ceil_div(n_tokens, HYB_TOKENS_PER_TASK), add_task, &loop);
-}
-
 /* Writes the new tokens' keys and values to where attention reads them. */
 typedef struct store_loop {
     const hyb_language_model *model;
@@ -86,6 +64,13 @@ static void store_task(void *argument, size_t index, size_t worker) {
         for (size_t h = 0; h < loop->model->config.n_kv_heads; h++) store_head(loop, i, h);
 }
 
+/* out = residual + the output of a linear layer; out may be residual. */
+static void add_output(hyb_ctx *ctx, const hyb_tensor *tensor, const hyb_input *input, const float *residual,
+                       size_t n_tokens, const hyb_work *work, float *out) {
+    if (out != residual) memcpy(out, residual, n_tokens * tensor->n_rows * sizeof *out);
+    hyb_linear_forward(ctx, tensor, input, n_tokens, work, 1, out);
+}
+
 static void attention_block(const hyb_language_model *model, const hyb_layer *layer, const hyb_batch *batch,
                             hyb_layer_state *s, const hyb_kv *kv, const hyb_work *work) {
     hyb_ctx *ctx = model->ctx;
@@ -93,9 +78,9 @@ static void attention_block(const hyb_language_model *model, const hyb_layer *la
     size_t n = batch->n_tokens, dim = config->dim;
     hyb_input_forward(ctx, s->residual_in, layer->attn_norm, config->norm_epsilon, s->attn_rms, n, dim, work,
                       &s->attn_input);
-    hyb_linear_forward(ctx, layer->attn_q, &s->attn_input, n, work, s->q);
-    hyb_linear_forward(ctx, layer->attn_k, &s->attn_input, n, work, s->k);
-    hyb_linear_forward(ctx, layer->attn_v, &s->attn_input, n, work, s->v);
+    hyb_linear_forward(ctx, layer->attn_q, &s->attn_input, n, work, 0, s->q);
+    hyb_linear_forward(ctx, layer->attn_k, &s->attn_input, n, work, 0, s->k);
+    hyb_linear_forward(ctx, layer->attn_v, &s->attn_input, n, work, 0, s->v);
     hyb_rotate_forward(model, batch, s->q, config->n_heads, model->sines);
     hyb_rotate_forward(model, batch, s->k, config->n_kv_heads, model->sines);
     if (kv->keys != s->k) {
@@ -105,8 +90,7 @@ static void attention_block(const hyb_language_model *model, const hyb_layer *la
     hyb_attention_forward(model, batch, s->q, kv, work, s->attn_out);
     hyb_input_forward(ctx, s->attn_out, layer->attn_sub_norm, config->norm_epsilon, s->attn_sub_rms, n, dim, work,
                       &s->out_input);
-    hyb_linear_forward(ctx, layer->attn_output, &s->out_input, n, work, work->projected);
-    add_rows(ctx, s->residual_in, work->projected, n, dim, s->residual_mid);
+    add_output(ctx, layer->attn_output, &s->out_input, s->residual_in, n, work, s->residual_mid);
 }
 
 typedef struct gate_loop {
@@ -134,14 +118,13 @@ static void ffn_block(const hyb_language_model *model, const hyb_layer *layer, s
     const hyb_language_model_config *config = &model->config;
     hyb_input_forward(ctx, s->residual_mid, layer->ffn_norm, config->norm_epsilon, s->ffn_rms, n, config->dim, work,
                       &s->ffn_input);
-    hyb_linear_forward(ctx, layer->ffn_gate, &s->ffn_input, n, work, s->gate);
-    hyb_linear_forward(ctx, layer->ffn_up, &s->ffn_input, n, work, s->up);
+    hyb_linear_forward(ctx, layer->ffn_gate, &s->ffn_input, n, work, 0, s->gate);
+    hyb_linear_forward(ctx, layer->ffn_up, &s->ffn_input, n, work, 0, s->up);
     gate_loop loop = {model, s, n};
     hyb_parallel(ctx, hyb_ceil_div(n, HYB_TOKENS_PER_TASK), gate_task, &loop);
     hyb_input_forward(ctx, s->gated, layer->ffn_sub_norm, config->norm_epsilon, s->ffn_sub_rms, n, config->ffn_dim,
                       work, &s->down_input);
-    hyb_linear_forward(ctx, layer->ffn_down, &s->down_input, n, work, work->projected);
-    add_rows(ctx, s->residual_mid, work->projected, n, config->dim, residual_out);
+    add_output(ctx, layer->ffn_down, &s->down_input, s->residual_mid, n, work, residual_out);
 }
 
 void hyb_layer_forward(const hyb_language_model *model, const hyb_layer *layer, const hyb_batch *batch,
@@ -154,5 +137,5 @@ void hyb_head_forward(const hyb_language_model *model, const float *residual, si
                       float *rms, hyb_input *input, float *logits) {
     hyb_input_forward(model->ctx, residual, model->final_norm, model->config.norm_epsilon, rms, n_tokens,
                       model->config.dim, work, input);
-    hyb_linear_forward(model->ctx, model->head, input, n_tokens, work, logits);
+    hyb_linear_forward(model->ctx, model->head, input, n_tokens, work, 0, logits);
 }

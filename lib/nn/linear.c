@@ -93,6 +93,7 @@ typedef struct dense_loop {
     const hyb_tensor *tensor;
     const float *x;
     size_t n_tokens, rows_per_task, n_row_tasks;
+    int accumulate;
     float *y;
 } dense_loop;
 
@@ -105,21 +106,24 @@ static void dense_task(void *argument, size_t index, size_t worker) {
     size_t end = hyb_min_size(first + loop->rows_per_task, t->n_rows);
     (void)worker;
     for (size_t r = first; r < end; r++)
-        for (size_t i = first_token; i < end_token; i++)
-            loop->y[i * t->n_rows + r] =
-                loop->ctx->kernels.dot_f32(loop->x + i * t->n_cols, t->values + r * t->n_cols, t->n_cols);
+        for (size_t i = first_token; i < end_token; i++) {
+            float *y = loop->y + i * t->n_rows + r;
+            float sum = loop->ctx->kernels.dot_f32(loop->x + i * t->n_cols, t->values + r * t->n_cols, t->n_cols);
+            *y = loop->accumulate ? *y + sum : sum;
+        }
 }
 
 void hyb_linear_forward(hyb_ctx *ctx, const hyb_tensor *tensor, const hyb_input *input, size_t n_tokens,
-                        const hyb_work *work, float *y) {
+                        const hyb_work *work, int accumulate, float *y) {
     if (hyb_tensor_is_quantized(tensor)) {
-        hyb_matmul_parallel(ctx, tensor->packed, &input->codes, n_tokens, y, NULL, tensor->n_rows,
+        hyb_matmul_parallel(ctx, tensor->packed, &input->codes, n_tokens, y, NULL, tensor->n_rows, accumulate,
                             work->matmul_scratch);
     } else if (work->training) {
         hyb_gemm_parallel(ctx, HYB_GEMM_NT, n_tokens, tensor->n_rows, tensor->n_cols, input->x, tensor->n_cols,
-                          tensor->values, tensor->n_cols, 0, y, tensor->n_rows, work->gemm_scratch);
+                          tensor->values, tensor->n_cols, accumulate, y, tensor->n_rows, work->gemm_scratch);
     } else {
         dense_loop loop = {.ctx = ctx, .tensor = tensor, .x = input->x, .n_tokens = n_tokens, .y = y};
+        loop.accumulate = accumulate;
         loop.rows_per_task = hyb_rows_per_task(tensor->n_cols);
         loop.n_row_tasks = hyb_ceil_div(tensor->n_rows, loop.rows_per_task);
         hyb_parallel(ctx, loop.n_row_tasks * hyb_ceil_div(n_tokens, HYB_TOKENS_PER_TASK), dense_task, &loop);

@@ -86,7 +86,6 @@ typedef struct hyb_batch {
 
 /* Work memory of a pass that no later step reads. Per-worker parts are indexed by worker. */
 typedef struct hyb_work {
-    float *projected;        /* [n][dim] output of attn_output and ffn_down */
     float *rows;             /* [n_threads][row_floats] */
     size_t row_floats;       /* max(dim, ffn_dim, n_context) rounded up to a cache line */
     float *attention;        /* [n_threads][attention_floats]: of the attention kernels */
@@ -144,9 +143,9 @@ hyb_status hyb_tensor_update(hyb_ctx *ctx, const hyb_adamw *adamw, hyb_tensor *t
                              uint64_t *n_flipped, uint64_t *n_zeros);
 /* values[r][c] = effective weight. */
 void hyb_tensor_effective(hyb_ctx *ctx, const hyb_tensor *tensor, float *values);
-/* y[t][r] = sum_c weight[r][c] * input[t][c], n tokens; y has n_rows columns. */
+/* y[t][r] = (or += with accumulate) sum_c weight[r][c] * input[t][c], n tokens; y has n_rows columns. */
 void hyb_linear_forward(hyb_ctx *ctx, const hyb_tensor *tensor, const hyb_input *input, size_t n_tokens,
-                        const hyb_work *work, float *y);
+                        const hyb_work *work, int accumulate, float *y);
 /* Optional rms_norm (gain NULL: none), then quantisation for an integer format: fills *input. source [n][n_cols]. With
  * F32 and no gain, input->x must be source itself. */
 void hyb_input_forward(hyb_ctx *ctx, const float *source, const hyb_tensor *gain, float epsilon, float *rms,

@@ -7,8 +7,10 @@
 
 #include "nn.h"
 
-/* Tokens whose gain gradients are summed together before the chunks are added in order: fixed, so that the result does
- * not depend on the number of threads. */
+/* A step goes through its batch in micro-batches of whole sequences: what one stage leaves is still in cache for the
+ * next, and the memory does not grow with the batch. Sums over tokens are made of so many at a time and then added in
+ * order: for gains HYB_GAIN_CHUNK, for weights those of hyb_scope, neither ever across the end of a scope. That is
+ * given by the shapes, so the result depends neither on the number of threads nor on the size of a micro-batch. */
 #define HYB_GAIN_CHUNK 64
 /* The head works on so many tokens at a time that logits stay below 8 M elements. */
 #define HYB_HEAD_LOGITS ((size_t)1 << 23)
@@ -31,7 +33,7 @@ typedef struct hyb_backward_int8 {
     hyb_weights *transposed;   /* [n_layers][HYB_N_GROUPS]: rows are inputs, columns outputs; NULL in fp32 mode */
     int current;               /* they are those of the tensors' codes */
     size_t max_outputs;        /* of the largest group */
-    size_t chunk;              /* hyb_backward_int8_chunk */
+    size_t chunk;              /* the most tokens of a product */
     hyb_activations by_token;  /* [chunk][outputs]: dY * weight scale, quantised per token */
     hyb_activations by_output; /* [outputs][chunk]: dY * input scale, quantised per output */
     hyb_weights inputs;        /* the forward pass's codes: rows are inputs, columns tokens of the chunk */
@@ -39,14 +41,18 @@ typedef struct hyb_backward_int8 {
     uint32_t *maxima;          /* per worker [outputs] bits of the largest magnitude */
     int32_t *sums;             /* per worker [outputs] */
     float *rows;               /* per worker [outputs], with one weight scale a row */
-    float *partial;            /* the largest matrix: gradient of a chunk beyond the first */
 } hyb_backward_int8;
 
 typedef struct hyb_training {
     void *memory;
     size_t max_sequences, max_context; /* as prepared */
+    size_t max_tokens;                 /* of a micro-batch: [n] below */
+    size_t scope;                      /* of this step: hyb_scope */
+    int accumulate;                    /* behind the first micro-batch: gradients are added to */
     size_t n_threads;                  /* that the per-worker buffers were made for */
-    uint32_t *inputs, *targets;        /* [n] */
+    uint32_t *inputs;                  /* [max_sequences * max_context] */
+    float *d_embedded;                 /* [max_sequences * max_context][dim]: d_residual of every micro-batch */
+    uint32_t *targets;                 /* [n] */
     uint32_t *sequences, *positions;   /* [n] */
     hyb_layer_state *states;           /* [n_layers] */
     float *residual_final;             /* [n][dim] */
@@ -55,14 +61,14 @@ typedef struct hyb_training {
     size_t head_tokens; /* tokens of one head chunk */
     float *logits;      /* [head_tokens][vocab_size] */
     double *losses;     /* [n] nats */
-    float *d_residual;  /* [n][dim] */
+    float *d_residual;  /* [n][dim]: the micro-batch's part of d_embedded */
     float *d_input;     /* [n][dim]: gradient of a layer input; also of attn_out */
     float *d_wide;      /* [n][ffn_dim] */
     float *d_q, *d_k, *d_v;
     float *input_values; /* [n][columns] dequantised inputs of the layers that work in fp32 */
     float *effective;    /* effective weights of the largest matrix of those */
     hyb_backward_int8 int8;
-    float *gain_partials; /* [n / HYB_GAIN_CHUNK][max(dim, ffn_dim)] */
+    float *gain_partials; /* [hyb_gain_chunks][max(dim, ffn_dim)] */
     float *attention;     /* [n_threads][attention_floats]: of the kernel attention_backward */
     size_t attention_floats;
     hyb_work work;
@@ -79,6 +85,19 @@ void hyb_inference_layout(const hyb_language_model_config *config, const hyb_ctx
                           size_t n_context, int cache_format, hyb_arena *arena, hyb_layer_state *state,
                           hyb_input *head_input, hyb_work *work);
 
+/* Tokens that a scope holds at least half of, unless a sequence is longer. */
+size_t hyb_scope_tokens(const hyb_language_model_config *config);
+/* Tokens whose part of a weight gradient is one product, but for long sequences, which are divided: as many whole
+ * sequences as hyb_scope_tokens holds, at least one. */
+size_t hyb_scope(const hyb_language_model_config *config, size_t n_context);
+/* Tokens from `first` of a micro-batch to the end of its scope or of the n tokens, at most `limit`. */
+HYB_INLINE size_t hyb_tokens_in_scope(const hyb_training *t, size_t first, size_t n, size_t limit) {
+    size_t left = hyb_min_size(t->scope - first % t->scope, n - first);
+    return hyb_min_size(left, limit);
+}
+/* Sequences of a micro-batch of this step. */
+size_t hyb_micro_batch(const hyb_training *t, size_t n_sequences, size_t n_context);
+
 /* Cross-entropy of n rows of logits [n][vocab_size]: losses fp64 [n] in nats (NaN where a logit is not finite). With
  * gradient_scale != 0 the rows become (softmax - one hot) * gradient_scale, else they are destroyed. */
 void hyb_cross_entropy(hyb_ctx *ctx, float *logits, const uint32_t *targets, size_t n, size_t vocab_size,
@@ -93,12 +112,9 @@ void hyb_attention_backward(const hyb_language_model *model, const hyb_layer_sta
 size_t hyb_group_tensors(const hyb_layer *layer, int group, hyb_tensor *tensors[HYB_GROUP_TENSORS]);
 /* Packs the transposed weights if codes changed since. */
 void hyb_backward_int8_refresh(hyb_language_model *model);
-/* Gradients of a group's tensors, and dx [n][n_cols]; neither is added to what was there. */
+/* Gradients of a group's tensors, added to if training->accumulate, and dx [n][n_cols], overwritten. */
 void hyb_linear_backward_int8(hyb_ctx *ctx, const hyb_linear_group *group, size_t n_tokens, float *dx,
                               hyb_training *training);
-/* Tokens of one integer product of a weight gradient, which is also the scope of its scales. They depend on nothing but
- * the model's shape, so neither do the results. */
-size_t hyb_backward_int8_chunk(const hyb_language_model_config *config);
 /* The longest sum of its products, for the size of the matmul's scratch. */
 size_t hyb_backward_int8_longest(const hyb_language_model_config *config, size_t n_tokens);
 void hyb_backward_int8_layout(const hyb_language_model_config *config, const hyb_ctx *ctx, size_t n_tokens,
@@ -106,7 +122,12 @@ void hyb_backward_int8_layout(const hyb_language_model_config *config, const hyb
 
 /* ---- backward.c ---- */
 
-/* Gradients of every parameter from the states of a forward pass; fills training->losses. */
-void hyb_backward_pass(hyb_language_model *model, const hyb_batch *batch, size_t n_context);
+/* Gradients of every parameter from the states of a micro-batch's forward pass, but the embedding's;
+ * of the mean loss of n_all tokens; fills
+ * training->losses. */
+void hyb_backward_pass(hyb_language_model *model, const hyb_batch *batch, size_t n_context, size_t n_all);
+/* The embedding's gradient from d_embedded of the step's n_all tokens; behind the last micro-batch, since a tied head
+ * adds to the same gradient. */
+void hyb_embedding_backward(hyb_language_model *model, size_t n_all);
 
 #endif /* HYB_TRAINING_H */

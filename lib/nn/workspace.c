@@ -61,7 +61,6 @@ static void layout_work(const hyb_language_model_config *c, const hyb_ctx *ctx, 
                         size_t max_cols, hyb_arena *arena, hyb_work *work) {
     size_t row = widest(c) > n_context ? widest(c) : n_context;
     memset(work, 0, sizeof *work);
-    work->projected = take_floats(arena, n_tokens, c->dim);
     work->row_floats = hyb_round_up(row, 16);
     work->rows = take_floats(arena, ctx->options.n_threads, work->row_floats);
     size_t n_queries = hyb_min_size(n_tokens, HYB_ATTENTION_BLOCK_QUERIES);
@@ -101,11 +100,40 @@ static void layout_dequantized(const hyb_language_model_config *c, int layers_to
     t->effective = take_floats(arena, matrix, 1);
 }
 
+/* The gradients of a scope are read four times: few enough stay in a second-level cache (1.08 times as fast a step as
+ * all 2048 tokens at once, preset small). Each scope also adds to the gradients of the weights: where a matrix does not
+ * fit that cache, twice as many tokens cost less (1.015 times, preset base; 0.95 with as few). */
+#define SMALL_MATRIX_BYTES ((size_t)512 << 10)
+
+size_t hyb_scope_tokens(const hyb_language_model_config *c) {
+    return (size_t)c->dim * widest(c) * sizeof(float) <= SMALL_MATRIX_BYTES ? 256 : 512;
+}
+
+size_t hyb_scope(const hyb_language_model_config *c, size_t n_context) {
+    size_t tokens = hyb_scope_tokens(c);
+    return n_context >= tokens ? n_context : tokens / n_context * n_context;
+}
+
+size_t hyb_micro_batch(const hyb_training *t, size_t n_sequences, size_t n_context) {
+    size_t n_scopes = t->max_tokens / t->scope;
+    return hyb_min_size(n_sequences, (n_scopes > 1 ? n_scopes : 1) * (t->scope / n_context));
+}
+
+/* Every thread works on a scope. */
+static size_t micro_batch_tokens(const hyb_language_model_config *c, const hyb_ctx *ctx, size_t n_sequences,
+                                 size_t n_context) {
+    size_t scope = hyb_scope_tokens(c);
+    return hyb_min_size(n_sequences * n_context, ctx->options.n_threads * (n_context > scope ? n_context : scope));
+}
+
 void hyb_training_layout(const hyb_language_model_config *c, const hyb_ctx *ctx, int backward, size_t n_sequences,
                          size_t n_context, hyb_arena *arena, hyb_training *t) {
-    size_t n = n_sequences * n_context, dim = c->dim, kv_dim = dim / c->n_heads * c->n_kv_heads;
+    size_t n = micro_batch_tokens(c, ctx, n_sequences, n_context), dim = c->dim,
+           kv_dim = dim / c->n_heads * c->n_kv_heads;
     hyb_layer_state measured, *state = &measured;
-    t->inputs = hyb_arena_take(arena, n, sizeof(uint32_t));
+    t->max_tokens = n;
+    t->inputs = hyb_arena_take(arena, n_sequences * n_context, sizeof(uint32_t));
+    t->d_embedded = take_floats(arena, n_sequences * n_context, dim);
     t->targets = hyb_arena_take(arena, n, sizeof(uint32_t));
     t->sequences = hyb_arena_take(arena, n, sizeof(uint32_t));
     t->positions = hyb_arena_take(arena, n, sizeof(uint32_t));
@@ -123,7 +151,6 @@ void hyb_training_layout(const hyb_language_model_config *c, const hyb_ctx *ctx,
     t->head_tokens = hyb_min_size(n, HYB_HEAD_LOGITS / c->vocab_size ? HYB_HEAD_LOGITS / c->vocab_size : 1);
     t->logits = take_floats(arena, t->head_tokens, c->vocab_size);
     t->losses = hyb_arena_take(arena, n, sizeof(double));
-    t->d_residual = take_floats(arena, n, dim);
     t->d_input = take_floats(arena, n, dim);
     t->d_wide = take_floats(arena, n, c->ffn_dim);
     t->d_q = take_floats(arena, n, dim);
@@ -131,7 +158,8 @@ void hyb_training_layout(const hyb_language_model_config *c, const hyb_ctx *ctx,
     t->d_v = take_floats(arena, n, kv_dim);
     int integer = backward == HYB_BACKWARD_INT8 && c->linear_format != HYB_FORMAT_F32;
     layout_dequantized(c, !integer, n, arena, t);
-    t->gain_partials = take_floats(arena, hyb_ceil_div(n, HYB_GAIN_CHUNK), widest(c));
+    /* A scope of more than HYB_GAIN_CHUNK tokens may end with a short chunk. */
+    t->gain_partials = take_floats(arena, 2 * n / HYB_GAIN_CHUNK + 1, widest(c));
     t->attention_floats = HYB_ATTENTION_BACKWARD_FLOATS(n_context, dim / c->n_heads);
     t->attention = take_floats(arena, ctx->options.n_threads, t->attention_floats);
     size_t longest = integer ? hyb_backward_int8_longest(c, n) : 0;

@@ -25,8 +25,9 @@ void hyb_matmul_lookup_ref(const hyb_matmul_job *job) {
             const uint8_t *words = job->weights + block * HYB_LOOKUP_BLOCK_BYTES(job->n_k16) + 2 * in_block;
             int32_t sum = multiply_row(words, n_words, job->x + t * job->ld_x, n_cols);
             if (job->y != NULL) {
-                float scale = job->x_scales[t] * job->row_scales[r];
-                job->y[t * job->ld_y + r] = (float)sum * scale;
+                float scale = job->x_scales[t] * job->row_scales[r], result = (float)sum * scale;
+                float *y = job->y + t * job->ld_y + r;
+                *y = job->accumulate ? *y + result : result;
             } else {
                 job->y_i32[t * job->ld_y + r] = sum;
             }

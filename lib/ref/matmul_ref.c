@@ -9,8 +9,9 @@
 /* Result of row `row` and token `token`. The two roundings of the product come in this order in every variant. */
 static void store_result(const hyb_matmul_job *job, size_t token, size_t row, int32_t sum) {
     if (job->y != NULL) {
-        float scale = job->x_scales[token] * job->row_scales[row];
-        job->y[token * job->ld_y + row] = (float)sum * scale;
+        float scale = job->x_scales[token] * job->row_scales[row], result = (float)sum * scale;
+        float *y = job->y + token * job->ld_y + row;
+        *y = job->accumulate ? *y + result : result;
     } else {
         job->y_i32[token * job->ld_y + row] = sum;
     }

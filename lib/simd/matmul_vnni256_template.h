@@ -24,7 +24,9 @@ HYB_INLINE VNNI_TARGET void VNNI_NAME(store_rows)(const hyb_matmul_job *job, siz
             _mm256_storeu_si256((__m256i *)(void *)(job->y_i32 + at), sum);
         } else {
             __m256 scale = _mm256_mul_ps(_mm256_set1_ps(job->x_scales[token]), _mm256_loadu_ps(job->row_scales + row));
-            _mm256_storeu_ps(job->y + at, _mm256_mul_ps(_mm256_cvtepi32_ps(sum), scale));
+            __m256 result = _mm256_mul_ps(_mm256_cvtepi32_ps(sum), scale);
+            if (job->accumulate) result = _mm256_add_ps(_mm256_loadu_ps(job->y + at), result);
+            _mm256_storeu_ps(job->y + at, result);
         }
         return;
     }
@@ -35,7 +37,8 @@ HYB_INLINE VNNI_TARGET void VNNI_NAME(store_rows)(const hyb_matmul_job *job, siz
             job->y_i32[at + i] = sums[i];
         } else {
             float scale = job->x_scales[token] * job->row_scales[row + i];
-            job->y[at + i] = (float)sums[i] * scale;
+            float result = (float)sums[i] * scale;
+            job->y[at + i] = job->accumulate ? job->y[at + i] + result : result;
         }
     }
 }

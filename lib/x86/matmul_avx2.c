@@ -64,6 +64,10 @@ HYB_INLINE HYB_TARGET_AVX2 __m256i load_half(const uint8_t *p) {
     return _mm256_load_si256((const __m256i *)(const void *)p);
 }
 
+HYB_INLINE HYB_TARGET_AVX2 void put_results(float *y, __m256 results, int accumulate) {
+    _mm256_storeu_ps(y, accumulate ? _mm256_add_ps(_mm256_loadu_ps(y), results) : results);
+}
+
 /* Results of 8 rows from `row` on for one token. */
 HYB_INLINE HYB_TARGET_AVX2 void store_8_rows(const hyb_matmul_job *job, size_t row, size_t token, __m256i sum) {
     size_t at = token * job->ld_y + row;
@@ -71,7 +75,7 @@ HYB_INLINE HYB_TARGET_AVX2 void store_8_rows(const hyb_matmul_job *job, size_t r
         _mm256_storeu_si256((__m256i *)(void *)(job->y_i32 + at), sum);
     } else {
         __m256 scale = _mm256_mul_ps(_mm256_set1_ps(job->x_scales[token]), _mm256_loadu_ps(job->row_scales + row));
-        _mm256_storeu_ps(job->y + at, _mm256_mul_ps(_mm256_cvtepi32_ps(sum), scale));
+        put_results(job->y + at, _mm256_mul_ps(_mm256_cvtepi32_ps(sum), scale), job->accumulate);
     }
 }
 
@@ -85,7 +89,8 @@ static HYB_TARGET_AVX2 void store_last_rows(const hyb_matmul_job *job, size_t ro
             job->y_i32[at + i] = sums[i];
         } else {
             float scale = job->x_scales[token] * job->row_scales[row + i];
-            job->y[at + i] = (float)sums[i] * scale;
+            float result = (float)sums[i] * scale;
+            job->y[at + i] = job->accumulate ? job->y[at + i] + result : result;
         }
     }
 }
@@ -341,6 +346,7 @@ HYB_INLINE HYB_TARGET_AVX2 void finish_tile(const hyb_matmul_job *job, size_t ro
     float *y = job->y + token * job->ld_y + row;
     const float *x_scales = job->x_scales + token;
     const size_t ld_y = job->ld_y;
+    const int accumulate = job->accumulate;
     __m256 scales[GROUP_HALVES];
     HYB_UNROLL
     for (size_t h = 0; h < n_halves; ++h) scales[h] = _mm256_loadu_ps(job->row_scales + row + h * 8);
@@ -348,8 +354,8 @@ HYB_INLINE HYB_TARGET_AVX2 void finish_tile(const hyb_matmul_job *job, size_t ro
         __m256 x_scale = _mm256_set1_ps(*x_scales);
         HYB_UNROLL
         for (size_t h = 0; h < n_halves; ++h)
-            _mm256_storeu_ps(y + h * 8,
-                             _mm256_mul_ps(_mm256_cvtepi32_ps((*sums)[h]), _mm256_mul_ps(x_scale, scales[h])));
+            put_results(y + h * 8, _mm256_mul_ps(_mm256_cvtepi32_ps((*sums)[h]), _mm256_mul_ps(x_scale, scales[h])),
+                        accumulate);
     }
 }
 

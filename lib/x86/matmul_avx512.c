@@ -57,6 +57,7 @@ typedef struct results {
     const float *x_scales;
     const int32_t *x_sums;
     int32_t per_sum; /* what a unit of the token's sum added to each row */
+    int accumulate;
 } results;
 
 HYB_INLINE HYB_TARGET_AVX512_VNNI void get_results(const hyb_matmul_job *job, const size_t n_blocks, int32_t per_sum,
@@ -73,6 +74,7 @@ HYB_INLINE HYB_TARGET_AVX512_VNNI void get_results(const hyb_matmul_job *job, co
     r->x_scales = job->x_scales;
     r->x_sums = job->x_sums;
     r->per_sum = per_sum;
+    r->accumulate = job->accumulate;
 }
 
 /* Results of the row blocks for one token: what the unsigned codes added is taken off. */
@@ -90,6 +92,7 @@ HYB_INLINE HYB_TARGET_AVX512_VNNI void store_token(const results *r, const size_
     UNROLL for (size_t b = 0; b < n_blocks; ++b) {
         __m512 sum = _mm512_cvtepi32_ps(_mm512_sub_epi32(sums[b], excess));
         sum = _mm512_mul_ps(sum, _mm512_mul_ps(x_scale, r->row_scales[b]));
+        if (r->accumulate) sum = _mm512_add_ps(_mm512_maskz_loadu_ps(r->masks[b], y + b * HYB_BLOCK_ROWS), sum);
         _mm512_mask_storeu_ps(y + b * HYB_BLOCK_ROWS, r->masks[b], sum);
     }
 }

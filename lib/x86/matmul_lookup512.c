@@ -164,7 +164,9 @@ static HYB_TARGET_AVX512_VNNI void store_tile(const pass *p, size_t row, size_t 
             }
             __m512 row_scales = _mm512_maskz_loadu_ps(mask, job->row_scales + r);
             __m512 scale = _mm512_mul_ps(_mm512_set1_ps(job->x_scales[p->token + t]), row_scales);
-            _mm512_mask_storeu_ps(job->y + at, mask, _mm512_mul_ps(_mm512_cvtepi32_ps(sum), scale));
+            __m512 result = _mm512_mul_ps(_mm512_cvtepi32_ps(sum), scale);
+            if (job->accumulate) result = _mm512_add_ps(_mm512_maskz_loadu_ps(mask, job->y + at), result);
+            _mm512_mask_storeu_ps(job->y + at, mask, result);
         }
 }
 

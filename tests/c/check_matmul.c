@@ -89,7 +89,7 @@ typedef struct test_case {
     uint8_t *weights, *scratch;
     int8_t *codes, *x;
     int32_t *x_sums, *y_i32;
-    float *x_scales, *row_scales, *y;
+    float *x_scales, *row_scales, *y, *added_to;
     size_t weight_bytes, x_bytes, y_bytes, scratch_bytes;
     hyb_matmul_job job;
 } test_case;
@@ -155,6 +155,7 @@ static void make_case(test_case *c, int kind, size_t n_rows, size_t n_cols, size
     c->x_scales = test_guarded_alloc(n_tokens * 4);
     c->row_scales = test_guarded_alloc(n_rows * 4);
     c->y = test_guarded_alloc(c->y_bytes);
+    c->added_to = test_guarded_alloc(c->y_bytes);
     c->y_i32 = test_guarded_alloc(c->y_bytes);
     c->scratch = test_guarded_alloc(c->scratch_bytes);
     c->codes = malloc(n_rows * n_cols);
@@ -191,6 +192,7 @@ static void free_case(test_case *c) {
     test_guarded_free(c->x_scales, c->n_tokens * 4);
     test_guarded_free(c->row_scales, c->n_rows * 4);
     test_guarded_free(c->y, c->y_bytes);
+    test_guarded_free(c->added_to, c->y_bytes);
     test_guarded_free(c->y_i32, c->y_bytes);
     test_guarded_free(c->scratch, c->scratch_bytes);
     free(c->codes);
@@ -204,6 +206,11 @@ static void run_case(test_case *c, matmul_kernel kernel) {
     c->job.y_i32 = NULL;
     kernel(&c->job);
     memset(c->scratch, 0x5a, c->scratch_bytes);
+    memset(c->added_to, 0x3f, c->y_bytes); /* 0.747 */
+    c->job.y = c->added_to;
+    c->job.accumulate = 1;
+    kernel(&c->job);
+    c->job.accumulate = 0;
     c->job.y = NULL;
     c->job.y_i32 = c->y_i32;
     kernel(&c->job);
@@ -221,6 +228,8 @@ static void check_reference(const test_case *c) {
             volatile float y = (float)sum * scale;
             n_wrong += c->y_i32[t * c->job.ld_y + r] != sum;
             n_wrong += hyb_bits_of(c->y[t * c->job.ld_y + r]) != hyb_bits_of(y);
+            volatile float sum_f32 = hyb_float_of(0x3f3f3f3fu) + y;
+            n_wrong += hyb_bits_of(c->added_to[t * c->job.ld_y + r]) != hyb_bits_of(sum_f32);
         }
     CHECK(n_wrong == 0);
 }
@@ -232,20 +241,23 @@ static void check_size(const tier *tiers, size_t n_tiers, int kind, size_t n_row
     make_case(&c, kind, n_rows, n_cols, n_tokens, how, state);
     run_case(&c, kernel_of(&tiers[0], kind));
     check_reference(&c);
-    float *y = malloc(c.y_bytes);
+    float *y = malloc(c.y_bytes), *added_to = malloc(c.y_bytes);
     int32_t *y_i32 = malloc(c.y_bytes);
     memcpy(y, c.y, c.y_bytes);
+    memcpy(added_to, c.added_to, c.y_bytes);
     memcpy(y_i32, c.y_i32, c.y_bytes);
     for (size_t i = 1; i < n_tiers; ++i) {
         if (kernel_of(&tiers[i], kind) == NULL) continue;
         run_case(&c, kernel_of(&tiers[i], kind));
-        int same = memcmp(y, c.y, c.y_bytes) == 0 && memcmp(y_i32, c.y_i32, c.y_bytes) == 0;
+        int same = memcmp(y, c.y, c.y_bytes) == 0 && memcmp(y_i32, c.y_i32, c.y_bytes) == 0 &&
+                   memcmp(added_to, c.added_to, c.y_bytes) == 0;
         if (!same)
             fprintf(stderr, "%s %s differs: %zu rows, %zu columns, %zu tokens, filling %d\n", tiers[i].name,
                     kind_names[kind], n_rows, n_cols, n_tokens, (int)how);
         CHECK(same);
     }
     free(y);
+    free(added_to);
     free(y_i32);
     free_case(&c);
 }
@@ -294,7 +306,7 @@ typedef struct bench {
     uint8_t *weights, *scratch;
     int8_t *x;
     int32_t *sums;
-    float *x_scales, *row_scales, *y;
+    float *x_scales, *row_scales, *y, *added_to;
 } bench;
 
 static void bench_pass(const bench *b, matmul_kernel kernel, size_t copy) {

@@ -38,15 +38,17 @@ typedef struct fixture {
 
 static void fixture_begin(fixture *f, const hyb_language_model_config *config, int which, size_t n_sequences,
                           uint32_t threads, uint32_t isa_mask) {
-    hyb_ctx_options options = {.struct_size = sizeof options, .n_threads = threads, .isa_mask = isa_mask};
+    hyb_ctx_options options = {.struct_size = sizeof options, .n_threads = 3, .isa_mask = isa_mask};
     uint64_t state = 5;
     memset(f, 0, sizeof *f);
     CHECK_OK(hyb_ctx_create(&options, &f->ctx));
     CHECK_OK(hyb_language_model_create(f->ctx, config, 3, &f->model));
     CHECK_OK(hyb_language_model_set_backward(f->model, HYB_BACKWARD_INT8));
-    CHECK_OK(hyb_language_model_prepare(f->model, n_sequences, 32));
+    CHECK_OK(hyb_language_model_prepare(f->model, n_sequences, 32)); /* three threads: a micro-batch holds them all */
+    CHECK_OK(hyb_ctx_set_n_threads(f->ctx, threads));
     CHECK_OK(hyb_model_refresh(f->model, NULL, NULL));
     hyb_training *t = f->model->training;
+    t->scope = hyb_scope(config, 32);
     hyb_layer_state *s = &t->states[0];
     hyb_input *inputs[HYB_N_GROUPS] = {&s->attn_input, &s->out_input, &s->ffn_input, &s->down_input};
     hyb_input *input = inputs[which];
@@ -194,6 +196,49 @@ static void test_new_weights_are_used(void) {
     fixture_end(&f);
 }
 
+/* Gradients of a batch of random tokens; returns the loss. */
+static double gradients_of(hyb_language_model *model, size_t n_sequences, size_t n_context) {
+    uint64_t state = 11;
+    hyb_gradient_statistics statistics;
+    uint32_t *tokens = malloc(n_sequences * (n_context + 1) * sizeof *tokens);
+    for (size_t i = 0; i < n_sequences * (n_context + 1); i++)
+        tokens[i] = (uint32_t)test_random_below(&state, model->config.vocab_size);
+    CHECK_OK(hyb_language_model_gradients(model, tokens, n_sequences, n_context, &statistics));
+    free(tokens);
+    return statistics.loss;
+}
+
+/* Micro-batches of one scope and of three, scopes of several sequences, of one, and of a long one in pieces, and a call
+ * with other sizes than those prepared: the same bits. */
+static void test_steps_do_not_depend_on_threads(void) {
+    static const size_t sizes[4][2] = {{20, 32}, {7, 100}, {3, 300}, {6, 60}}; /* the last: prepared for 7 x 100 */
+    for (int i = 0; i < 4; i++)
+        for (int backward = HYB_BACKWARD_INT8; backward <= HYB_BACKWARD_F32; backward++) {
+            hyb_language_model *models[2];
+            hyb_ctx *contexts[2];
+            double losses[2];
+            for (uint32_t m = 0; m < 2; m++) {
+                hyb_ctx_options options = {.struct_size = sizeof options, .n_threads = 1 + 2 * m};
+                hyb_language_model_config config = make_config(HYB_FORMAT_TERNARY, HYB_SCALE_PER_TENSOR);
+                const size_t *prepared = sizes[i == 3 ? 1 : i];
+                config.max_context = 300;
+                CHECK_OK(hyb_ctx_create(&options, &contexts[m]));
+                CHECK_OK(hyb_language_model_create(contexts[m], &config, 3, &models[m]));
+                CHECK_OK(hyb_language_model_set_backward(models[m], (hyb_backward)backward));
+                CHECK_OK(hyb_language_model_prepare(models[m], prepared[0], prepared[1]));
+                losses[m] = gradients_of(models[m], sizes[i][0], sizes[i][1]);
+            }
+            CHECK(losses[0] == losses[1]);
+            for (size_t k = 0; k < models[0]->n_tensors; k++)
+                CHECK(memcmp(models[0]->tensors[k].gradient, models[1]->tensors[k].gradient,
+                             hyb_tensor_size(&models[0]->tensors[k]) * sizeof(float)) == 0);
+            for (int m = 0; m < 2; m++) {
+                hyb_language_model_destroy(models[m]);
+                hyb_ctx_destroy(contexts[m]);
+            }
+        }
+}
+
 static void *counting_allocate(void *user, size_t bytes, size_t alignment) {
     void *memory = NULL;
     *(size_t *)user += bytes;
@@ -236,6 +281,7 @@ int main(void) {
     test_products_are_the_same_everywhere();
     test_not_finite_gradients_show();
     test_new_weights_are_used();
+    test_steps_do_not_depend_on_threads();
     test_memory_is_estimated();
     return TEST_RESULT();
 }
