@@ -11,6 +11,12 @@
 
 float hyb_attention_scale(size_t head_dim) { return (float)(1.0 / sqrt((double)head_dim)); }
 
+void hyb_rotate_token(const hyb_language_model *model, float *x, size_t n_heads, size_t position, const float *sines) {
+    size_t half = model->head_dim / 2, row = position * half;
+    for (size_t h = 0; h < n_heads; h++)
+        model->ctx->kernels.rotate(x + h * model->head_dim, model->cosines + row, sines + row, half);
+}
+
 typedef struct rotate_loop {
     const hyb_language_model *model;
     const hyb_batch *batch;
@@ -21,15 +27,11 @@ typedef struct rotate_loop {
 
 static void rotate_task(void *argument, size_t index, size_t worker) {
     const rotate_loop *loop = argument;
-    size_t head_dim = loop->model->head_dim, half = head_dim / 2;
     size_t first = index * HYB_TOKENS_PER_TASK, end = hyb_min_size(first + HYB_TOKENS_PER_TASK, loop->batch->n_tokens);
     (void)worker;
-    for (size_t i = first; i < end; i++) {
-        size_t row = loop->batch->positions[i] * half;
-        float *x = loop->x + i * loop->n_heads * head_dim;
-        for (size_t h = 0; h < loop->n_heads; h++)
-            loop->model->ctx->kernels.rotate(x + h * head_dim, loop->model->cosines + row, loop->sines + row, half);
-    }
+    for (size_t i = first; i < end; i++)
+        hyb_rotate_token(loop->model, loop->x + i * loop->n_heads * loop->model->head_dim, loop->n_heads,
+                         loop->batch->positions[i], loop->sines);
 }
 
 void hyb_rotate_forward(const hyb_language_model *model, const hyb_batch *batch, float *x, size_t n_heads,

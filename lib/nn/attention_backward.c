@@ -44,6 +44,4 @@ void hyb_attention_backward(const hyb_language_model *model, const hyb_layer_sta
                             size_t n_context, const float *d_out, hyb_training *training) {
     backward_loop loop = {model, state, n_context, d_out, training, hyb_attention_scale(model->head_dim)};
     hyb_parallel(model->ctx, batch->n_tokens / n_context * model->config.n_kv_heads, backward_task, &loop);
-    hyb_rotate_forward(model, batch, training->d_q, model->config.n_heads, model->minus_sines);
-    hyb_rotate_forward(model, batch, training->d_k, model->config.n_kv_heads, model->minus_sines);
 }

@@ -53,11 +53,25 @@ static void linear_backward(hyb_ctx *ctx, hyb_tensor *tensor, const float *x, si
                       accumulate_dx, dx, cols, t->work.gemm_scratch);
 }
 
-/* Gradients of the group's tensors, and dx [n][n_cols] of their common input. */
+typedef struct finish_loop {
+    const hyb_linear_group *group;
+    size_t n_tokens;
+} finish_loop;
+
+static void finish_task(void *argument, size_t index, size_t worker) {
+    const finish_loop *loop = argument;
+    size_t first = index * HYB_TOKENS_PER_TASK, end = hyb_min_size(first + HYB_TOKENS_PER_TASK, loop->n_tokens);
+    (void)worker;
+    for (size_t i = first; i < end; i++) loop->group->finish(loop->group->user, i);
+}
+
+/* Gradients of the group's tensors, and dx [n][n_cols] of their common input. finish(user, i), unless it is NULL, makes
+ * row i of the dy. */
 static void group_backward(hyb_language_model *model, size_t layer, int which, const float *const *dy,
-                           const hyb_input *input, size_t n_tokens, float *dx) {
+                           void (*finish)(void *user, size_t token), void *user, const hyb_input *input,
+                           size_t n_tokens, float *dx) {
     hyb_training *t = model->training;
-    hyb_linear_group group = {.input = input};
+    hyb_linear_group group = {.input = input, .finish = finish, .user = user};
     group.n_tensors = hyb_group_tensors(&model->layers[layer], which, group.tensors);
     for (size_t i = 0; i < group.n_tensors; i++) group.dy[i] = dy[i];
     if (t->int8.transposed != NULL) {
@@ -65,6 +79,8 @@ static void group_backward(hyb_language_model *model, size_t layer, int which, c
         hyb_linear_backward_int8(model->ctx, &group, n_tokens, dx, t);
         return;
     }
+    finish_loop loop = {&group, n_tokens};
+    if (finish != NULL) hyb_parallel(model->ctx, hyb_ceil_div(n_tokens, HYB_TOKENS_PER_TASK), finish_task, &loop);
     int quantized = hyb_tensor_is_quantized(group.tensors[0]);
     const float *x = input_values(model->ctx, input, quantized, n_tokens, group.tensors[0]->n_cols, t);
     for (size_t i = 0; i < group.n_tensors; i++)
@@ -112,24 +128,21 @@ static void norm_backward(hyb_ctx *ctx, const float *x, hyb_tensor *gain, const 
 
 /* ---- a layer ---- */
 
-typedef struct gate_loop {
+typedef struct gate_rows {
     const hyb_language_model *model;
     hyb_layer_state *state;
     const float *d_gated;
-    size_t n_tokens;
-} gate_loop;
+} gate_rows;
 
-static void gate_task(void *argument, size_t index, size_t worker) {
-    const gate_loop *loop = argument;
-    const hyb_kernels *kernels = &loop->model->ctx->kernels;
-    size_t width = loop->model->config.ffn_dim, first = index * HYB_TOKENS_PER_TASK;
-    size_t end = hyb_min_size(first + HYB_TOKENS_PER_TASK, loop->n_tokens), at = first * width;
-    float *gate = loop->state->gate + at, *up = loop->state->up + at;
-    (void)worker;
-    if (loop->model->config.activation == HYB_ACTIVATION_SILU)
-        kernels->gated_silu_backward(gate, up, loop->d_gated + at, (end - first) * width, gate, up);
+static void finish_gate(void *user, size_t token) {
+    const gate_rows *rows = user;
+    const hyb_kernels *kernels = &rows->model->ctx->kernels;
+    size_t width = rows->model->config.ffn_dim, at = token * width;
+    float *gate = rows->state->gate + at, *up = rows->state->up + at;
+    if (rows->model->config.activation == HYB_ACTIVATION_SILU)
+        kernels->gated_silu_backward(gate, up, rows->d_gated + at, width, gate, up);
     else
-        kernels->gated_relu2_backward(gate, up, loop->d_gated + at, (end - first) * width, gate, up);
+        kernels->gated_relu2_backward(gate, up, rows->d_gated + at, width, gate, up);
 }
 
 /* d_residual: gradient after the layer on entry, after attention on return. */
@@ -138,13 +151,26 @@ static void ffn_backward(hyb_language_model *model, size_t l, size_t n, hyb_trai
     const hyb_layer *layer = &model->layers[l];
     hyb_layer_state *s = &t->states[l];
     const float *const d_down[1] = {t->d_residual}, *const d_gate_up[2] = {s->gate, s->up};
-    group_backward(model, l, HYB_GROUP_DOWN, d_down, &s->down_input, n, t->d_wide);
+    group_backward(model, l, HYB_GROUP_DOWN, d_down, NULL, NULL, &s->down_input, n, t->d_wide);
     if (layer->ffn_sub_norm != NULL)
         norm_backward(ctx, s->gated, layer->ffn_sub_norm, s->ffn_sub_rms, n, t->d_wide, NULL, t);
-    gate_loop loop = {model, s, t->d_wide, n};
-    hyb_parallel(ctx, hyb_ceil_div(n, HYB_TOKENS_PER_TASK), gate_task, &loop);
-    group_backward(model, l, HYB_GROUP_GATE_UP, d_gate_up, &s->ffn_input, n, t->d_input);
+    gate_rows rows = {model, s, t->d_wide};
+    group_backward(model, l, HYB_GROUP_GATE_UP, d_gate_up, finish_gate, &rows, &s->ffn_input, n, t->d_input);
     norm_backward(ctx, s->residual_mid, layer->ffn_norm, s->ffn_rms, n, t->d_input, t->d_residual, t);
+}
+
+typedef struct rotated_rows {
+    const hyb_language_model *model;
+    const hyb_batch *batch;
+    float *d_q, *d_k;
+} rotated_rows;
+
+static void finish_rotation(void *user, size_t token) {
+    const rotated_rows *rows = user;
+    const hyb_language_model *model = rows->model;
+    size_t position = rows->batch->positions[token];
+    hyb_rotate_token(model, rows->d_q + token * model->config.dim, model->config.n_heads, position, model->minus_sines);
+    hyb_rotate_token(model, rows->d_k + token * model->kv_dim, model->config.n_kv_heads, position, model->minus_sines);
 }
 
 /* d_residual: gradient after attention on entry, before the layer on return. */
@@ -155,11 +181,12 @@ static void attention_block_backward(hyb_language_model *model, size_t l, const 
     hyb_layer_state *s = &t->states[l];
     size_t n = batch->n_tokens;
     const float *const d_out[1] = {t->d_residual}, *const d_qkv[3] = {t->d_q, t->d_k, t->d_v};
-    group_backward(model, l, HYB_GROUP_OUTPUT, d_out, &s->out_input, n, t->d_input);
+    group_backward(model, l, HYB_GROUP_OUTPUT, d_out, NULL, NULL, &s->out_input, n, t->d_input);
     if (layer->attn_sub_norm != NULL)
         norm_backward(ctx, s->attn_out, layer->attn_sub_norm, s->attn_sub_rms, n, t->d_input, NULL, t);
     hyb_attention_backward(model, s, batch, n_context, t->d_input, t);
-    group_backward(model, l, HYB_GROUP_QKV, d_qkv, &s->attn_input, n, t->d_input);
+    rotated_rows rows = {model, batch, t->d_q, t->d_k};
+    group_backward(model, l, HYB_GROUP_QKV, d_qkv, finish_rotation, &rows, &s->attn_input, n, t->d_input);
     norm_backward(ctx, s->residual_in, layer->attn_norm, s->attn_rms, n, t->d_input, t->d_residual, t);
 }
 
@@ -170,8 +197,8 @@ static void head_backward(hyb_language_model *model, const hyb_batch *batch, siz
     hyb_ctx *ctx = model->ctx;
     hyb_tensor *head = model->head;
     size_t n = batch->n_tokens, dim = head->n_cols, vocab = head->n_rows;
-    hyb_input_forward(ctx, t->residual_final, model->final_norm, model->config.norm_epsilon, t->final_rms, n, dim,
-                      &t->work, &t->head_input);
+    hyb_input_forward(ctx, &(hyb_source){.x = t->residual_final}, model->final_norm, model->config.norm_epsilon,
+                      t->final_rms, n, dim, &t->work, &t->head_input);
     const float *x = input_values(ctx, &t->head_input, hyb_tensor_is_quantized(head), n, dim, t);
     const float *weights = effective_weights(ctx, head, t);
     for (size_t first = 0, count; first < n; first += count) {

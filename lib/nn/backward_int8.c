@@ -124,6 +124,7 @@ static void token_task(void *argument, size_t index, size_t worker) {
     size_t first = index * HYB_TOKENS_PER_TASK, end = hyb_min_size(first + HYB_TOKENS_PER_TASK, loop->n_tokens);
     uint32_t *maxima = loop->b->maxima + worker * loop->b->max_outputs;
     for (size_t t = first; t < end; t++) {
+        if (g->finish != NULL) g->finish(g->user, loop->first + t);
         const float *rows[HYB_GROUP_TENSORS];
         float scales[HYB_GROUP_TENSORS];
         uint32_t bits[HYB_GROUP_TENSORS];

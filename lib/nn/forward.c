@@ -76,8 +76,8 @@ static void attention_block(const hyb_language_model *model, const hyb_layer *la
     hyb_ctx *ctx = model->ctx;
     const hyb_language_model_config *config = &model->config;
     size_t n = batch->n_tokens, dim = config->dim;
-    hyb_input_forward(ctx, s->residual_in, layer->attn_norm, config->norm_epsilon, s->attn_rms, n, dim, work,
-                      &s->attn_input);
+    hyb_input_forward(ctx, &(hyb_source){.x = s->residual_in}, layer->attn_norm, config->norm_epsilon, s->attn_rms, n,
+                      dim, work, &s->attn_input);
     hyb_linear_forward(ctx, layer->attn_q, &s->attn_input, n, work, 0, s->q);
     hyb_linear_forward(ctx, layer->attn_k, &s->attn_input, n, work, 0, s->k);
     hyb_linear_forward(ctx, layer->attn_v, &s->attn_input, n, work, 0, s->v);
@@ -88,42 +88,23 @@ static void attention_block(const hyb_language_model *model, const hyb_layer *la
         hyb_parallel(ctx, hyb_ceil_div(n, HYB_TOKENS_PER_TASK), store_task, &loop);
     }
     hyb_attention_forward(model, batch, s->q, kv, work, s->attn_out);
-    hyb_input_forward(ctx, s->attn_out, layer->attn_sub_norm, config->norm_epsilon, s->attn_sub_rms, n, dim, work,
-                      &s->out_input);
+    hyb_input_forward(ctx, &(hyb_source){.x = s->attn_out}, layer->attn_sub_norm, config->norm_epsilon, s->attn_sub_rms,
+                      n, dim, work, &s->out_input);
     add_output(ctx, layer->attn_output, &s->out_input, s->residual_in, n, work, s->residual_mid);
-}
-
-typedef struct gate_loop {
-    const hyb_language_model *model;
-    const hyb_layer_state *state;
-    size_t n_tokens;
-} gate_loop;
-
-static void gate_task(void *argument, size_t index, size_t worker) {
-    const gate_loop *loop = argument;
-    const hyb_kernels *kernels = &loop->model->ctx->kernels;
-    size_t width = loop->model->config.ffn_dim;
-    size_t first = index * HYB_TOKENS_PER_TASK, end = hyb_min_size(first + HYB_TOKENS_PER_TASK, loop->n_tokens);
-    size_t at = first * width, size = (end - first) * width;
-    (void)worker;
-    if (loop->model->config.activation == HYB_ACTIVATION_SILU)
-        kernels->gated_silu(loop->state->gate + at, loop->state->up + at, size, loop->state->gated + at);
-    else
-        kernels->gated_relu2(loop->state->gate + at, loop->state->up + at, size, loop->state->gated + at);
 }
 
 static void ffn_block(const hyb_language_model *model, const hyb_layer *layer, size_t n, hyb_layer_state *s,
                       const hyb_work *work, float *residual_out) {
     hyb_ctx *ctx = model->ctx;
     const hyb_language_model_config *config = &model->config;
-    hyb_input_forward(ctx, s->residual_mid, layer->ffn_norm, config->norm_epsilon, s->ffn_rms, n, config->dim, work,
-                      &s->ffn_input);
+    hyb_input_forward(ctx, &(hyb_source){.x = s->residual_mid}, layer->ffn_norm, config->norm_epsilon, s->ffn_rms, n,
+                      config->dim, work, &s->ffn_input);
     hyb_linear_forward(ctx, layer->ffn_gate, &s->ffn_input, n, work, 0, s->gate);
     hyb_linear_forward(ctx, layer->ffn_up, &s->ffn_input, n, work, 0, s->up);
-    gate_loop loop = {model, s, n};
-    hyb_parallel(ctx, hyb_ceil_div(n, HYB_TOKENS_PER_TASK), gate_task, &loop);
-    hyb_input_forward(ctx, s->gated, layer->ffn_sub_norm, config->norm_epsilon, s->ffn_sub_rms, n, config->ffn_dim,
-                      work, &s->down_input);
+    hyb_source gated = {.gate = s->gate, .up = s->up, .gated = s->gated};
+    gated.activate = config->activation == HYB_ACTIVATION_SILU ? ctx->kernels.gated_silu : ctx->kernels.gated_relu2;
+    hyb_input_forward(ctx, &gated, layer->ffn_sub_norm, config->norm_epsilon, s->ffn_sub_rms, n, config->ffn_dim, work,
+                      &s->down_input);
     add_output(ctx, layer->ffn_down, &s->down_input, s->residual_mid, n, work, residual_out);
 }
 
@@ -135,7 +116,7 @@ void hyb_layer_forward(const hyb_language_model *model, const hyb_layer *layer, 
 
 void hyb_head_forward(const hyb_language_model *model, const float *residual, size_t n_tokens, const hyb_work *work,
                       float *rms, hyb_input *input, float *logits) {
-    hyb_input_forward(model->ctx, residual, model->final_norm, model->config.norm_epsilon, rms, n_tokens,
-                      model->config.dim, work, input);
+    hyb_input_forward(model->ctx, &(hyb_source){.x = residual}, model->final_norm, model->config.norm_epsilon, rms,
+                      n_tokens, model->config.dim, work, input);
     hyb_linear_forward(model->ctx, model->head, input, n_tokens, work, 0, logits);
 }

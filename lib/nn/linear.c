@@ -132,7 +132,7 @@ void hyb_linear_forward(hyb_ctx *ctx, const hyb_tensor *tensor, const hyb_input 
 
 typedef struct input_loop {
     const hyb_ctx *ctx;
-    const float *source;
+    const hyb_source *source;
     const float *gain;
     float epsilon;
     float *rms;
@@ -141,15 +141,26 @@ typedef struct input_loop {
     const hyb_input *input;
 } input_loop;
 
+/* Row i of the source, made in `row` if it has no place of its own; a norm may then replace it there. */
+static const float *source_row(const input_loop *loop, size_t i, float *row) {
+    const hyb_source *s = loop->source;
+    size_t at = i * loop->n_cols;
+    if (s->x != NULL) return s->x + at;
+    float *gated = s->gated != NULL ? s->gated + at : row;
+    s->activate(s->gate + at, s->up + at, loop->n_cols, gated);
+    return gated;
+}
+
 static void input_task(void *argument, size_t index, size_t worker) {
     const input_loop *loop = argument;
     const hyb_kernels *kernels = &loop->ctx->kernels;
     const hyb_input *input = loop->input;
     size_t first = index * HYB_TOKENS_PER_TASK, end = hyb_min_size(first + HYB_TOKENS_PER_TASK, loop->n_tokens);
+    float *row = loop->work->rows + worker * loop->work->row_floats;
     for (size_t i = first; i < end; i++) {
-        const float *x = loop->source + i * loop->n_cols;
+        const float *x = source_row(loop, i, row);
         if (loop->gain != NULL) {
-            float *y = input->x ? input->x + i * loop->n_cols : loop->work->rows + worker * loop->work->row_floats;
+            float *y = input->x ? input->x + i * loop->n_cols : row;
             float r = kernels->rms_norm(x, loop->gain, loop->n_cols, loop->epsilon, y);
             if (loop->rms != NULL) loop->rms[i] = r;
             x = y;
@@ -160,9 +171,9 @@ static void input_task(void *argument, size_t index, size_t worker) {
     }
 }
 
-void hyb_input_forward(hyb_ctx *ctx, const float *source, const hyb_tensor *gain, float epsilon, float *rms,
+void hyb_input_forward(hyb_ctx *ctx, const hyb_source *source, const hyb_tensor *gain, float epsilon, float *rms,
                        size_t n_tokens, size_t n_cols, const hyb_work *work, hyb_input *input) {
     input_loop loop = {ctx, source, gain ? gain->values : NULL, epsilon, rms, n_tokens, n_cols, work, input};
-    if (gain == NULL && input->codes.codes == NULL) return;
+    if (gain == NULL && input->codes.codes == NULL && source->x != NULL) return;
     hyb_parallel(ctx, hyb_ceil_div(n_tokens, HYB_TOKENS_PER_TASK), input_task, &loop);
 }

@@ -59,8 +59,8 @@ typedef struct hyb_layer_state {
     hyb_input out_input;                                    /* of attn_output */
     hyb_input ffn_input;                                    /* of gate and up */
     float *gate, *up;                                       /* [n][ffn_dim] */
-    float *gated;                                           /* [n][ffn_dim] act(gate) * up, before sub-norm */
-    hyb_input down_input;                                   /* of down */
+    float *gated;         /* [n][ffn_dim] act(gate) * up; NULL if no one reads it again */
+    hyb_input down_input; /* of down */
 } hyb_layer_state;
 
 /* Keys and values that attention reads: position p of sequence s of a layer at (s * n_context + p) * kv_dim. INT8
@@ -146,9 +146,17 @@ void hyb_tensor_effective(hyb_ctx *ctx, const hyb_tensor *tensor, float *values)
 /* y[t][r] = (or += with accumulate) sum_c weight[r][c] * input[t][c], n tokens; y has n_rows columns. */
 void hyb_linear_forward(hyb_ctx *ctx, const hyb_tensor *tensor, const hyb_input *input, size_t n_tokens,
                         const hyb_work *work, int accumulate, float *y);
-/* Optional rms_norm (gain NULL: none), then quantisation for an integer format: fills *input. source [n][n_cols]. With
- * F32 and no gain, input->x must be source itself. */
-void hyb_input_forward(hyb_ctx *ctx, const float *source, const hyb_tensor *gain, float epsilon, float *rms,
+/* What an input is made from, row by row: [n][n_cols] as they lie, or act(gate) * up, which then also goes to `gated`
+ * unless that is NULL. */
+typedef struct hyb_source {
+    const float *x; /* NULL: gated */
+    const float *gate, *up;
+    float *gated;
+    void (*activate)(const float *gate, const float *up, size_t n, float *out);
+} hyb_source;
+/* Optional rms_norm (gain NULL: none), then quantisation for an integer format: fills *input. With F32 and no gain,
+ * input->x must be the source itself. */
+void hyb_input_forward(hyb_ctx *ctx, const hyb_source *source, const hyb_tensor *gain, float epsilon, float *rms,
                        size_t n_tokens, size_t n_cols, const hyb_work *work, hyb_input *input);
 
 /* ---- attention.c ---- */
@@ -158,6 +166,8 @@ void hyb_attention_forward(const hyb_language_model *model, const hyb_batch *bat
                            const hyb_work *work, float *out);
 /* 1 / sqrt(head_dim), computed in fp64 and rounded once. */
 float hyb_attention_scale(size_t head_dim);
+/* Rotates the heads of one token in place. x [n_heads * head_dim]. */
+void hyb_rotate_token(const hyb_language_model *model, float *x, size_t n_heads, size_t position, const float *sines);
 /* Rotates n tokens' heads in place by their positions; sines or minus_sines of the model. x [n][n_heads * head_dim]. */
 void hyb_rotate_forward(const hyb_language_model *model, const hyb_batch *batch, float *x, size_t n_heads,
                         const float *sines);

@@ -22,9 +22,11 @@ enum { HYB_GROUP_QKV, HYB_GROUP_OUTPUT, HYB_GROUP_GATE_UP, HYB_GROUP_DOWN, HYB_N
 typedef struct hyb_linear_group {
     size_t n_tensors;
     hyb_tensor *tensors[HYB_GROUP_TENSORS];
-    const float *dy[HYB_GROUP_TENSORS]; /* [n][n_rows of the tensor] */
-    const hyb_input *input;             /* what the forward pass gave them */
-    const hyb_weights *transposed;      /* integer backward only */
+    const float *dy[HYB_GROUP_TENSORS];       /* [n][n_rows of the tensor] */
+    const hyb_input *input;                   /* what the forward pass gave them */
+    const hyb_weights *transposed;            /* integer backward only */
+    void (*finish)(void *user, size_t token); /* NULL, or makes a token's row of every dy, which is read next */
+    void *user;
 } hyb_linear_group;
 
 /* Memory of the integer backward pass. Outputs of a group: those of its tensors side by side, each tensor's rounded up
@@ -103,7 +105,7 @@ size_t hyb_micro_batch(const hyb_training *t, size_t n_sequences, size_t n_conte
 void hyb_cross_entropy(hyb_ctx *ctx, float *logits, const uint32_t *targets, size_t n, size_t vocab_size,
                        double *losses, float gradient_scale);
 
-/* dq, dk, dv (unrotated again) from d_out; n_context tokens a sequence. */
+/* dq, dk (still rotated), dv from d_out; n_context tokens a sequence. */
 void hyb_attention_backward(const hyb_language_model *model, const hyb_layer_state *state, const hyb_batch *batch,
                             size_t n_context, const float *d_out, hyb_training *training);
 

@@ -48,7 +48,7 @@ static void layout_state(const hyb_language_model_config *c, size_t n, hyb_arena
     s->attn_out = take_floats(arena, n, dim);
     s->gate = take_floats(arena, n, width);
     s->up = take_floats(arena, n, width);
-    s->gated = take_floats(arena, n, width);
+    s->gated = format == HYB_FORMAT_F32 || c->sub_norms ? take_floats(arena, n, width) : NULL;
     take_input(arena, format, 1, n, dim, NULL, &s->attn_input);
     take_input(arena, format, c->sub_norms, n, dim, s->attn_out, &s->out_input);
     take_input(arena, format, 1, n, dim, NULL, &s->ffn_input);
