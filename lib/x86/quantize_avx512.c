@@ -11,10 +11,37 @@
 #define MASK16(n) ((__mmask16)((1u << (n)) - 1u))
 #define MASK64(n) ((n) == 64 ? ~(__mmask64)0 : ((__mmask64)1 << (n)) - 1)
 
+/* 64 codes at a time, as far as that goes: *end values. Saturation bounds them below, and to -127 in a byte each. */
+HYB_INLINE HYB_TARGET_AVX512 int32_t quantize_64s(const float *x, size_t n, __m512 scale, int8_t *codes, size_t *end) {
+    const __m512 high = _mm512_set1_ps(127.0f);
+    const __m512i lowest = _mm512_set1_epi8(-127), flip = _mm512_set1_epi8((char)0x80), zero = _mm512_setzero_si512();
+    /* Packing leaves four values of each vector in turn. */
+    const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    __m512i sum = zero;
+    size_t i = 0;
+    for (; i + 64 <= n; i += 64) {
+        __m512i rounded[4];
+        HYB_UNROLL for (size_t j = 0; j < 4; ++j) {
+            __m512 v = _mm512_mul_ps(_mm512_loadu_ps(x + i + 16 * j), scale);
+            rounded[j] = _mm512_cvtps_epi32(_mm512_min_ps(v, high));
+        }
+        __m512i low = _mm512_packs_epi32(rounded[0], rounded[1]), top = _mm512_packs_epi32(rounded[2], rounded[3]);
+        __m512i packed = _mm512_permutexvar_epi32(order, _mm512_packs_epi16(low, top));
+        packed = _mm512_max_epi8(packed, lowest);
+        _mm512_storeu_si512((void *)(codes + i), packed);
+        sum = _mm512_add_epi64(sum, _mm512_sad_epu8(_mm512_xor_si512(packed, flip), zero)); /* of code + 128 */
+    }
+    *end = i;
+    return (int32_t)(_mm512_reduce_add_epi64(sum) - 128 * (int64_t)i);
+}
+
 static HYB_TARGET_AVX512 int32_t hyb_quantize_i8_avx512(const float *x, size_t n, float inverse_scale, int8_t *codes) {
     __m512 scale = _mm512_set1_ps(inverse_scale), high = _mm512_set1_ps(127.0f), low = _mm512_set1_ps(-127.0f);
     __m512i sum_i32x16 = _mm512_setzero_si512();
-    for (size_t i = 0; i < n; i += 16) {
+    size_t i = 0;
+    int32_t sum = 0;
+    if (n >= 64) sum = quantize_64s(x, n, scale, codes, &i);
+    for (; i < n; i += 16) {
         __mmask16 mask = MASK16(hyb_min_size(n - i, 16));
         __m512 v = _mm512_mul_ps(_mm512_maskz_loadu_ps(mask, x + i), scale);
         v = _mm512_maskz_mov_ps(mask, _mm512_max_ps(_mm512_min_ps(v, high), low));
@@ -22,7 +49,7 @@ static HYB_TARGET_AVX512 int32_t hyb_quantize_i8_avx512(const float *x, size_t n
         _mm_mask_storeu_epi8(codes + i, mask, _mm512_cvtepi32_epi8(rounded));
         sum_i32x16 = _mm512_add_epi32(sum_i32x16, rounded);
     }
-    return _mm512_reduce_add_epi32(sum_i32x16);
+    return sum + _mm512_reduce_add_epi32(sum_i32x16);
 }
 
 static HYB_TARGET_AVX512 void hyb_ternarize_avx512(const float *w, size_t n, float threshold, int8_t *codes) {
