@@ -120,7 +120,7 @@ static hyb_batch fill_batch(hyb_training *t, size_t dim, const uint32_t *tokens,
             size_t i = s * n_context + p;
             inputs[i] = tokens[s * (n_context + 1) + p];
             t->targets[i] = tokens[s * (n_context + 1) + p + 1];
-            t->sequences[i] = (uint32_t)s;
+            t->sequences[i] = (uint32_t)(s % (t->slice / n_context));
             t->positions[i] = (uint32_t)p;
         }
     return (hyb_batch){n_sequences * n_context, inputs, t->sequences, t->positions};
@@ -131,12 +131,15 @@ static void forward(hyb_language_model *model, const hyb_batch *batch, size_t n_
     size_t n_layers = model->config.n_layers;
     hyb_embedding_forward(model, batch, t->states[0].residual_in);
     for (size_t l = 0; l < n_layers; l++) {
-        hyb_layer_state *state = &t->states[l];
-        hyb_kv kv = {.format = HYB_CACHE_F32, .n_context = n_context, .keys = state->k, .values = state->v};
-        kv.row_stride = model->kv_dim;
-        kv.head_stride = model->head_dim;
         float *out = l + 1 < n_layers ? t->states[l + 1].residual_in : t->residual_final;
-        hyb_layer_forward(model, &model->layers[l], batch, state, &kv, &t->work, out);
+        for (size_t first = 0; first < batch->n_tokens; first += t->slice) {
+            hyb_batch slice = hyb_slice(t, batch, first);
+            hyb_layer_state state = hyb_slice_state(model, &t->states[l], first);
+            hyb_kv kv = {.format = HYB_CACHE_F32, .n_context = n_context, .keys = state.k, .values = state.v};
+            kv.row_stride = model->kv_dim;
+            kv.head_stride = model->head_dim;
+            hyb_layer_forward(model, &model->layers[l], &slice, &state, &kv, &t->work, out + first * model->config.dim);
+        }
     }
 }
 
@@ -163,11 +166,11 @@ hyb_status hyb_language_model_gradients(hyb_language_model *model, const uint32_
     hyb_training *t = model->training;
     t->has_gradients = 0;
     double loss = 0.0, norm = 0.0;
-    t->scope = hyb_scope(&model->config, n_context);
-    for (size_t s = 0, n; s < n_sequences; s += n) {
-        n = hyb_min_size(hyb_micro_batch(t, n_sequences, n_context), n_sequences - s);
-        t->accumulate = s > 0;
+    size_t n_micro = hyb_training_begin(&model->config, n_context, t) / n_context;
+    for (size_t s = 0; s < n_sequences; s += n_micro) {
+        size_t n = hyb_min_size(n_micro, n_sequences - s);
         hyb_batch batch = fill_batch(t, model->config.dim, tokens, s, n, n_context);
+        t->accumulate = s > 0;
         forward(model, &batch, n_context);
         hyb_backward_pass(model, &batch, n_context, n_sequences * n_context);
         for (size_t i = 0; i < batch.n_tokens; i++) loss += t->losses[i];

@@ -145,18 +145,19 @@ static void finish_gate(void *user, size_t token) {
         kernels->gated_relu2_backward(gate, up, rows->d_gated + at, width, gate, up);
 }
 
-/* d_residual: gradient after the layer on entry, after attention on return. */
-static void ffn_backward(hyb_language_model *model, size_t l, size_t n, hyb_training *t) {
+/* s: the slice's state of layer l. d_residual [n][dim]: gradient after the layer on entry, after attention on return.
+ */
+static void ffn_backward(hyb_language_model *model, size_t l, hyb_layer_state *s, size_t n, float *d_residual,
+                         hyb_training *t) {
     hyb_ctx *ctx = model->ctx;
     const hyb_layer *layer = &model->layers[l];
-    hyb_layer_state *s = &t->states[l];
-    const float *const d_down[1] = {t->d_residual}, *const d_gate_up[2] = {s->gate, s->up};
+    const float *const d_down[1] = {d_residual}, *const d_gate_up[2] = {s->gate, s->up};
     group_backward(model, l, HYB_GROUP_DOWN, d_down, NULL, NULL, &s->down_input, n, t->d_wide);
     if (layer->ffn_sub_norm != NULL)
         norm_backward(ctx, s->gated, layer->ffn_sub_norm, s->ffn_sub_rms, n, t->d_wide, NULL, t);
     gate_rows rows = {model, s, t->d_wide};
     group_backward(model, l, HYB_GROUP_GATE_UP, d_gate_up, finish_gate, &rows, &s->ffn_input, n, t->d_input);
-    norm_backward(ctx, s->residual_mid, layer->ffn_norm, s->ffn_rms, n, t->d_input, t->d_residual, t);
+    norm_backward(ctx, s->residual_mid, layer->ffn_norm, s->ffn_rms, n, t->d_input, d_residual, t);
 }
 
 typedef struct rotated_rows {
@@ -174,49 +175,48 @@ static void finish_rotation(void *user, size_t token) {
 }
 
 /* d_residual: gradient after attention on entry, before the layer on return. */
-static void attention_block_backward(hyb_language_model *model, size_t l, const hyb_batch *batch, size_t n_context,
-                                     hyb_training *t) {
+static void attention_block_backward(hyb_language_model *model, size_t l, const hyb_layer_state *s,
+                                     const hyb_batch *batch, size_t n_context, float *d_residual, hyb_training *t) {
     hyb_ctx *ctx = model->ctx;
     const hyb_layer *layer = &model->layers[l];
-    hyb_layer_state *s = &t->states[l];
     size_t n = batch->n_tokens;
-    const float *const d_out[1] = {t->d_residual}, *const d_qkv[3] = {t->d_q, t->d_k, t->d_v};
+    const float *const d_out[1] = {d_residual}, *const d_qkv[3] = {t->d_q, t->d_k, t->d_v};
     group_backward(model, l, HYB_GROUP_OUTPUT, d_out, NULL, NULL, &s->out_input, n, t->d_input);
     if (layer->attn_sub_norm != NULL)
         norm_backward(ctx, s->attn_out, layer->attn_sub_norm, s->attn_sub_rms, n, t->d_input, NULL, t);
     hyb_attention_backward(model, s, batch, n_context, t->d_input, t);
     rotated_rows rows = {model, batch, t->d_q, t->d_k};
     group_backward(model, l, HYB_GROUP_QKV, d_qkv, finish_rotation, &rows, &s->attn_input, n, t->d_input);
-    norm_backward(ctx, s->residual_in, layer->attn_norm, s->attn_rms, n, t->d_input, t->d_residual, t);
+    norm_backward(ctx, s->residual_in, layer->attn_norm, s->attn_rms, n, t->d_input, d_residual, t);
 }
 
 /* ---- head and embedding ---- */
 
-/* Losses, gradient of the head, and d_input = gradient of the head's input. The mean loss is of n_all tokens. */
-static void head_backward(hyb_language_model *model, const hyb_batch *batch, size_t n_all, hyb_training *t) {
+/* Losses, gradient of the head, and d_residual, of the slice of n tokens that begins with token `start` of the
+ * micro-batch. The mean loss is of n_all tokens. */
+static void head_backward(hyb_language_model *model, size_t start, size_t n, size_t n_all, hyb_training *t) {
     hyb_ctx *ctx = model->ctx;
     hyb_tensor *head = model->head;
-    size_t n = batch->n_tokens, dim = head->n_cols, vocab = head->n_rows;
-    hyb_input_forward(ctx, &(hyb_source){.x = t->residual_final}, model->final_norm, model->config.norm_epsilon,
-                      t->final_rms, n, dim, &t->work, &t->head_input);
+    size_t dim = head->n_cols, vocab = head->n_rows;
+    float *d_residual = t->d_residual + start * dim;
+    const float *residual = t->residual_final + start * dim;
+    hyb_input_forward(ctx, &(hyb_source){.x = residual}, model->final_norm, model->config.norm_epsilon, t->final_rms, n,
+                      dim, &t->work, &t->head_input);
     const float *x = input_values(ctx, &t->head_input, hyb_tensor_is_quantized(head), n, dim, t);
     const float *weights = effective_weights(ctx, head, t);
     for (size_t first = 0, count; first < n; first += count) {
         count = hyb_tokens_in_scope(t, first, n, t->head_tokens);
-        hyb_input part = t->head_input;
-        if (part.x) part.x += first * dim;
-        if (part.codes.codes) {
-            part.codes.codes += first * part.codes.ld;
-            part.codes.sums += first;
-            part.codes.scales += first;
-        }
+        hyb_input part = hyb_input_from(t->head_input, first, dim);
         hyb_linear_forward(ctx, head, &part, count, &t->work, 0, t->logits);
-        hyb_cross_entropy(ctx, t->logits, t->targets + first, count, vocab, t->losses + first, 1.0f / (float)n_all);
+        hyb_cross_entropy(ctx, t->logits, t->targets + start + first, count, vocab, t->losses + start + first,
+                          1.0f / (float)n_all);
         hyb_gemm_parallel(ctx, HYB_GEMM_TN, vocab, dim, count, t->logits, vocab, x + first * dim, dim,
                           t->accumulate || first > 0, head->gradient, dim, t->work.gemm_scratch);
         hyb_gemm_parallel(ctx, HYB_GEMM_NN, count, dim, vocab, t->logits, vocab, weights, dim, 0,
                           t->d_input + first * dim, dim, t->work.gemm_scratch);
     }
+    memset(d_residual, 0, n * dim * sizeof *d_residual);
+    norm_backward(ctx, residual, model->final_norm, t->final_rms, n, t->d_input, d_residual, t);
 }
 
 #define COLUMNS_PER_TASK ((size_t)16)
@@ -248,15 +248,20 @@ void hyb_embedding_backward(hyb_language_model *model, size_t n_all) {
 }
 
 void hyb_backward_pass(hyb_language_model *model, const hyb_batch *batch, size_t n_context, size_t n_all) {
-    hyb_ctx *ctx = model->ctx;
     hyb_training *t = model->training;
-    size_t n = batch->n_tokens, dim = model->config.dim;
+    int accumulate = t->accumulate;
     hyb_backward_int8_refresh(model);
-    head_backward(model, batch, n_all, t);
-    memset(t->d_residual, 0, n * dim * sizeof(float));
-    norm_backward(ctx, t->residual_final, model->final_norm, t->final_rms, n, t->d_input, t->d_residual, t);
-    for (size_t l = model->config.n_layers; l-- > 0;) {
-        ffn_backward(model, l, n, t);
-        attention_block_backward(model, l, batch, n_context, t);
+    for (size_t first = 0; first < batch->n_tokens; first += t->slice) {
+        t->accumulate = accumulate || first > 0;
+        head_backward(model, first, hyb_slice(t, batch, first).n_tokens, n_all, t);
     }
+    for (size_t l = model->config.n_layers; l-- > 0;)
+        for (size_t first = 0; first < batch->n_tokens; first += t->slice) {
+            hyb_batch slice = hyb_slice(t, batch, first);
+            hyb_layer_state state = hyb_slice_state(model, &t->states[l], first);
+            float *d_residual = t->d_residual + first * model->config.dim;
+            t->accumulate = accumulate || first > 0;
+            ffn_backward(model, l, &state, slice.n_tokens, d_residual, t);
+            attention_block_backward(model, l, &state, &slice, n_context, d_residual, t);
+        }
 }

@@ -7,10 +7,11 @@
 
 #include "nn.h"
 
-/* A step goes through its batch in micro-batches of whole sequences: what one stage leaves is still in cache for the
- * next, and the memory does not grow with the batch. Sums over tokens are made of so many at a time and then added in
- * order: for gains HYB_GAIN_CHUNK, for weights those of hyb_scope, neither ever across the end of a scope. That is
- * given by the shapes, so the result depends neither on the number of threads nor on the size of a micro-batch. */
+/* How a step goes through its batch: in micro-batches, each forward through all layers and back, and a layer in slices,
+ * each through all stages of the layer, so that what one leaves is still in cache for the next. Sums over tokens are
+ * made of so many at a time, and then added in order: for gains HYB_GAIN_CHUNK, for weights a scope (or a part of a
+ * long one), neither across the end of a scope. Scopes are given by the shapes alone; slices and micro-batches are
+ * whole scopes. So the result depends neither on the number of threads nor on the sizes of slices and micro-batches. */
 #define HYB_GAIN_CHUNK 64
 /* The head works on so many tokens at a time that logits stay below 8 M elements. */
 #define HYB_HEAD_LOGITS ((size_t)1 << 23)
@@ -48,29 +49,30 @@ typedef struct hyb_backward_int8 {
 typedef struct hyb_training {
     void *memory;
     size_t max_sequences, max_context; /* as prepared */
-    size_t max_tokens;                 /* of a micro-batch: [n] below */
-    size_t scope;                      /* of this step: hyb_scope */
-    int accumulate;                    /* behind the first micro-batch: gradients are added to */
+    size_t max_tokens, max_slice;      /* of a micro-batch, of a slice: [n] and [m] below */
+    size_t scope, slice;               /* tokens, of this step */
+    int accumulate;                    /* behind the first slice: gradients are added to */
     size_t n_threads;                  /* that the per-worker buffers were made for */
     uint32_t *inputs;                  /* [max_sequences * max_context] */
-    float *d_embedded;                 /* [max_sequences * max_context][dim]: d_residual of every micro-batch */
+    float *d_embedded;                 /* [max_sequences * max_context][dim]: of the residual of every token */
     uint32_t *targets;                 /* [n] */
-    uint32_t *sequences, *positions;   /* [n] */
+    uint32_t *sequences;               /* [n] within its slice */
+    uint32_t *positions;               /* [n] */
     hyb_layer_state *states;           /* [n_layers] */
     float *residual_final;             /* [n][dim] */
-    float *final_rms;                  /* [n] */
+    float *final_rms;                  /* [m] */
     hyb_input head_input;
-    size_t head_tokens; /* tokens of one head chunk */
-    float *logits;      /* [head_tokens][vocab_size] */
-    double *losses;     /* [n] nats */
-    float *d_residual;  /* [n][dim]: the micro-batch's part of d_embedded */
-    float *d_input;     /* [n][dim]: gradient of a layer input; also of attn_out */
-    float *d_wide;      /* [n][ffn_dim] */
-    float *d_q, *d_k, *d_v;
-    float *input_values; /* [n][columns] dequantised inputs of the layers that work in fp32 */
-    float *effective;    /* effective weights of the largest matrix of those */
+    size_t head_tokens;     /* tokens of one head chunk */
+    float *logits;          /* [head_tokens][vocab_size] */
+    double *losses;         /* [n] nats */
+    float *d_residual;      /* [n][dim]: the micro-batch's part of d_embedded */
+    float *d_input;         /* [m][dim]: gradient of a layer input; also of attn_out */
+    float *d_wide;          /* [m][ffn_dim] */
+    float *d_q, *d_k, *d_v; /* [m][dim], [m][kv_dim] */
+    float *input_values;    /* [m][columns] dequantised inputs of the layers that work in fp32 */
+    float *effective;       /* effective weights of the largest matrix of those */
     hyb_backward_int8 int8;
-    float *gain_partials; /* [hyb_gain_chunks][max(dim, ffn_dim)] */
+    float *gain_partials; /* [chunks of m][max(dim, ffn_dim)] */
     float *attention;     /* [n_threads][attention_floats]: of the kernel attention_backward */
     size_t attention_floats;
     hyb_work work;
@@ -92,13 +94,17 @@ size_t hyb_scope_tokens(const hyb_language_model_config *config);
 /* Tokens whose part of a weight gradient is one product, but for long sequences, which are divided: as many whole
  * sequences as hyb_scope_tokens holds, at least one. */
 size_t hyb_scope(const hyb_language_model_config *config, size_t n_context);
-/* Tokens from `first` of a micro-batch to the end of its scope or of the n tokens, at most `limit`. */
+/* Tokens from `first` of a slice to the end of its scope or of the n tokens, at most `limit`. */
 HYB_INLINE size_t hyb_tokens_in_scope(const hyb_training *t, size_t first, size_t n, size_t limit) {
     size_t left = hyb_min_size(t->scope - first % t->scope, n - first);
     return hyb_min_size(left, limit);
 }
-/* Sequences of a micro-batch of this step. */
-size_t hyb_micro_batch(const hyb_training *t, size_t n_sequences, size_t n_context);
+/* Sets scope and slice of a step; returns the tokens of its micro-batches. */
+size_t hyb_training_begin(const hyb_language_model_config *config, size_t n_context, hyb_training *training);
+/* The slice of a micro-batch that begins with token `first`, and its part of what a layer keeps. */
+hyb_batch hyb_slice(const hyb_training *training, const hyb_batch *batch, size_t first);
+hyb_input hyb_input_from(hyb_input input, size_t first, size_t n_cols);
+hyb_layer_state hyb_slice_state(const hyb_language_model *model, const hyb_layer_state *state, size_t first);
 
 /* Cross-entropy of n rows of logits [n][vocab_size]: losses fp64 [n] in nats (NaN where a logit is not finite). With
  * gradient_scale != 0 the rows become (softmax - one hot) * gradient_scale, else they are destroyed. */
@@ -124,9 +130,8 @@ void hyb_backward_int8_layout(const hyb_language_model_config *config, const hyb
 
 /* ---- backward.c ---- */
 
-/* Gradients of every parameter from the states of a micro-batch's forward pass, but the embedding's;
- * of the mean loss of n_all tokens; fills
- * training->losses. */
+/* Gradients of the mean loss of n_all tokens for every parameter but the embedding, from the states of a micro-batch's
+ * forward pass; added to if training->accumulate. Fills training->losses. */
 void hyb_backward_pass(hyb_language_model *model, const hyb_batch *batch, size_t n_context, size_t n_all);
 /* The embedding's gradient from d_embedded of the step's n_all tokens; behind the last micro-batch, since a tied head
  * adds to the same gradient. */

@@ -114,26 +114,81 @@ size_t hyb_scope(const hyb_language_model_config *c, size_t n_context) {
     return n_context >= tokens ? n_context : tokens / n_context * n_context;
 }
 
-size_t hyb_micro_batch(const hyb_training *t, size_t n_sequences, size_t n_context) {
-    size_t n_scopes = t->max_tokens / t->scope;
-    return hyb_min_size(n_sequences, (n_scopes > 1 ? n_scopes : 1) * (t->scope / n_context));
+size_t hyb_training_begin(const hyb_language_model_config *c, size_t n_context, hyb_training *t) {
+    t->scope = hyb_scope(c, n_context);
+    t->slice = t->scope * (t->max_slice > t->scope ? t->max_slice / t->scope : 1);
+    return t->slice * (t->max_tokens > t->slice ? t->max_tokens / t->slice : 1);
+}
+
+hyb_batch hyb_slice(const hyb_training *t, const hyb_batch *batch, size_t first) {
+    size_t n = hyb_min_size(t->slice, batch->n_tokens - first);
+    return (hyb_batch){n, batch->tokens + first, batch->sequences + first, batch->positions + first};
+}
+
+static float *rows_from(float *rows, size_t first, size_t n_cols) {
+    return rows != NULL ? rows + first * n_cols : NULL;
+}
+
+hyb_input hyb_input_from(hyb_input input, size_t first, size_t n_cols) {
+    input.x = rows_from(input.x, first, n_cols);
+    if (input.codes.codes == NULL) return input;
+    input.codes.codes += first * input.codes.ld;
+    input.codes.sums += first;
+    input.codes.scales += first;
+    return input;
+}
+
+hyb_layer_state hyb_slice_state(const hyb_language_model *model, const hyb_layer_state *state, size_t first) {
+    hyb_layer_state s = *state;
+    size_t dim = model->config.dim, width = model->config.ffn_dim;
+    s.residual_in = rows_from(s.residual_in, first, dim);
+    s.residual_mid = rows_from(s.residual_mid, first, dim);
+    s.attn_rms += first;
+    s.attn_sub_rms += first;
+    s.ffn_rms += first;
+    s.ffn_sub_rms += first;
+    s.q = rows_from(s.q, first, dim);
+    s.k = rows_from(s.k, first, model->kv_dim);
+    s.v = rows_from(s.v, first, model->kv_dim);
+    s.attn_out = rows_from(s.attn_out, first, dim);
+    s.gate = rows_from(s.gate, first, width);
+    s.up = rows_from(s.up, first, width);
+    s.gated = rows_from(s.gated, first, width);
+    s.attn_input = hyb_input_from(s.attn_input, first, dim);
+    s.out_input = hyb_input_from(s.out_input, first, dim);
+    s.ffn_input = hyb_input_from(s.ffn_input, first, dim);
+    s.down_input = hyb_input_from(s.down_input, first, width);
+    return s;
 }
 
 /* Every thread works on a scope. */
-static size_t micro_batch_tokens(const hyb_language_model_config *c, const hyb_ctx *ctx, size_t n_sequences,
-                                 size_t n_context) {
+static size_t slice_tokens(const hyb_language_model_config *c, const hyb_ctx *ctx, size_t n_sequences,
+                           size_t n_context) {
     size_t scope = hyb_scope_tokens(c);
     return hyb_min_size(n_sequences * n_context, ctx->options.n_threads * (n_context > scope ? n_context : scope));
 }
 
+/* Where the states of a slice's way through all layers stay in the last-level cache until the way back, a micro-batch
+ * is a slice (1.05 times as fast, preset small). Where they do not, it is the whole batch: a layer's gradients, to
+ * which every scope adds, stay in the cache then (1.05 times or more, preset base). */
+#define CACHED_STATE_BYTES ((size_t)32 << 20)
+
+static size_t micro_batch_tokens(const hyb_language_model_config *c, size_t slice, size_t n_tokens) {
+    hyb_arena states = {NULL, 0, 0};
+    hyb_layer_state state;
+    layout_state(c, slice, &states, &state);
+    return states.overflow || states.used > CACHED_STATE_BYTES / c->n_layers ? n_tokens : slice;
+}
+
 void hyb_training_layout(const hyb_language_model_config *c, const hyb_ctx *ctx, int backward, size_t n_sequences,
                          size_t n_context, hyb_arena *arena, hyb_training *t) {
-    size_t n = micro_batch_tokens(c, ctx, n_sequences, n_context), dim = c->dim,
-           kv_dim = dim / c->n_heads * c->n_kv_heads;
+    size_t n_tokens = n_sequences * n_context, m = slice_tokens(c, ctx, n_sequences, n_context);
+    size_t n = micro_batch_tokens(c, m, n_tokens), dim = c->dim, kv_dim = dim / c->n_heads * c->n_kv_heads;
     hyb_layer_state measured, *state = &measured;
     t->max_tokens = n;
-    t->inputs = hyb_arena_take(arena, n_sequences * n_context, sizeof(uint32_t));
-    t->d_embedded = take_floats(arena, n_sequences * n_context, dim);
+    t->max_slice = m;
+    t->inputs = hyb_arena_take(arena, n_tokens, sizeof(uint32_t));
+    t->d_embedded = take_floats(arena, n_tokens, dim);
     t->targets = hyb_arena_take(arena, n, sizeof(uint32_t));
     t->sequences = hyb_arena_take(arena, n, sizeof(uint32_t));
     t->positions = hyb_arena_take(arena, n, sizeof(uint32_t));
@@ -146,25 +201,25 @@ void hyb_training_layout(const hyb_language_model_config *c, const hyb_ctx *ctx,
         layout_state(c, n, arena, state);
     }
     t->residual_final = take_floats(arena, n, dim);
-    t->final_rms = take_floats(arena, n, 1);
-    take_input(arena, c->embedding_format, 1, n, dim, NULL, &t->head_input);
-    t->head_tokens = hyb_min_size(n, HYB_HEAD_LOGITS / c->vocab_size ? HYB_HEAD_LOGITS / c->vocab_size : 1);
+    t->final_rms = take_floats(arena, m, 1);
+    take_input(arena, c->embedding_format, 1, m, dim, NULL, &t->head_input);
+    t->head_tokens = hyb_min_size(m, HYB_HEAD_LOGITS / c->vocab_size ? HYB_HEAD_LOGITS / c->vocab_size : 1);
     t->logits = take_floats(arena, t->head_tokens, c->vocab_size);
     t->losses = hyb_arena_take(arena, n, sizeof(double));
-    t->d_input = take_floats(arena, n, dim);
-    t->d_wide = take_floats(arena, n, c->ffn_dim);
-    t->d_q = take_floats(arena, n, dim);
-    t->d_k = take_floats(arena, n, kv_dim);
-    t->d_v = take_floats(arena, n, kv_dim);
+    t->d_input = take_floats(arena, m, dim);
+    t->d_wide = take_floats(arena, m, c->ffn_dim);
+    t->d_q = take_floats(arena, m, dim);
+    t->d_k = take_floats(arena, m, kv_dim);
+    t->d_v = take_floats(arena, m, kv_dim);
     int integer = backward == HYB_BACKWARD_INT8 && c->linear_format != HYB_FORMAT_F32;
-    layout_dequantized(c, !integer, n, arena, t);
+    layout_dequantized(c, !integer, m, arena, t);
     /* A scope of more than HYB_GAIN_CHUNK tokens may end with a short chunk. */
-    t->gain_partials = take_floats(arena, 2 * n / HYB_GAIN_CHUNK + 1, widest(c));
+    t->gain_partials = take_floats(arena, 2 * m / HYB_GAIN_CHUNK + 1, widest(c));
     t->attention_floats = HYB_ATTENTION_BACKWARD_FLOATS(n_context, dim / c->n_heads);
     t->attention = take_floats(arena, ctx->options.n_threads, t->attention_floats);
-    size_t longest = integer ? hyb_backward_int8_longest(c, n) : 0;
-    layout_work(c, ctx, n, n_context, longest > widest(c) ? longest : widest(c), arena, &t->work);
-    if (integer) hyb_backward_int8_layout(c, ctx, n, arena, &t->int8);
+    size_t longest = integer ? hyb_backward_int8_longest(c, m) : 0;
+    layout_work(c, ctx, m, n_context, longest > widest(c) ? longest : widest(c), arena, &t->work);
+    if (integer) hyb_backward_int8_layout(c, ctx, m, arena, &t->int8);
     t->work.gemm_scratch = hyb_arena_take(arena, 1, hyb_gemm_scratch_bytes(ctx));
     t->work.training = 1;
 }
