@@ -34,7 +34,6 @@
 #define LINE 64
 /* Bytes that software prefetch runs ahead in each row block: the hardware follows the four streams, but not far. */
 #define PREFETCH_BYTES 2048
-#define SCRATCH_AHEAD 1024
 /* From so many columns on a tile takes long enough to fetch the lines of its results meanwhile: 1.02 to 1.05 times as
  * fast from 512 columns on, but 0.92 times at 128. */
 #define MIN_PREFETCH_K16 16
@@ -206,17 +205,19 @@ static HYB_TARGET_AVX512_VNNI void unpack_int8(const hyb_matmul_job *job, size_t
     if (n_tokens > t) store_token(r, n_blocks, token + t, sums##t);
 #define EACH_TOKEN(DO) DO(0) DO(1) DO(2) DO(3) DO(4) DO(5)
 
-/* Plane p of the codes, for four columns each of n_blocks row blocks and all tokens of the tile. */
+/* Columns 4p .. 4p + 3 of a group of 16, for n_blocks row blocks and all tokens of the tile. */
 #define ADD_PLANE(p)                                                                                                   \
     {                                                                                                                  \
-        const int8_t *x = group + 4 * p, *upper = x + 3 * ld_x;                                                        \
+        const int8_t *x = group + 4 * p, *upper = upper_group + 4 * p;                                                 \
         __m512i w[MAX_BLOCKS];                                                                                         \
         UNROLL for (size_t b = 0; b < n_blocks; ++b) w[b] =                                                            \
-            _mm512_and_si512(_mm512_srli_epi16(load_line(weights + b * stride), 2 * p), mask);                         \
+            packed ? _mm512_and_si512(_mm512_srli_epi16(load_line(weights + b * stride), 2 * p), mask)                 \
+                   : load_line(weights + (p * n_blocks + b) * LINE);                                                   \
         EACH_TOKEN(ADD_TOKEN)                                                                                          \
     }
 
-/* n_blocks x n_tokens results, from packed ternary weights or unpacked ones. */
+/* n_blocks x n_tokens results, from packed ternary weights or unpacked ones. A turn is 16 columns: 1.03 to 1.05 times
+ * as fast as turns of four that fetch unpacked weights ahead. */
 HYB_INLINE HYB_TARGET_AVX512_VNNI void tile(const hyb_matmul_job *job, size_t token, const size_t n_blocks,
                                             const size_t n_tokens, const results *r, const int packed) {
     __m512i sums0[MAX_BLOCKS], sums1[MAX_BLOCKS], sums2[MAX_BLOCKS];
@@ -228,32 +229,20 @@ HYB_INLINE HYB_TARGET_AVX512_VNNI void tile(const hyb_matmul_job *job, size_t to
                 _mm_prefetch((const char *)(r->y + (token + t) * r->ld_y + b * HYB_BLOCK_ROWS), _MM_HINT_T0);
     /* Tokens 0, 1, 2 and 3, 4, 5 from two pointers that the compiler takes for unrelated: it would keep six offsets,
      * and move two of them out of vector registers in each turn, on a port that the products need. */
-    const size_t ld_x = job->ld_x;
-    const int8_t *first = job->x + token * ld_x, *end = first + job->n_k16 * HYB_BLOCK_COLS;
-    if (packed) {
-        const __m512i mask = _mm512_set1_epi8(3);
-        const size_t stride = job->n_k16 * LINE;
-        const uint8_t *weights = job->weights;
-        for (const int8_t *group = first; group < end; group += HYB_BLOCK_COLS, weights += LINE) {
+    const size_t ld_x = job->ld_x, stride = job->n_k16 * LINE, step = packed ? LINE : 4 * n_blocks * LINE;
+    const int8_t *group = job->x + token * ld_x, *upper_group = group + 3 * ld_x;
+    const int8_t *end = group + job->n_k16 * HYB_BLOCK_COLS;
+    const uint8_t *weights = packed ? job->weights : job->scratch;
+    const __m512i mask = _mm512_set1_epi8(3);
+    HYB_HIDE(upper_group);
+    for (; group < end; group += HYB_BLOCK_COLS, upper_group += HYB_BLOCK_COLS, weights += step) {
+        if (packed)
             UNROLL for (size_t b = 0; b < n_blocks; ++b)
                 _mm_prefetch((const char *)(weights + b * stride + PREFETCH_BYTES), _MM_HINT_T0);
-            ADD_PLANE(0)
-            ADD_PLANE(1)
-            ADD_PLANE(2)
-            ADD_PLANE(3)
-        }
-    } else {
-        const uint8_t *weights = job->scratch;
-        const int8_t *upper = first + 3 * ld_x;
-        HYB_HIDE(upper);
-        for (const int8_t *x = first; x < end; x += 4, upper += 4, weights += n_blocks * LINE) {
-            __m512i w[MAX_BLOCKS];
-            UNROLL for (size_t b = 0; b < n_blocks; ++b) {
-                w[b] = load_line(weights + b * LINE);
-                _mm_prefetch((const char *)(weights + b * LINE + SCRATCH_AHEAD), _MM_HINT_T0);
-            }
-            EACH_TOKEN(ADD_TOKEN)
-        }
+        ADD_PLANE(0)
+        ADD_PLANE(1)
+        ADD_PLANE(2)
+        ADD_PLANE(3)
     }
     EACH_TOKEN(STORE_TOKEN)
 }
