@@ -111,24 +111,47 @@ typedef struct hyb_attention_block_job {
     float *out;     /* [n_queries], ld_q apart */
 } hyb_attention_block_job;
 
-/* Gradients of causal attention of n queries over n keys, one head of one sequence, from those of its output:
- *   dp_ij = dot(dout_i, v_j), ds_ij = p_ij (dp_ij - sum_k p_ik dp_ik) scale;
- *   dq_i = sum_j ds_ij k_j,  dk_j = sum_i ds_ij q_i,  dv_j = sum_i p_ij dout_i */
-#define HYB_ATTENTION_BACKWARD_ROWS 64 /* queries whose probabilities are held at once */
+/* Causal attention of n queries over n keys, one head of one sequence, in a training step, and its gradients:
+ *   s_ij = dot(q_i, k_j) scale log2(e),  m_i = max_j s_ij,  r_i = 1 / sum_j 2^(s_ij - m_i),  p_ij = 2^(s_ij - m_i) r_i;
+ *   out_i = sum_j p_ij v_j.  Kept for the way back: softmax[i] = m_i, r_i.  Then from dout:
+ *   D_i = dot(dout_i, out_i) = sum_j p_ij dot(dout_i, v_j),  ds_ij = p_ij (dot(dout_i, v_j) - D_i) scale;
+ *   dq_i = sum_j ds_ij k_j,  dk_j = sum_i ds_ij q_i,  dv_j = sum_i p_ij dout_i
+ * Source: Dao 2023, FlashAttention-2 (what is kept, and D). */
+#define HYB_ATTENTION_TRAINING_ROWS 64 /* queries whose probabilities are held at once */
+#define HYB_ATTENTION_TRAINING_FLOATS(n, head_dim)                                                                     \
+    (2 * HYB_ROUND_UP_16(n) * HYB_ROUND_UP_16(head_dim) +                                                              \
+     HYB_ATTENTION_TRAINING_ROWS * (2 * HYB_ROUND_UP_16(head_dim) + HYB_ROUND_UP_16(n) + 16))
+/* At least as many as for the way there. */
 #define HYB_ATTENTION_BACKWARD_FLOATS(n, head_dim)                                                                     \
     (5 * HYB_ROUND_UP_16(n) * HYB_ROUND_UP_16(head_dim) +                                                              \
-     HYB_ATTENTION_BACKWARD_ROWS * (3 * HYB_ROUND_UP_16(head_dim) + 2 * (HYB_ROUND_UP_16(n) + 16)))
+     HYB_ATTENTION_TRAINING_ROWS * (3 * HYB_ROUND_UP_16(head_dim) + 2 * (HYB_ROUND_UP_16(n) + 16)))
+typedef struct hyb_attention_training_job {
+    const float *q; /* [n][head_dim], ld_q apart */
+    const float *keys, *values;
+    size_t ld_q; /* elements; of out too */
+    size_t ld_k; /* of keys and values */
+    size_t n, head_dim;
+    float scale;
+    float *out;
+    float *softmax;    /* query i's two floats at softmax + i * ld_softmax */
+    size_t ld_softmax; /* elements, >= 2 */
+    float *scratch;    /* HYB_ATTENTION_TRAINING_FLOATS(n, head_dim), aligned to 64 */
+} hyb_attention_training_job;
+
 typedef struct hyb_attention_backward_job {
-    const float *q, *d_out; /* [n][head_dim], ld_q apart */
+    const float *q, *out, *d_out; /* [n][head_dim], ld_q apart */
     const float *keys, *values;
     size_t ld_q; /* elements; of d_q too */
     size_t ld_k; /* of keys, values, d_keys, d_values */
+    const float *softmax;
+    size_t ld_softmax;
     size_t n, head_dim;
     float scale;                    /* > 0 */
     int accumulate;                 /* add to d_keys and d_values, or overwrite them */
     float *d_q, *d_keys, *d_values; /* d_q is overwritten */
     float *scratch;                 /* HYB_ATTENTION_BACKWARD_FLOATS(n, head_dim), aligned to 64 */
 } hyb_attention_backward_job;
+
 /* Of n floats: the 16-lane sum of |x|, and the largest bit pattern of |x| (0x7f800000 and above: an infinity or a NaN).
  */
 typedef struct hyb_magnitudes {
@@ -224,6 +247,7 @@ typedef struct hyb_pack_transposed_job {
     X(attention_block, void, (const hyb_attention_block_job *job)) \
     /* RELAXED */ \
     X(gemm, void, (const hyb_gemm_job *job)) \
+    X(attention_training, void, (const hyb_attention_training_job *job)) \
     X(attention_backward, void, (const hyb_attention_backward_job *job)) \
     X(adamw, hyb_magnitudes, (const hyb_adamw_job *job)) /* returns magnitudes of the new weights */ \
     X(sum_squares_f64, double, (const float *x, size_t n)) \
@@ -232,9 +256,7 @@ typedef struct hyb_pack_transposed_job {
     X(rms_norm_backward, void, (const float *x, const float *gain, const float *dy, size_t n, float r, float *dx, float *dgain)) \
     /* from dout: dgate, dup (overwritten; dgate may be gate, dup may be up) */ \
     X(gated_silu_backward, void, (const float *gate, const float *up, const float *dout, size_t n, float *dgate, float *dup)) \
-    X(gated_relu2_backward, void, (const float *gate, const float *up, const float *dout, size_t n, float *dgate, float *dup)) \
-    /* ds_j = p_j * (dp_j - sum_i p_i dp_i) * scale, in place of dp */ \
-    X(softmax_backward, void, (const float *p, float *dp, size_t n, float scale))
+    X(gated_relu2_backward, void, (const float *gate, const float *up, const float *dout, size_t n, float *dgate, float *dup))
 /* clang-format on */
 
 /* The library's exp for floats (EXACT): x clamped to [-87.33654, 88.72283]; n = round_half_even(x * 1.44269504f) by

@@ -2,8 +2,9 @@
  *
  * A task is a few tokens of one key-value head; the query heads of its group read the same keys and values. Tokens that
  * follow one another in a sequence go to the kernel as a block, others (generation) one by one: the bits are the same.
- * The arithmetic is the kernels' (kernels.h, hyb_attention_job). Sources: Su et al. 2021 (rotary); Ainslie et al. 2023
- * (grouped queries).
+ * A training step, whose sequences are whole, has a kernel of its own: a task is a head of a sequence.
+ * The arithmetic is the kernels' (kernels.h, hyb_attention_job, hyb_attention_training_job). Sources: Su et al. 2021
+ * (rotary); Ainslie et al. 2023 (grouped queries).
  */
 #include <math.h>
 
@@ -121,6 +122,40 @@ static void attention_task(void *argument, size_t index, size_t worker) {
             attention_head(&loop->model->ctx->kernels, &job);
         }
     }
+}
+
+typedef struct training_loop {
+    const hyb_language_model *model;
+    const hyb_layer_state *state;
+    const hyb_work *work;
+    size_t n_context;
+    float scale;
+} training_loop;
+
+static void training_task(void *argument, size_t index, size_t worker) {
+    const training_loop *loop = argument;
+    const hyb_language_model *model = loop->model;
+    const hyb_language_model_config *config = &model->config;
+    size_t head = index % config->n_heads, kv_head = head / (config->n_heads / config->n_kv_heads);
+    size_t row = index / config->n_heads * loop->n_context, q_at = row * config->dim + head * model->head_dim;
+    size_t kv_at = row * model->kv_dim + kv_head * model->head_dim;
+    hyb_attention_training_job job = {.ld_q = config->dim, .ld_k = model->kv_dim, .n = loop->n_context};
+    job.head_dim = model->head_dim;
+    job.scale = loop->scale;
+    job.q = loop->state->q + q_at;
+    job.keys = loop->state->k + kv_at;
+    job.values = loop->state->v + kv_at;
+    job.out = loop->state->attn_out + q_at;
+    job.softmax = loop->state->attn_softmax + 2 * (row * config->n_heads + head);
+    job.ld_softmax = (size_t)2 * config->n_heads;
+    job.scratch = loop->work->attention + worker * loop->work->attention_floats;
+    model->ctx->kernels.attention_training(&job);
+}
+
+void hyb_attention_training(const hyb_language_model *model, const hyb_batch *batch, size_t n_context,
+                            const hyb_layer_state *state, const hyb_work *work) {
+    training_loop loop = {model, state, work, n_context, hyb_attention_scale(model->head_dim)};
+    hyb_parallel(model->ctx, batch->n_tokens / n_context * model->config.n_heads, training_task, &loop);
 }
 
 void hyb_attention_forward(const hyb_language_model *model, const hyb_batch *batch, const float *q, const hyb_kv *kv,

@@ -1,8 +1,8 @@
 /* attention_backward.c - gradients of causal attention: a task is a key-value head of a sequence.
  *
- * With S = scale Q K^T (masked), P = softmax(S):  dV = P^T dO,  dP = dO V^T,  dS = P (dP - rowsum(P dP)) scale,
- * dQ = dS K,  dK = dS^T Q: the kernel attention_backward (kernels.h). The query heads of a group add to the same dK,
- * dV.
+ * With S = scale Q K^T (masked), P = softmax(S), O = P V:  dV = P^T dO,  dP = dO V^T,  dS = P (dP - rowsum(dO O))
+ * scale, dQ = dS K,  dK = dS^T Q: the kernel attention_backward (kernels.h), which needs O and what attention_training
+ * kept of the softmax. The query heads of a group add to the same dK, dV.
  */
 #include "training.h"
 
@@ -25,7 +25,8 @@ static void backward_task(void *argument, size_t index, size_t worker) {
     hyb_attention_backward_job job = {.ld_q = model->config.dim, .ld_k = model->kv_dim, .n = loop->n_context};
     job.head_dim = head_dim;
     job.scale = loop->scale;
-    job.scratch = t->attention + worker * t->attention_floats;
+    job.scratch = t->work.attention + worker * t->work.attention_floats;
+    job.ld_softmax = (size_t)2 * model->config.n_heads;
     job.keys = loop->state->k + kv_at;
     job.values = loop->state->v + kv_at;
     job.d_keys = t->d_k + kv_at;
@@ -33,6 +34,8 @@ static void backward_task(void *argument, size_t index, size_t worker) {
     for (size_t g = 0; g < group; g++) {
         size_t q_at = row * model->config.dim + (kv_head * group + g) * head_dim;
         job.q = loop->state->q + q_at;
+        job.out = loop->state->attn_out + q_at;
+        job.softmax = loop->state->attn_softmax + 2 * (row * model->config.n_heads + kv_head * group + g);
         job.d_out = loop->d_out + q_at;
         job.d_q = t->d_q + q_at;
         job.accumulate = g > 0;

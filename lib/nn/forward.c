@@ -1,6 +1,7 @@
 /* forward.c - embedding, one decoder layer, head: the forward pass of training, evaluation and generation.
  *
- * With integer formats every step between token and logits is an EXACT kernel, so the bits are the same everywhere.
+ * With integer formats every step between token and logits is an EXACT kernel, so the bits are the same everywhere;
+ * but for attention of a training step, which multiplies and adds in one operation.
  */
 #include "nn.h"
 
@@ -87,7 +88,10 @@ static void attention_block(const hyb_language_model *model, const hyb_layer *la
         store_loop loop = {model, batch, s->k, s->v, kv};
         hyb_parallel(ctx, hyb_ceil_div(n, HYB_TOKENS_PER_TASK), store_task, &loop);
     }
-    hyb_attention_forward(model, batch, s->q, kv, work, s->attn_out);
+    if (s->attn_softmax != NULL)
+        hyb_attention_training(model, batch, kv->n_context, s, work);
+    else
+        hyb_attention_forward(model, batch, s->q, kv, work, s->attn_out);
     hyb_input_forward(ctx, &(hyb_source){.x = s->attn_out}, layer->attn_sub_norm, config->norm_epsilon, s->attn_sub_rms,
                       n, dim, work, &s->out_input);
     add_output(ctx, layer->attn_output, &s->out_input, s->residual_in, n, work, s->residual_mid);

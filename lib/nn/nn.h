@@ -56,6 +56,7 @@ typedef struct hyb_layer_state {
     hyb_input attn_input;                                   /* normalised, quantised: of q, k, v */
     float *q, *k, *v;                                       /* [n][dim], [n][kv_dim], rotated */
     float *attn_out;                                        /* [n][dim] before sub-norm */
+    float *attn_softmax;                                    /* [n][n_heads][2], training only: attention_training's */
     hyb_input out_input;                                    /* of attn_output */
     hyb_input ffn_input;                                    /* of gate and up */
     float *gate, *up;                                       /* [n][ffn_dim] */
@@ -89,7 +90,7 @@ typedef struct hyb_work {
     float *rows;             /* [n_threads][row_floats] */
     size_t row_floats;       /* max(dim, ffn_dim, n_context) rounded up to a cache line */
     float *attention;        /* [n_threads][attention_floats]: of the attention kernels */
-    size_t attention_floats; /* HYB_ATTENTION_BLOCK_FLOATS */
+    size_t attention_floats; /* HYB_ATTENTION_BLOCK_FLOATS, or HYB_ATTENTION_BACKWARD_FLOATS in training */
     float *kv_rows;          /* [n_threads][2][n_context][head_dim], INT8 caches only */
     size_t kv_row_floats;    /* n_context * head_dim */
     uint8_t *matmul_scratch; /* per worker */
@@ -164,6 +165,10 @@ void hyb_input_forward(hyb_ctx *ctx, const hyb_source *source, const hyb_tensor 
 /* out [n][dim] from q [n][dim] and the keys and values of each token's sequence up to its own position. */
 void hyb_attention_forward(const hyb_language_model *model, const hyb_batch *batch, const float *q, const hyb_kv *kv,
                            const hyb_work *work, float *out);
+/* The same in a training step, whose tokens are whole sequences of n_context: from state->q, k, v to attn_out, and
+ * attn_softmax for the way back. */
+void hyb_attention_training(const hyb_language_model *model, const hyb_batch *batch, size_t n_context,
+                            const hyb_layer_state *state, const hyb_work *work);
 /* 1 / sqrt(head_dim), computed in fp64 and rounded once. */
 float hyb_attention_scale(size_t head_dim);
 /* Rotates the heads of one token in place. x [n_heads * head_dim]. */

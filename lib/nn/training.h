@@ -73,8 +73,6 @@ typedef struct hyb_training {
     float *effective;       /* effective weights of the largest matrix of those */
     hyb_backward_int8 int8;
     float *gain_partials; /* [chunks of m][max(dim, ffn_dim)] */
-    float *attention;     /* [n_threads][attention_floats]: of the kernel attention_backward */
-    size_t attention_floats;
     hyb_work work;
     int has_gradients;
     double gradient_norm;

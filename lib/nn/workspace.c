@@ -57,14 +57,13 @@ static void layout_state(const hyb_language_model_config *c, size_t n, hyb_arena
 
 static size_t widest(const hyb_language_model_config *c) { return c->dim > c->ffn_dim ? c->dim : c->ffn_dim; }
 
-static void layout_work(const hyb_language_model_config *c, const hyb_ctx *ctx, size_t n_tokens, size_t n_context,
-                        size_t max_cols, hyb_arena *arena, hyb_work *work) {
+static void layout_work(const hyb_language_model_config *c, const hyb_ctx *ctx, size_t n_context,
+                        size_t attention_floats, size_t max_cols, hyb_arena *arena, hyb_work *work) {
     size_t row = widest(c) > n_context ? widest(c) : n_context;
     memset(work, 0, sizeof *work);
     work->row_floats = hyb_round_up(row, 16);
     work->rows = take_floats(arena, ctx->options.n_threads, work->row_floats);
-    size_t n_queries = hyb_min_size(n_tokens, HYB_ATTENTION_BLOCK_QUERIES);
-    work->attention_floats = hyb_round_up(HYB_ATTENTION_BLOCK_FLOATS(n_queries, n_context, c->dim / c->n_heads), 16);
+    work->attention_floats = hyb_round_up(attention_floats, 16);
     work->attention = take_floats(arena, ctx->options.n_threads, work->attention_floats);
     work->matmul_scratch = hyb_arena_take(arena, 1, hyb_matmul_scratch_bytes(ctx, max_cols));
 }
@@ -76,7 +75,9 @@ void hyb_inference_layout(const hyb_language_model_config *c, const hyb_ctx *ctx
     state->residual_in = state->residual_mid = take_floats(arena, n_tokens, c->dim);
     layout_state(c, n_tokens, arena, state);
     take_input(arena, c->embedding_format, 1, n_tokens, c->dim, NULL, head_input);
-    layout_work(c, ctx, n_tokens, n_context, widest(c), arena, work);
+    size_t n_queries = hyb_min_size(n_tokens, HYB_ATTENTION_BLOCK_QUERIES);
+    size_t attention_floats = HYB_ATTENTION_BLOCK_FLOATS(n_queries, n_context, c->dim / c->n_heads);
+    layout_work(c, ctx, n_context, attention_floats, widest(c), arena, work);
     if (cache_format == HYB_CACHE_INT8) {
         work->kv_row_floats = n_context * (c->dim / c->n_heads);
         work->kv_rows = take_floats(arena, (size_t)ctx->options.n_threads * 2, work->kv_row_floats);
@@ -151,6 +152,7 @@ hyb_layer_state hyb_slice_state(const hyb_language_model *model, const hyb_layer
     s.k = rows_from(s.k, first, model->kv_dim);
     s.v = rows_from(s.v, first, model->kv_dim);
     s.attn_out = rows_from(s.attn_out, first, dim);
+    s.attn_softmax = rows_from(s.attn_softmax, first, (size_t)2 * model->config.n_heads);
     s.gate = rows_from(s.gate, first, width);
     s.up = rows_from(s.up, first, width);
     s.gated = rows_from(s.gated, first, width);
@@ -199,6 +201,7 @@ void hyb_training_layout(const hyb_language_model_config *c, const hyb_ctx *ctx,
         state->residual_in = take_floats(arena, n, dim);
         state->residual_mid = take_floats(arena, n, dim);
         layout_state(c, n, arena, state);
+        state->attn_softmax = take_floats(arena, n, (size_t)2 * c->n_heads);
     }
     t->residual_final = take_floats(arena, n, dim);
     t->final_rms = take_floats(arena, m, 1);
@@ -215,10 +218,9 @@ void hyb_training_layout(const hyb_language_model_config *c, const hyb_ctx *ctx,
     layout_dequantized(c, !integer, m, arena, t);
     /* A scope of more than HYB_GAIN_CHUNK tokens may end with a short chunk. */
     t->gain_partials = take_floats(arena, 2 * m / HYB_GAIN_CHUNK + 1, widest(c));
-    t->attention_floats = HYB_ATTENTION_BACKWARD_FLOATS(n_context, dim / c->n_heads);
-    t->attention = take_floats(arena, ctx->options.n_threads, t->attention_floats);
     size_t longest = integer ? hyb_backward_int8_longest(c, m) : 0;
-    layout_work(c, ctx, m, n_context, longest > widest(c) ? longest : widest(c), arena, &t->work);
+    layout_work(c, ctx, n_context, HYB_ATTENTION_BACKWARD_FLOATS(n_context, dim / c->n_heads),
+                longest > widest(c) ? longest : widest(c), arena, &t->work);
     if (integer) hyb_backward_int8_layout(c, ctx, m, arena, &t->int8);
     t->work.gemm_scratch = hyb_arena_take(arena, 1, hyb_gemm_scratch_bytes(ctx));
     t->work.training = 1;

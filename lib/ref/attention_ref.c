@@ -2,6 +2,8 @@
 #include "../common.h"
 #include "float_ref.h"
 
+#define LOG2_E 1.44269504f
+
 void hyb_attention_ref(const hyb_attention_job *job) {
     float *p = job->probabilities;
     for (size_t j = 0; j < job->n_keys; ++j) {
@@ -35,28 +37,52 @@ static void add_scaled(float *y, const float *x, size_t n, float s) {
     for (size_t i = 0; i < n; ++i) y[i] += s * x[i];
 }
 
+/* p_j = 2^(s_j - max) over n keys */
+static void training_exponentials(const float *q, const float *keys, size_t ld_k, size_t n, size_t head_dim,
+                                  float scale, float max, float *p) {
+    for (size_t j = 0; j < n; ++j) {
+        float score = hyb_dot_f32_ref(q, keys + j * ld_k, head_dim) * (scale * LOG2_E);
+        p[j] = hyb_exp_f32((score - max) * (1.0f / LOG2_E));
+    }
+}
+
+void hyb_attention_training_ref(const hyb_attention_training_job *job) {
+    size_t width = job->head_dim;
+    float *p = job->scratch;
+    for (size_t i = 0; i < job->n; ++i) {
+        const float *q = job->q + i * job->ld_q;
+        float *out = job->out + i * job->ld_q, *softmax = job->softmax + i * job->ld_softmax, sum = 0.0f;
+        for (size_t j = 0; j <= i; ++j) {
+            p[j] = hyb_dot_f32_ref(q, job->keys + j * job->ld_k, width) * (job->scale * LOG2_E);
+        }
+        softmax[0] = hyb_max_f32_ref(p, i + 1);
+        training_exponentials(q, job->keys, job->ld_k, i + 1, width, job->scale, softmax[0], p);
+        for (size_t j = 0; j <= i; ++j) sum += p[j];
+        softmax[1] = 1.0f / sum;
+        memset(out, 0, width * sizeof *out);
+        for (size_t j = 0; j <= i; ++j) add_scaled(out, job->values + j * job->ld_k, width, p[j] * softmax[1]);
+    }
+}
+
 void hyb_attention_backward_ref(const hyb_attention_backward_job *job) {
     size_t width = job->head_dim;
-    float *p = job->scratch, *ds = p + job->n;
+    float *p = job->scratch;
     for (size_t j = 0; j < job->n && !job->accumulate; ++j) {
         memset(job->d_keys + j * job->ld_k, 0, width * sizeof(float));
         memset(job->d_values + j * job->ld_k, 0, width * sizeof(float));
     }
     for (size_t i = 0; i < job->n; ++i) {
         const float *q = job->q + i * job->ld_q, *d_out = job->d_out + i * job->ld_q;
-        size_t n = i + 1;
-        for (size_t j = 0; j < n; ++j) {
-            p[j] = hyb_dot_f32_ref(q, job->keys + j * job->ld_k, width) * job->scale;
-            ds[j] = hyb_dot_f32_ref(d_out, job->values + j * job->ld_k, width);
-        }
-        float sum = hyb_exp_sum_ref(p, n, hyb_max_f32_ref(p, n), p);
-        hyb_scale_f32_ref(p, p, n, 1.0f / sum);
-        hyb_softmax_backward_ref(p, ds, n, job->scale);
+        const float *softmax = job->softmax + i * job->ld_softmax;
+        float mean = hyb_dot_f32_ref(d_out, job->out + i * job->ld_q, width);
+        training_exponentials(q, job->keys, job->ld_k, i + 1, width, job->scale, softmax[0], p);
         memset(job->d_q + i * job->ld_q, 0, width * sizeof(float));
-        for (size_t j = 0; j < n; ++j) {
-            add_scaled(job->d_q + i * job->ld_q, job->keys + j * job->ld_k, width, ds[j]);
-            add_scaled(job->d_keys + j * job->ld_k, q, width, ds[j]);
-            add_scaled(job->d_values + j * job->ld_k, d_out, width, p[j]);
+        for (size_t j = 0; j <= i; ++j) {
+            float dp = hyb_dot_f32_ref(d_out, job->values + j * job->ld_k, width);
+            float probability = p[j] * softmax[1], ds = probability * (dp - mean) * job->scale;
+            add_scaled(job->d_q + i * job->ld_q, job->keys + j * job->ld_k, width, ds);
+            add_scaled(job->d_keys + j * job->ld_k, q, width, ds);
+            add_scaled(job->d_values + j * job->ld_k, d_out, width, probability);
         }
     }
 }

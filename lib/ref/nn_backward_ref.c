@@ -38,11 +38,6 @@ void hyb_gated_relu2_backward_ref(const float *gate, const float *up, const floa
     }
 }
 
-void hyb_softmax_backward_ref(const float *p, float *dp, size_t n, float scale) {
-    float mean = hyb_dot_f32_ref(p, dp, n);
-    for (size_t i = 0; i < n; ++i) dp[i] = p[i] * (dp[i] - mean) * scale;
-}
-
 hyb_magnitudes hyb_adamw_ref(const hyb_adamw_job *job) {
     for (size_t i = 0; i < job->n; ++i) {
         float g = job->gradient[i] * job->gradient_scale;

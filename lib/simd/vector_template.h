@@ -220,6 +220,8 @@ SIMD_TARGET void SIMD_NAME(rotate)(float *x, const float *cosines, const float *
 
 #include "attention_template.h"
 
+#include "attention_training_template.h"
+
 #include "attention_backward_template.h"
 
 /* ---- RELAXED ---- */
@@ -334,15 +336,6 @@ SIMD_TARGET void SIMD_NAME(gated_relu2_backward)(const float *gate, const float 
             v16_gated_relu2_backward(gate + i, up + i, dout + i, n - i, dgate + i, dup + i));
 }
 
-V16_FUNCTION void v16_softmax_backward(const float *p, float *dp, size_t n, v16 mean, v16 scale) {
-    v16_put(dp, n, v16_mul(v16_mul(v16_get(p, n), v16_sub(v16_get(dp, n), mean)), scale));
-}
-SIMD_TARGET void SIMD_NAME(softmax_backward)(const float *p, float *dp, size_t n, float scale) {
-    v16 mean = v16_set1(v16_dot(p, dp, n)), factor = v16_set1(scale);
-    V16_FOR(i, n, v16_softmax_backward(p + i, dp + i, HYB_LANES, mean, factor),
-            v16_softmax_backward(p + i, dp + i, n - i, mean, factor));
-}
-
 /* Puts every kernel of this file and of gemm_template.h into a table. */
 static void v16_install(hyb_kernels *table) {
 #define V16_INSTALL(name) (table->name = SIMD_NAME(name), table->tier[HYB_KERNEL_##name] = SIMD_ISA)
@@ -360,6 +353,7 @@ static void v16_install(hyb_kernels *table) {
     V16_INSTALL(attention);
     V16_INSTALL(attention_block);
     V16_INSTALL(gemm);
+    V16_INSTALL(attention_training);
     V16_INSTALL(attention_backward);
     V16_INSTALL(adamw);
     V16_INSTALL(sum_squares_f64);
@@ -367,6 +361,5 @@ static void v16_install(hyb_kernels *table) {
     V16_INSTALL(rms_norm_backward);
     V16_INSTALL(gated_silu_backward);
     V16_INSTALL(gated_relu2_backward);
-    V16_INSTALL(softmax_backward);
 #undef V16_INSTALL
 }

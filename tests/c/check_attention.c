@@ -1,6 +1,7 @@
 /* check_attention.c - the attention kernels of every tier: one query and blocks of queries against the portable kernel,
- * bit by bit; gradients against binary64 within a bound. Buffers end at unreadable pages, outputs start poisoned, and
- * nothing between their rows may change. With --bench: GFLOP/s (multiply and add of the visible keys count 2).
+ * bit by bit; attention of a training step and its gradients against binary64 within a bound. Buffers end at unreadable
+ * pages, outputs start poisoned, and nothing between their rows may change. With --bench: GFLOP/s (multiply and add of
+ * the visible keys count 2).
  */
 #include "testing.h"
 
@@ -129,18 +130,22 @@ static void check_blocks(const tier *tiers, size_t n_tiers, uint64_t *state) {
 /* The gradients in binary64, and the sums of magnitudes that their rounding errors are proportional to. */
 typedef struct gradients {
     double *d_q, *d_keys, *d_values, *size_q, *size_keys, *size_values; /* [n][head_dim] */
-    double error;                                                       /* relative to those sums */
+    double *out, *size_out;
+    double error, out_error; /* relative to those sums */
 } gradients;
 
 static gradients true_gradients(const hyb_attention_backward_job *job) {
     size_t n = job->n, width = job->head_dim;
-    double *memory = calloc(6 * n * width + 4 * n, sizeof *memory), *row = memory + 6 * n * width, largest = 0;
+    double *memory = calloc(8 * n * width + 4 * n, sizeof *memory), *row = memory + 8 * n * width, largest = 0;
     gradients g = {memory,
                    memory + n * width,
                    memory + 2 * n * width,
                    memory + 3 * n * width,
                    memory + 4 * n * width,
                    memory + 5 * n * width,
+                   memory + 6 * n * width,
+                   memory + 7 * n * width,
+                   0,
                    0};
     double *p = row, *dp = row + n, *dp_size = row + 2 * n;
     for (size_t i = 0; i < n; ++i) {
@@ -178,14 +183,18 @@ static gradients true_gradients(const hyb_attention_backward_job *job) {
                 g.size_keys[j * width + d] += size * fabs((double)q[d]);
                 g.d_values[j * width + d] += p[j] * (double)d_out[d];
                 g.size_values[j * width + d] += p[j] * fabs((double)d_out[d]);
+                g.out[i * width + d] += p[j] * (double)job->values[j * job->ld_k + d];
+                g.size_out[i * width + d] += p[j] * fabs((double)job->values[j * job->ld_k + d]);
             }
         }
     }
-    /* With u = 2^-24: a score is off by (head_dim + 3) u of its size, its maximum too, exp by 4 u, their sum by n u: so
-     * are probabilities; dp by head_dim u, its mean by n u more; the last sum by n u, and a handful of single
-     * roundings. */
-    double w = (double)width, u = 5.9604645e-8, probability = 2 * (w + 3) * largest + (double)n + 8;
-    g.error = u * (2 * probability + w + 2 * (double)n + 12);
+    /* With u = 2^-24: a score is off by (head_dim + 4) u of its size and of the maximum that it may begin with, the
+     * maximum by as much, 2^x by 4 u, their sum by n u: so are probabilities. An output adds n products and a factor.
+     * dp is off by head_dim u and what it begins with, D, which is as an output, by head_dim u more; the last sum by
+     * n u, and a handful of single roundings. */
+    double w = (double)width, u = 5.9604645e-8, probability = 3 * (w + 4) * largest + (double)n + 8;
+    g.out_error = u * (probability + (double)n + 4);
+    g.error = u * (3 * probability + 2 * w + 3 * (double)n + 16);
     return g;
 }
 
@@ -204,44 +213,84 @@ static size_t count_wrong(const float *actual, size_t ld, const float *before, c
     return wrong;
 }
 
-static double check_backward(const tier *tiers, size_t n_tiers, size_t n, size_t head_dim, uint64_t *state) {
+/* The forward pass of a tier: what backward needs. Returns the number of outputs beyond the bound. */
+static size_t run_training(const hyb_kernels *kernels, const hyb_attention_backward_job *job, const gradients *g,
+                           float *out, float *softmax, double *worst) {
+    size_t floats = HYB_ATTENTION_TRAINING_FLOATS(job->n, job->head_dim);
+    hyb_attention_training_job forward = {.q = job->q, .keys = job->keys, .values = job->values, .ld_q = job->ld_q};
+    forward.ld_k = job->ld_k;
+    forward.n = job->n;
+    forward.head_dim = job->head_dim;
+    forward.scale = job->scale;
+    forward.out = out;
+    forward.softmax = softmax;
+    forward.ld_softmax = job->ld_softmax;
+    forward.scratch = make_rows(1, floats, floats, NULL);
+    kernels->attention_training(&forward);
+    free_rows(forward.scratch, 1, floats, floats);
+    check_gaps(out, job->n, job->head_dim, job->ld_q);
+    check_gaps(softmax, job->n, 2, job->ld_softmax);
+    return count_wrong(out, job->ld_q, NULL, g->out, g->size_out, g->out_error, job->n, job->head_dim, worst);
+}
+
+static size_t run_gradients(const hyb_kernels *kernels, hyb_attention_backward_job *job, const gradients *g,
+                            const float *before, double *worst) {
+    size_t n = job->n, width = job->head_dim, ld_q = job->ld_q, ld_k = job->ld_k, wrong;
+    size_t floats = HYB_ATTENTION_BACKWARD_FLOATS(n, width);
+    const float *start = job->accumulate ? before : NULL;
+    job->scratch = make_rows(1, floats, floats, NULL);
+    job->d_q = make_rows(n, width, ld_q, NULL);
+    job->d_keys = make_rows(n, width, ld_k, NULL);
+    job->d_values = make_rows(n, width, ld_k, NULL);
+    for (size_t i = 0; i < n && job->accumulate; ++i) {
+        memcpy(job->d_keys + i * ld_k, before + i * ld_k, width * sizeof(float));
+        memcpy(job->d_values + i * ld_k, before + i * ld_k, width * sizeof(float));
+    }
+    kernels->attention_backward(job);
+    wrong = count_wrong(job->d_q, ld_q, NULL, g->d_q, g->size_q, g->error, n, width, worst);
+    wrong += count_wrong(job->d_keys, ld_k, start, g->d_keys, g->size_keys, g->error, n, width, worst);
+    wrong += count_wrong(job->d_values, ld_k, start, g->d_values, g->size_values, g->error, n, width, worst);
+    check_gaps(job->d_q, n, width, ld_q);
+    check_gaps(job->d_keys, n, width, ld_k);
+    check_gaps(job->d_values, n, width, ld_k);
+    free_rows(job->scratch, 1, floats, floats);
+    free_rows(job->d_q, n, width, ld_q);
+    free_rows(job->d_keys, n, width, ld_k);
+    free_rows(job->d_values, n, width, ld_k);
+    return wrong;
+}
+
+/* A large scale makes scores that are thousands apart. */
+static double check_backward(const tier *tiers, size_t n_tiers, size_t n, size_t head_dim, float scale,
+                             uint64_t *state) {
     size_t ld_k = head_dim + test_random_below(state, 3) * 7, ld_q = head_dim + test_random_below(state, 2) * 5;
-    size_t floats = HYB_ATTENTION_BACKWARD_FLOATS(n, head_dim);
+    size_t ld_softmax = 2 + test_random_below(state, 3);
     float *q = make_rows(n, head_dim, ld_q, state), *d_out = make_rows(n, head_dim, ld_q, state);
     float *keys = make_rows(n, head_dim, ld_k, state), *values = make_rows(n, head_dim, ld_k, state);
     float *before = make_rows(n, head_dim, ld_k, state);
-    hyb_attention_backward_job job = {q, d_out, keys, values, ld_q, ld_k, n, head_dim, 0.5f, 0, NULL, NULL, NULL, NULL};
+    hyb_attention_backward_job job = {.q = q, .d_out = d_out, .keys = keys, .values = values, .ld_q = ld_q};
+    job.ld_k = ld_k;
+    job.ld_softmax = ld_softmax;
+    job.n = n;
+    job.head_dim = head_dim;
+    job.scale = scale;
     gradients g = true_gradients(&job);
     double worst = 0;
     for (size_t t = 0; t < n_tiers; ++t) {
+        float *out = make_rows(n, head_dim, ld_q, NULL), *softmax = make_rows(n, 2, ld_softmax, NULL);
+        size_t wrong = run_training(&tiers[t].kernels, &job, &g, out, softmax, &worst);
+        job.out = out;
+        job.softmax = softmax;
         for (job.accumulate = 0; job.accumulate < 2; ++job.accumulate) {
-            uint64_t copy = *state;
-            job.scratch = make_rows(1, floats, floats, NULL);
-            job.d_q = make_rows(n, head_dim, ld_q, NULL);
-            job.d_keys = make_rows(n, head_dim, ld_k, job.accumulate ? &copy : NULL);
-            job.d_values = make_rows(n, head_dim, ld_k, NULL);
-            const float *start = job.accumulate ? before : NULL;
-            for (size_t i = 0; i < n && job.accumulate; ++i) {
-                memcpy(job.d_keys + i * ld_k, before + i * ld_k, head_dim * sizeof(float));
-                memcpy(job.d_values + i * ld_k, before + i * ld_k, head_dim * sizeof(float));
-            }
-            tiers[t].kernels.attention_backward(&job);
-            size_t wrong = count_wrong(job.d_q, ld_q, NULL, g.d_q, g.size_q, g.error, n, head_dim, &worst);
-            wrong += count_wrong(job.d_keys, ld_k, start, g.d_keys, g.size_keys, g.error, n, head_dim, &worst);
-            wrong += count_wrong(job.d_values, ld_k, start, g.d_values, g.size_values, g.error, n, head_dim, &worst);
-            if (wrong != 0) {
-                fprintf(stderr, "attention_backward, %s, n %zu, head_dim %zu: %zu beyond the bound\n", tiers[t].name, n,
-                        head_dim, wrong);
-            }
-            CHECK(wrong == 0);
-            check_gaps(job.d_q, n, head_dim, ld_q);
-            check_gaps(job.d_keys, n, head_dim, ld_k);
-            check_gaps(job.d_values, n, head_dim, ld_k);
-            free_rows(job.scratch, 1, floats, floats);
-            free_rows(job.d_q, n, head_dim, ld_q);
-            free_rows(job.d_keys, n, head_dim, ld_k);
-            free_rows(job.d_values, n, head_dim, ld_k);
+            wrong += run_gradients(&tiers[t].kernels, &job, &g, before, &worst);
         }
+        if (wrong != 0) {
+            fprintf(stderr, "attention in training, %s, n %zu, head_dim %zu, scale %g: %zu beyond the bound\n",
+                    tiers[t].name, n, head_dim, (double)scale, wrong);
+        }
+        CHECK(wrong == 0);
+        free_rows(out, n, head_dim, ld_q);
+        free_rows(softmax, n, 2, ld_softmax);
     }
     free(g.d_q);
     free_rows(q, n, head_dim, ld_q);
@@ -253,15 +302,18 @@ static double check_backward(const tier *tiers, size_t n_tiers, size_t n, size_t
 }
 
 static void check_backwards(const tier *tiers, size_t n_tiers, uint64_t *state) {
-    const size_t head_dims[] = {1, 8, 15, 16, 17, 32, 40, 48, 64, 80, 128, 130};
+    const size_t head_dims[] = {1, 8, 15, 16, 17, 32, 40, 48, 64, 80, 96, 128, 130};
     double worst = 0;
     for (size_t h = 0; h < sizeof head_dims / sizeof *head_dims; ++h) {
-        for (size_t n = 1; n <= 35; ++n) worst = fmax(worst, check_backward(tiers, n_tiers, n, head_dims[h], state));
-        for (size_t n = 63; n <= 66; ++n) worst = fmax(worst, check_backward(tiers, n_tiers, n, head_dims[h], state));
+        size_t width = head_dims[h];
+        for (size_t n = 1; n <= 35; ++n) worst = fmax(worst, check_backward(tiers, n_tiers, n, width, 0.5f, state));
+        for (size_t n = 63; n <= 66; ++n) worst = fmax(worst, check_backward(tiers, n_tiers, n, width, 0.5f, state));
+        worst = fmax(worst, check_backward(tiers, n_tiers, 130, width, 0.5f, state));
+        worst = fmax(worst, check_backward(tiers, n_tiers, 70, width, 3e4f, state));
         size_t n = 100 + test_random_below(state, 150);
-        worst = fmax(worst, check_backward(tiers, n_tiers, n, head_dims[h], state));
+        worst = fmax(worst, check_backward(tiers, n_tiers, n, width, 0.5f, state));
     }
-    printf("gradients: at most %.3f of the bound\n", worst);
+    printf("training and gradients: at most %.3f of the bound\n", worst);
 }
 
 /* ---- bench ---- */
@@ -275,7 +327,7 @@ static double seconds(void) {
 /* A head of a sequence as training has it: rows of heads side by side. */
 typedef struct bench_case {
     size_t n, head_dim, ld;
-    float *q, *keys, *values, *d_out, *out, *d_keys, *d_values, *scratch;
+    float *q, *keys, *values, *d_out, *out, *d_keys, *d_values, *scratch, *softmax;
 } bench_case;
 
 static void run_queries(const hyb_kernels *k, const bench_case *c) {
@@ -300,9 +352,24 @@ static void run_blocks(const hyb_kernels *k, const bench_case *c) {
         k->attention_block(&job);
     }
 }
+static void run_training_bench(const hyb_kernels *k, const bench_case *c) {
+    hyb_attention_training_job job = {c->q,        c->keys, c->values, c->ld,      c->ld, c->n,
+                                      c->head_dim, 0.2f,    c->out,    c->softmax, 2,     c->scratch};
+    k->attention_training(&job);
+}
 static void run_backward(const hyb_kernels *k, const bench_case *c) {
-    hyb_attention_backward_job job = {c->q,        c->d_out, c->keys, c->values, c->ld,     c->ld,       c->n,
-                                      c->head_dim, 0.2f,     0,       c->out,    c->d_keys, c->d_values, c->scratch};
+    hyb_attention_backward_job job = {.q = c->q, .out = c->d_out, .d_out = c->d_out, .keys = c->keys};
+    job.values = c->values;
+    job.ld_q = job.ld_k = c->ld;
+    job.softmax = c->softmax;
+    job.ld_softmax = 2;
+    job.n = c->n;
+    job.head_dim = c->head_dim;
+    job.scale = 0.2f;
+    job.d_q = c->out;
+    job.d_keys = c->d_keys;
+    job.d_values = c->d_values;
+    job.scratch = c->scratch;
     k->attention_backward(&job);
 }
 
@@ -328,7 +395,7 @@ static void time_runs(const bench_run *runs, size_t n_runs, const hyb_kernels *k
 static void bench_shape(const tier *tiers, size_t n_tiers, size_t n, size_t head_dim) {
     size_t ld = 8 * head_dim, size = n * ld;
     uint64_t state = 1;
-    float *memory = malloc((7 * size + HYB_ATTENTION_BACKWARD_FLOATS(n, head_dim)) * sizeof(float) + 64);
+    float *memory = malloc((7 * size + HYB_ATTENTION_BACKWARD_FLOATS(n, head_dim) + 2 * n) * sizeof(float) + 64);
     float *at = (float *)(((uintptr_t)memory + 63) / 64 * 64);
     bench_case c = {n,
                     head_dim,
@@ -340,19 +407,21 @@ static void bench_shape(const tier *tiers, size_t n_tiers, size_t n, size_t head
                     at + 4 * size,
                     at + 5 * size,
                     at + 6 * size,
-                    at + 7 * size};
+                    at + 7 * size,
+                    at + 7 * size + HYB_ATTENTION_BACKWARD_FLOATS(n, head_dim)};
     for (size_t i = 0; i < 7 * size; ++i) at[i] = test_random_float(&state);
     double pairs = (double)n * (double)(n + 1) / 2, flop = 2 * pairs * (double)head_dim;
     for (size_t t = 0; t < n_tiers; ++t) {
         const hyb_kernels *k = &tiers[t].kernels;
-        const bench_run runs[] = {run_last_query, run_queries, run_blocks, run_backward};
-        double best[4];
+        const bench_run runs[] = {run_last_query, run_queries, run_blocks, run_training_bench, run_backward};
+        double best[5];
         if (t == 0 && n > 128) continue; /* the portable kernels' rate does not depend on n, their time does */
-        time_runs(runs, 4, k, &c, best);
+        time_runs(runs, 5, k, &c, best);
         printf("n %4zu head_dim %3zu %-7s", n, head_dim, tiers[t].name);
-        printf(" decode %6.1f GFLOP/s | query by query %6.1f  blocks %6.1f (%4.2fx) | backward %6.1f (%.1f us)\n",
+        printf(" decode %6.1f GFLOP/s | query by query %6.1f  blocks %6.1f (%4.2fx) | training %6.1f (%.1f us) "
+               "backward %6.1f (%.1f us)\n",
                4e-9 * (double)n * (double)head_dim / best[0], 2e-9 * flop / best[1], 2e-9 * flop / best[2],
-               best[1] / best[2], 5e-9 * flop / best[3], 1e6 * best[3]);
+               best[1] / best[2], 2e-9 * flop / best[3], 1e6 * best[3], 5e-9 * flop / best[4], 1e6 * best[4]);
     }
     free(memory);
 }

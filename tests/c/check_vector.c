@@ -59,9 +59,6 @@ static void call_gated_silu_backward_in_place(const hyb_kernels *k, args *a) {
 static void call_gated_relu2_backward(const hyb_kernels *k, args *a) {
     k->gated_relu2_backward(a->b[1], a->b[2], a->b[3], a->n, a->b[0], a->b[4]);
 }
-static void call_softmax_backward(const hyb_kernels *k, args *a) {
-    k->softmax_backward(a->b[5], a->b[0], a->n, 0.125f / (float)(a->n + 1)); /* small, since b[5] adds up to about n */
-}
 static void call_adamw(const hyb_kernels *k, args *a) {
     hyb_adamw_job job = {a->b[1], a->b[0], a->b[2], a->b[5], a->n,  0.5f, 0.9f,
                          0.1f,    0.95f,   0.05f,   0.999f,  1e-2f, 3.0f, 1e-8f};
@@ -96,7 +93,6 @@ static const operation operations[] = {
     {"gated_silu_backward", call_gated_silu_backward, 0, 0},
     {"gated_silu_backward in place", call_gated_silu_backward_in_place, 0, 0},
     {"gated_relu2_backward", call_gated_relu2_backward, 0, 0},
-    {"softmax_backward", call_softmax_backward, 0, 0},
     {"adamw", call_adamw, 0, 0},
 };
 #define N_OPERATIONS (sizeof operations / sizeof *operations)
