@@ -135,8 +135,10 @@ void hyb_training_layout(const hyb_language_model_config *c, const hyb_ctx *ctx,
     layout_dequantized(c, !integer, n, arena, t);
     t->gain_partials = take_floats(arena, hyb_ceil_div(n, HYB_GAIN_CHUNK), widest(c));
     size_t longest = integer ? hyb_backward_int8_longest(c, n) : 0;
-    layout_work(c, ctx, n, n_context, HYB_ATTENTION_BACKWARD_FLOATS(n_context, dim / c->n_heads),
-                longest > widest(c) ? longest : widest(c), arena, &t->work);
+    size_t there = HYB_ATTENTION_TRAINING_FLOATS(n_context, dim / c->n_heads);
+    size_t back = HYB_ATTENTION_BACKWARD_FLOATS(n_context, dim / c->n_heads);
+    layout_work(c, ctx, n, n_context, there > back ? there : back, longest > widest(c) ? longest : widest(c), arena,
+                &t->work);
     if (integer) hyb_backward_int8_layout(c, ctx, n, arena, &t->int8);
     t->work.gemm_scratch = hyb_arena_take(arena, 1, hyb_gemm_scratch_bytes(ctx));
     t->work.training = 1;
