@@ -117,14 +117,13 @@ typedef struct hyb_attention_block_job {
  *   D_i = dot(dout_i, out_i) = sum_j p_ij dot(dout_i, v_j),  ds_ij = p_ij (dot(dout_i, v_j) - D_i) scale;
  *   dq_i = sum_j ds_ij k_j,  dk_j = sum_i ds_ij q_i,  dv_j = sum_i p_ij dout_i
  * Source: Dao 2023, FlashAttention-2 (what is kept, and D). */
-#define HYB_ATTENTION_TRAINING_ROWS 64 /* queries whose probabilities are held at once */
+#define HYB_ATTENTION_TRAINING_ROWS 64 /* queries whose probabilities are held at once; on the way back, keys too */
 #define HYB_ATTENTION_TRAINING_FLOATS(n, head_dim)                                                                     \
     (2 * HYB_ROUND_UP_16(n) * HYB_ROUND_UP_16(head_dim) +                                                              \
      HYB_ATTENTION_TRAINING_ROWS * (2 * HYB_ROUND_UP_16(head_dim) + HYB_ROUND_UP_16(n) + 16))
-/* At least as many as for the way there. */
 #define HYB_ATTENTION_BACKWARD_FLOATS(n, head_dim)                                                                     \
-    (5 * HYB_ROUND_UP_16(n) * HYB_ROUND_UP_16(head_dim) +                                                              \
-     HYB_ATTENTION_TRAINING_ROWS * (3 * HYB_ROUND_UP_16(head_dim) + 2 * (HYB_ROUND_UP_16(n) + 16)))
+    (HYB_ROUND_UP_16(n) * (3 * HYB_ROUND_UP_16(head_dim) + 2) +                                                        \
+     HYB_ATTENTION_TRAINING_ROWS * (5 * HYB_ROUND_UP_16(head_dim) + 2 * (HYB_ATTENTION_TRAINING_ROWS + 16)))
 typedef struct hyb_attention_training_job {
     const float *q; /* [n][head_dim], ld_q apart */
     const float *keys, *values;

@@ -90,7 +90,7 @@ typedef struct hyb_work {
     float *rows;             /* [n_threads][row_floats] */
     size_t row_floats;       /* max(dim, ffn_dim, n_context) rounded up to a cache line */
     float *attention;        /* [n_threads][attention_floats]: of the attention kernels */
-    size_t attention_floats; /* HYB_ATTENTION_BLOCK_FLOATS, or HYB_ATTENTION_BACKWARD_FLOATS in training */
+    size_t attention_floats; /* what they ask for */
     float *kv_rows;          /* [n_threads][2][n_context][head_dim], INT8 caches only */
     size_t kv_row_floats;    /* n_context * head_dim */
     uint8_t *matmul_scratch; /* per worker */

@@ -219,8 +219,10 @@ void hyb_training_layout(const hyb_language_model_config *c, const hyb_ctx *ctx,
     /* A scope of more than HYB_GAIN_CHUNK tokens may end with a short chunk. */
     t->gain_partials = take_floats(arena, 2 * m / HYB_GAIN_CHUNK + 1, widest(c));
     size_t longest = integer ? hyb_backward_int8_longest(c, m) : 0;
-    layout_work(c, ctx, n_context, HYB_ATTENTION_BACKWARD_FLOATS(n_context, dim / c->n_heads),
-                longest > widest(c) ? longest : widest(c), arena, &t->work);
+    size_t there = HYB_ATTENTION_TRAINING_FLOATS(n_context, dim / c->n_heads);
+    size_t back = HYB_ATTENTION_BACKWARD_FLOATS(n_context, dim / c->n_heads);
+    layout_work(c, ctx, n_context, there > back ? there : back, longest > widest(c) ? longest : widest(c), arena,
+                &t->work);
     if (integer) hyb_backward_int8_layout(c, ctx, m, arena, &t->int8);
     t->work.gemm_scratch = hyb_arena_take(arena, 1, hyb_gemm_scratch_bytes(ctx));
     t->work.training = 1;

@@ -145,15 +145,15 @@ ATTENTION_TILES(attention_tiles_add_by_columns, 1, ATTENTION_ADD)
 #define ATTENTION_KEY_BLOCK (2 * HYB_LANES)
 #define ATTENTION_ROW_BLOCK 64
 
-/* Queries `first` .. `first + rows - 1` and the keys that they see: tile by tile, `then` (a constant), of rows of
- * `depth` and columns of keys. Groups of 16 keys that no row of a tile sees are left out. tile holds k, a, b, c, ldc,
- * start and p of the first query and key. */
-V16_FUNCTION void attention_scores_of_rows(const attention_tile *tile, size_t first, size_t rows, size_t depth,
-                                           int then) {
-    for (size_t j = 0; j < first + rows; j += ATTENTION_KEY_BLOCK) {
-        size_t from = j > first ? (j - first) / ATTENTION_TILE_ROWS * ATTENTION_TILE_ROWS : 0;
+/* `rows` queries and those of n_keys keys that they see, query 0 sees keys 0 .. position: tile by tile, `then` (a
+ * constant), of rows of `depth` and columns of keys. Groups of 16 keys that no row of a tile sees are left out. tile
+ * holds k, a, b, c, ldc, start and p of the first query and key. */
+V16_FUNCTION void attention_scores_of_rows(const attention_tile *tile, size_t position, size_t rows, size_t n_keys,
+                                           size_t depth, int then) {
+    for (size_t j = 0; j < hyb_min_size(position + rows, n_keys); j += ATTENTION_KEY_BLOCK) {
+        size_t from = j > position ? (j - position) / ATTENTION_TILE_ROWS * ATTENTION_TILE_ROWS : 0;
         for (size_t i = from; i < rows; i += ATTENTION_TILE_ROWS) {
-            size_t end = first + hyb_min_size(i + ATTENTION_TILE_ROWS, rows);
+            size_t end = hyb_min_size(position + hyb_min_size(i + ATTENTION_TILE_ROWS, rows), n_keys);
             size_t n_groups = hyb_min_size(hyb_ceil_div(end - j, HYB_LANES), ATTENTION_KEY_BLOCK / HYB_LANES);
             attention_tile t = *tile;
             t.a += i * depth;
@@ -168,7 +168,7 @@ V16_FUNCTION void attention_scores_of_rows(const attention_tile *tile, size_t fi
             }
             t.start += i;
             if (then == ATTENTION_EXP) {
-                t.visible = first + i + 1 - j; /* i >= j - first, since both are multiples of ATTENTION_TILE_ROWS */
+                t.visible = position + i + 1 - j; /* i >= j - position, since both are multiples of 16 */
                 attention_tiles_exp(t, n_groups);
             } else {
                 t.p += i * t.ldc + j;
@@ -178,16 +178,16 @@ V16_FUNCTION void attention_scores_of_rows(const attention_tile *tile, size_t fi
     }
 }
 
-/* sums [rows][depth] = weights [rows][ld] times rows of keys (or values) [keys][depth], of the keys that queries
- * `first` .. `first + rows - 1` see; weights are zeros from there to the next multiple of 16. */
-static SIMD_TARGET void attention_rows_of_keys(const float *weights, size_t ld, const float *key_rows, size_t first,
-                                               size_t rows, size_t depth, float *sums) {
-    memset(sums, 0, HYB_ROUND_UP_16(rows) * depth * sizeof *sums);
-    for (size_t j = 0; j < first + rows; j += ATTENTION_ROW_BLOCK) {
-        size_t from = j > first ? (j - first) / ATTENTION_TILE_ROWS * ATTENTION_TILE_ROWS : 0;
+/* sums [rows][depth] += weights [rows][ld] times rows of keys (or values) [n_keys][depth], of the keys that the queries
+ * see; weights are zeros from there to the next multiple of 16. */
+static SIMD_TARGET void attention_rows_of_keys(const float *weights, size_t ld, const float *key_rows, size_t position,
+                                               size_t rows, size_t n_keys, size_t depth, float *sums) {
+    for (size_t j = 0; j < hyb_min_size(position + rows, n_keys); j += ATTENTION_ROW_BLOCK) {
+        size_t from = j > position ? (j - position) / ATTENTION_TILE_ROWS * ATTENTION_TILE_ROWS : 0;
         for (size_t i = from; i < rows; i += ATTENTION_TILE_ROWS) {
             /* Rows of one tile see as many groups of 16 keys, since ATTENTION_TILE_ROWS divides 16. */
-            size_t end = HYB_ROUND_UP_16(first + hyb_min_size(i + ATTENTION_TILE_ROWS, rows));
+            size_t end = position + hyb_min_size(i + ATTENTION_TILE_ROWS, rows);
+            end = HYB_ROUND_UP_16(hyb_min_size(end, n_keys));
             attention_tile t = {.k = hyb_min_size(end - j, ATTENTION_ROW_BLOCK), .a_row = ld, .ldc = depth};
             t.a = weights + i * ld + j;
             t.b = key_rows + j * depth;
@@ -290,12 +290,13 @@ SIMD_TARGET void SIMD_NAME(attention_training)(const hyb_attention_training_job 
         size_t rows = hyb_min_size(HYB_ATTENTION_TRAINING_ROWS, n - first), at = first * job->ld_q;
         attention_copy_queries(job->q + at, job->ld_q, rows, head_dim, depth, job->scale * ATTENTION_LOG2_E, q);
         attention_tile t = {.k = head_dim, .a = q, .b = key_columns, .c = p, .ldc = ld};
-        attention_scores_of_rows(&t, first, rows, depth, ATTENTION_STORE);
+        attention_scores_of_rows(&t, first, rows, n, depth, ATTENTION_STORE);
         attention_fetch_rows(job->out + at, job->ld_q, rows, head_dim);
         for (size_t i = 0; i < rows; i += V16_EXPS) { /* rows behind the end are zeros: harmless */
             attention_exp_rows(p + i * ld, ld, first + i + 1, max + i, r + i);
         }
-        attention_rows_of_keys(p, ld, value_rows, first, rows, depth, out);
+        memset(out, 0, HYB_ROUND_UP_16(rows) * depth * sizeof *out);
+        attention_rows_of_keys(p, ld, value_rows, first, rows, n, depth, out);
         attention_put_rows(out, rows, head_dim, depth, r, 1, 0, job->out + at, job->ld_q);
         for (size_t i = 0; i < rows; ++i) {
             job->softmax[(first + i) * job->ld_softmax] = max[i];
