@@ -176,8 +176,8 @@ HYB_API hyb_status hyb_language_model_apply(hyb_language_model *model, const hyb
 
 /* ---- evaluation ---- */
 
-/* Sum of the cross-entropy in nats over tokens uint32 [n_sequences][n_context + 1], with the inference path (for
- * integer formats the bits of training's forward pass). Errors: INVALID_ARGUMENT, OUT_OF_MEMORY. */
+/* Sum of the cross-entropy in nats over tokens uint32 [n_sequences][n_context + 1], with the inference path (a training
+ * step's loss up to rounding). Errors: INVALID_ARGUMENT, OUT_OF_MEMORY. */
 HYB_API hyb_status hyb_language_model_loss(hyb_language_model *model, const uint32_t *tokens, size_t n_sequences,
                                            size_t n_context, double *loss_sum);
 

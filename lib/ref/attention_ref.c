@@ -37,13 +37,14 @@ static void add_scaled(float *y, const float *x, size_t n, float s) {
     for (size_t i = 0; i < n; ++i) y[i] += s * x[i];
 }
 
-/* p_j = 2^(s_j - max) over n keys */
-static void training_exponentials(const float *q, const float *keys, size_t ld_k, size_t n, size_t head_dim,
-                                  float scale, float max, float *p) {
-    for (size_t j = 0; j < n; ++j) {
-        float score = hyb_dot_f32_ref(q, keys + j * ld_k, head_dim) * (scale * LOG2_E);
-        p[j] = hyb_exp_f32((score - max) * (1.0f / LOG2_E));
-    }
+/* Scores of n keys, times log2(e). */
+static void training_scores(const float *q, const float *keys, size_t ld_k, size_t n, size_t head_dim, float scale,
+                            float *s) {
+    for (size_t j = 0; j < n; ++j) s[j] = hyb_dot_f32_ref(q, keys + j * ld_k, head_dim) * (scale * LOG2_E);
+}
+
+static void powers_of_2(float *x, size_t n, float offset) {
+    for (size_t j = 0; j < n; ++j) x[j] = hyb_exp_f32((x[j] - offset) * (1.0f / LOG2_E));
 }
 
 void hyb_attention_training_ref(const hyb_attention_training_job *job) {
@@ -52,11 +53,9 @@ void hyb_attention_training_ref(const hyb_attention_training_job *job) {
     for (size_t i = 0; i < job->n; ++i) {
         const float *q = job->q + i * job->ld_q;
         float *out = job->out + i * job->ld_q, *softmax = job->softmax + i * job->ld_softmax, sum = 0.0f;
-        for (size_t j = 0; j <= i; ++j) {
-            p[j] = hyb_dot_f32_ref(q, job->keys + j * job->ld_k, width) * (job->scale * LOG2_E);
-        }
+        training_scores(q, job->keys, job->ld_k, i + 1, width, job->scale, p);
         softmax[0] = hyb_max_f32_ref(p, i + 1);
-        training_exponentials(q, job->keys, job->ld_k, i + 1, width, job->scale, softmax[0], p);
+        powers_of_2(p, i + 1, softmax[0]);
         for (size_t j = 0; j <= i; ++j) sum += p[j];
         softmax[1] = 1.0f / sum;
         memset(out, 0, width * sizeof *out);
@@ -75,7 +74,8 @@ void hyb_attention_backward_ref(const hyb_attention_backward_job *job) {
         const float *q = job->q + i * job->ld_q, *d_out = job->d_out + i * job->ld_q;
         const float *softmax = job->softmax + i * job->ld_softmax;
         float mean = hyb_dot_f32_ref(d_out, job->out + i * job->ld_q, width);
-        training_exponentials(q, job->keys, job->ld_k, i + 1, width, job->scale, softmax[0], p);
+        training_scores(q, job->keys, job->ld_k, i + 1, width, job->scale, p);
+        powers_of_2(p, i + 1, softmax[0]);
         memset(job->d_q + i * job->ld_q, 0, width * sizeof(float));
         for (size_t j = 0; j <= i; ++j) {
             float dp = hyb_dot_f32_ref(d_out, job->values + j * job->ld_k, width);

