@@ -233,7 +233,7 @@ def test_finite_differences_notice_a_wrong_gradient() -> None:
 
 
 def test_loss_of_training_is_that_of_inference() -> None:
-    """`gradients` reports the loss that `loss_sum` finds, up to rounding: with codes, up to a step of a few of them."""
+    """`gradients` reports the loss that `loss_sum` finds, up to rounding: codes may move by a step."""
     for bits, bound in ((32.0, 1e-6), (1.58, 1e-3)):
         config = ModelConfig(**(_SHAPE | {"bits": bits, "embedding_bits": 8 if bits != 32 else 32}))
         model = LanguageModel(config, seed=2)
