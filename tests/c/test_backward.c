@@ -208,38 +208,47 @@ static double gradients_of(hyb_language_model *model, size_t n_sequences, size_t
     return statistics.loss;
 }
 
+static void check_step_sizes(const hyb_language_model_config *config, hyb_backward backward, const size_t *prepared,
+                             const size_t *used) {
+    hyb_language_model *models[3];
+    hyb_ctx *contexts[3];
+    double losses[3];
+    for (uint32_t m = 0; m < 3; m++) {
+        hyb_ctx_options options = {.struct_size = sizeof options, .n_threads = m == 0 ? 1 : 3};
+        CHECK_OK(hyb_ctx_create(&options, &contexts[m]));
+        CHECK_OK(hyb_language_model_create(contexts[m], config, 3, &models[m]));
+        CHECK_OK(hyb_language_model_set_backward(models[m], backward));
+        CHECK_OK(hyb_language_model_prepare(models[m], prepared[0], prepared[1]));
+        if (m == 2) models[m]->training->max_slice = 1;
+        losses[m] = gradients_of(models[m], used[0], used[1]);
+    }
+    for (int m = 0; m < 3; m++) {
+        CHECK(losses[m] == losses[0]);
+        for (size_t k = 0; m > 0 && k < models[0]->n_tensors; k++)
+            CHECK(memcmp(models[0]->tensors[k].gradient, models[m]->tensors[k].gradient,
+                         hyb_tensor_size(&models[0]->tensors[k]) * sizeof(float)) == 0);
+    }
+    for (int m = 0; m < 3; m++) {
+        hyb_language_model_destroy(models[m]);
+        hyb_ctx_destroy(contexts[m]);
+    }
+}
+
 /* Micro-batches of one scope, of three in one slice and of three in slices of one; scopes of several sequences, of one,
  * and of a long one in pieces, and a call with other sizes than those prepared: the same bits. */
 static void test_steps_do_not_depend_on_threads(void) {
     static const size_t sizes[4][2] = {{20, 32}, {7, 100}, {3, 300}, {6, 60}}; /* the last: prepared for 7 x 100 */
     for (int i = 0; i < 4; i++)
-        for (int backward = HYB_BACKWARD_INT8; backward <= HYB_BACKWARD_F32; backward++) {
-            hyb_language_model *models[3];
-            hyb_ctx *contexts[3];
-            double losses[3];
-            for (uint32_t m = 0; m < 3; m++) {
-                hyb_ctx_options options = {.struct_size = sizeof options, .n_threads = m == 0 ? 1 : 3};
+        for (int backward = HYB_BACKWARD_INT8; backward <= HYB_BACKWARD_F32; backward++)
+            for (uint32_t variant = 0; variant < 4; variant++) {
                 hyb_language_model_config config = make_config(HYB_FORMAT_TERNARY, HYB_SCALE_PER_TENSOR);
-                const size_t *prepared = sizes[i == 3 ? 1 : i];
                 config.max_context = 300;
-                CHECK_OK(hyb_ctx_create(&options, &contexts[m]));
-                CHECK_OK(hyb_language_model_create(contexts[m], &config, 3, &models[m]));
-                CHECK_OK(hyb_language_model_set_backward(models[m], (hyb_backward)backward));
-                CHECK_OK(hyb_language_model_prepare(models[m], prepared[0], prepared[1]));
-                if (m == 2) models[m]->training->max_slice = 1;
-                losses[m] = gradients_of(models[m], sizes[i][0], sizes[i][1]);
+                config.n_layers = 2;
+                config.sub_norms = variant == 1 || variant == 3;
+                if (variant >= 2) config.linear_format = config.embedding_format = HYB_FORMAT_F32;
+                config.tied_embeddings = variant != 3;
+                check_step_sizes(&config, (hyb_backward)backward, sizes[i == 3 ? 1 : i], sizes[i]);
             }
-            for (int m = 0; m < 3; m++) {
-                CHECK(losses[m] == losses[0]);
-                for (size_t k = 0; m > 0 && k < models[0]->n_tensors; k++)
-                    CHECK(memcmp(models[0]->tensors[k].gradient, models[m]->tensors[k].gradient,
-                                 hyb_tensor_size(&models[0]->tensors[k]) * sizeof(float)) == 0);
-            }
-            for (int m = 0; m < 3; m++) {
-                hyb_language_model_destroy(models[m]);
-                hyb_ctx_destroy(contexts[m]);
-            }
-        }
 }
 
 static void *counting_allocate(void *user, size_t bytes, size_t alignment) {
