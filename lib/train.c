@@ -120,10 +120,9 @@ static hyb_batch fill_batch(hyb_training *t, size_t dim, const uint32_t *tokens,
             size_t i = s * n_context + p;
             inputs[i] = tokens[s * (n_context + 1) + p];
             t->targets[i] = tokens[s * (n_context + 1) + p + 1];
-            t->sequences[i] = (uint32_t)(s % (t->slice / n_context));
             t->positions[i] = (uint32_t)p;
         }
-    return (hyb_batch){n_sequences * n_context, inputs, t->sequences, t->positions};
+    return (hyb_batch){n_sequences * n_context, inputs, NULL, t->positions};
 }
 
 static void forward(hyb_language_model *model, const hyb_batch *batch, size_t n_context) {
@@ -135,9 +134,7 @@ static void forward(hyb_language_model *model, const hyb_batch *batch, size_t n_
         for (size_t first = 0; first < batch->n_tokens; first += t->slice) {
             hyb_batch slice = hyb_slice(t, batch, first);
             hyb_layer_state state = hyb_slice_state(model, &t->states[l], first);
-            hyb_kv kv = {.format = HYB_CACHE_F32, .n_context = n_context, .keys = state.k, .values = state.v};
-            kv.row_stride = model->kv_dim;
-            kv.head_stride = model->head_dim;
+            hyb_kv kv = {.n_context = n_context, .keys = state.k};
             hyb_layer_forward(model, &model->layers[l], &slice, &state, &kv, &t->work, out + first * model->config.dim);
         }
     }

@@ -274,9 +274,10 @@ static void layout_transposed(const hyb_language_model_config *c, hyb_arena *are
 
 void hyb_backward_int8_layout(const hyb_language_model_config *c, const hyb_ctx *ctx, size_t n_tokens, hyb_arena *arena,
                               hyb_backward_int8 *b) {
-    size_t chunk = hyb_min_size(n_tokens, hyb_scope_tokens(c)), outputs = 0, inputs = 0, n_inputs, n_threads;
+    size_t chunk = hyb_min_size(n_tokens, hyb_scope_tokens(c)), outputs = 0, inputs = 0, ld = 0, n_inputs, n_threads;
     for (int group = 0; group < HYB_N_GROUPS; group++) {
         size_t n = group_shape(c, group, &n_inputs);
+        if (hyb_activations_ld(n) > ld) ld = hyb_activations_ld(n); /* not always that of the largest group */
         if (n > outputs) outputs = n;
         if (n_inputs > inputs) inputs = n_inputs;
     }
@@ -285,8 +286,7 @@ void hyb_backward_int8_layout(const hyb_language_model_config *c, const hyb_ctx 
     b->max_outputs = outputs;
     float *ones = hyb_arena_take(arena, hyb_round_up(inputs, HYB_BLOCK_ROWS), sizeof(float));
     layout_transposed(c, arena, ones, b);
-    b->by_token.ld = hyb_activations_ld(outputs);
-    b->by_token.codes = hyb_arena_take(arena, chunk, b->by_token.ld);
+    b->by_token.codes = hyb_arena_take(arena, chunk, ld);
     b->by_token.sums = hyb_arena_take(arena, chunk, sizeof(int32_t));
     b->by_token.scales = hyb_arena_take(arena, chunk, sizeof(float));
     b->by_output.ld = hyb_activations_ld(hyb_round_up(chunk, TOKENS_PER_PACK));

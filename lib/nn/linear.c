@@ -1,6 +1,6 @@
 /* linear.c - quantised linear layers: master weights to packed weights, inputs to int8, and the product.
  *
- * The forward pass is one for training and inference, except that F32 layers use the GEMM while training.
+ * One forward pass serves training and inference, except that F32 layers use the GEMM while training.
  */
 #include "../quantize.h"
 #include "nn.h"

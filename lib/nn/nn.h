@@ -81,14 +81,14 @@ typedef struct hyb_kv {
 typedef struct hyb_batch {
     size_t n_tokens;
     const uint32_t *tokens;
-    const uint32_t *sequences; /* [n_tokens] */
+    const uint32_t *sequences; /* [n_tokens]; NULL in a training step, whose sequences follow one another */
     const uint32_t *positions; /* [n_tokens] */
 } hyb_batch;
 
 /* Work memory of a pass that no later step reads. Per-worker parts are indexed by worker. */
 typedef struct hyb_work {
     float *rows;             /* [n_threads][row_floats] */
-    size_t row_floats;       /* max(dim, ffn_dim, n_context) rounded up to a cache line */
+    size_t row_floats;       /* max(dim, ffn_dim) rounded up to a cache line */
     float *attention;        /* [n_threads][attention_floats]: of the attention kernels */
     size_t attention_floats; /* what they ask for */
     float *kv_rows;          /* [n_threads][2][n_context][head_dim], INT8 caches only */

@@ -56,7 +56,6 @@ typedef struct hyb_training {
     uint32_t *inputs;                  /* [max_sequences * max_context] */
     float *d_embedded;                 /* [max_sequences * max_context][dim]: of the residual of every token */
     uint32_t *targets;                 /* [n] */
-    uint32_t *sequences;               /* [n] within its slice */
     uint32_t *positions;               /* [n] */
     hyb_layer_state *states;           /* [n_layers] */
     float *residual_final;             /* [n][dim] */
@@ -69,7 +68,7 @@ typedef struct hyb_training {
     float *d_input;         /* [m][dim]: gradient of a layer input; also of attn_out */
     float *d_wide;          /* [m][ffn_dim] */
     float *d_q, *d_k, *d_v; /* [m][dim], [m][kv_dim] */
-    float *input_values;    /* [m][columns] dequantised inputs of the layers that work in fp32 */
+    float *input_values;    /* [m][columns] dequantised inputs of what works in fp32: layers, the head */
     float *effective;       /* effective weights of the largest matrix of those */
     hyb_backward_int8 int8;
     float *gain_partials; /* [chunks of m][max(dim, ffn_dim)] */

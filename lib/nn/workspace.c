@@ -21,7 +21,7 @@ static float *take_floats(hyb_arena *arena, size_t rows, size_t cols) {
     return hyb_arena_take(arena, rows * cols, sizeof(float));
 }
 
-/* Input of linear layers: codes for integer formats; fp32 rows if `keep_values` and no other buffer holds them. */
+/* Input of linear layers: codes for integer formats; fp32 rows if `own_rows` and no other buffer holds them. */
 static void take_input(hyb_arena *arena, int format, int own_rows, size_t n, size_t n_cols, float *rows,
                        hyb_input *input) {
     memset(input, 0, sizeof *input);
@@ -57,11 +57,10 @@ static void layout_state(const hyb_language_model_config *c, size_t n, hyb_arena
 
 static size_t widest(const hyb_language_model_config *c) { return c->dim > c->ffn_dim ? c->dim : c->ffn_dim; }
 
-static void layout_work(const hyb_language_model_config *c, const hyb_ctx *ctx, size_t n_context,
-                        size_t attention_floats, size_t max_cols, hyb_arena *arena, hyb_work *work) {
-    size_t row = widest(c) > n_context ? widest(c) : n_context;
+static void layout_work(const hyb_language_model_config *c, const hyb_ctx *ctx, size_t attention_floats,
+                        size_t max_cols, hyb_arena *arena, hyb_work *work) {
     memset(work, 0, sizeof *work);
-    work->row_floats = hyb_round_up(row, 16);
+    work->row_floats = hyb_round_up(widest(c), 16);
     work->rows = take_floats(arena, ctx->options.n_threads, work->row_floats);
     work->attention_floats = hyb_round_up(attention_floats, 16);
     work->attention = take_floats(arena, ctx->options.n_threads, work->attention_floats);
@@ -77,7 +76,7 @@ void hyb_inference_layout(const hyb_language_model_config *c, const hyb_ctx *ctx
     take_input(arena, c->embedding_format, 1, n_tokens, c->dim, NULL, head_input);
     size_t n_queries = hyb_min_size(n_tokens, HYB_ATTENTION_BLOCK_QUERIES);
     size_t attention_floats = HYB_ATTENTION_BLOCK_FLOATS(n_queries, n_context, c->dim / c->n_heads);
-    layout_work(c, ctx, n_context, attention_floats, widest(c), arena, work);
+    layout_work(c, ctx, attention_floats, widest(c), arena, work);
     if (cache_format == HYB_CACHE_INT8) {
         work->kv_row_floats = n_context * (c->dim / c->n_heads);
         work->kv_rows = take_floats(arena, (size_t)ctx->options.n_threads * 2, work->kv_row_floats);
@@ -118,12 +117,13 @@ size_t hyb_scope(const hyb_language_model_config *c, size_t n_context) {
 size_t hyb_training_begin(const hyb_language_model_config *c, size_t n_context, hyb_training *t) {
     t->scope = hyb_scope(c, n_context);
     t->slice = t->scope * (t->max_slice > t->scope ? t->max_slice / t->scope : 1);
+    if (t->max_tokens >= t->max_sequences * t->max_context) return hyb_round_up(t->max_tokens, t->slice);
     return t->slice * (t->max_tokens > t->slice ? t->max_tokens / t->slice : 1);
 }
 
 hyb_batch hyb_slice(const hyb_training *t, const hyb_batch *batch, size_t first) {
     size_t n = hyb_min_size(t->slice, batch->n_tokens - first);
-    return (hyb_batch){n, batch->tokens + first, batch->sequences + first, batch->positions + first};
+    return (hyb_batch){n, batch->tokens + first, NULL, batch->positions + first};
 }
 
 static float *rows_from(float *rows, size_t first, size_t n_cols) {
@@ -170,9 +170,9 @@ static size_t slice_tokens(const hyb_language_model_config *c, const hyb_ctx *ct
     return hyb_min_size(n_sequences * n_context, ctx->options.n_threads * (n_context > scope ? n_context : scope));
 }
 
-/* Where the states of a slice's way through all layers stay in the last-level cache until the way back, a micro-batch
- * is a slice (1.05 times as fast, preset small). Where they do not, it is the whole batch: a layer's gradients, to
- * which every scope adds, stay in the cache then (1.05 times or more, preset base). */
+/* Where what the layers keep of a slice (but for residuals) stays in the last-level cache until the way back, a
+ * micro-batch is a slice (1.05 times as fast, preset small). Where they do not, it is the whole batch: a layer's
+ * gradients, to which every scope adds, stay in the cache then (1.05 times or more, preset base). */
 #define CACHED_STATE_BYTES ((size_t)32 << 20)
 
 static size_t micro_batch_tokens(const hyb_language_model_config *c, size_t slice, size_t n_tokens) {
@@ -192,7 +192,6 @@ void hyb_training_layout(const hyb_language_model_config *c, const hyb_ctx *ctx,
     t->inputs = hyb_arena_take(arena, n_tokens, sizeof(uint32_t));
     t->d_embedded = take_floats(arena, n_tokens, dim);
     t->targets = hyb_arena_take(arena, n, sizeof(uint32_t));
-    t->sequences = hyb_arena_take(arena, n, sizeof(uint32_t));
     t->positions = hyb_arena_take(arena, n, sizeof(uint32_t));
     t->states = hyb_arena_take(arena, c->n_layers, sizeof *t->states);
     for (size_t l = 0; l < c->n_layers; l++) {
@@ -221,8 +220,7 @@ void hyb_training_layout(const hyb_language_model_config *c, const hyb_ctx *ctx,
     size_t longest = integer ? hyb_backward_int8_longest(c, m) : 0;
     size_t there = HYB_ATTENTION_TRAINING_FLOATS(n_context, dim / c->n_heads);
     size_t back = HYB_ATTENTION_BACKWARD_FLOATS(n_context, dim / c->n_heads);
-    layout_work(c, ctx, n_context, there > back ? there : back, longest > widest(c) ? longest : widest(c), arena,
-                &t->work);
+    layout_work(c, ctx, there > back ? there : back, longest > widest(c) ? longest : widest(c), arena, &t->work);
     if (integer) hyb_backward_int8_layout(c, ctx, m, arena, &t->int8);
     t->work.gemm_scratch = hyb_arena_take(arena, 1, hyb_gemm_scratch_bytes(ctx));
     t->work.training = 1;

@@ -60,7 +60,8 @@ typedef struct attention_tile {
     const float *p; /* ldc apart */
 } attention_tile;
 
-/* The sums, vectors of them a row (a constant), become exponentials in place. */
+/* The sums, vectors of them a row (a constant), less `start`, become exponentials in place: the subtraction comes last,
+ * as in the forward pass, so that no exponent is above 0 however large the scores are. */
 V16_FUNCTION void attention_tile_exp(const attention_tile *t, size_t vectors,
                                      v16 sum[ATTENTION_TILE_ROWS][ATTENTION_TILE_VECTORS]) {
     HYB_UNROLL
@@ -69,7 +70,7 @@ V16_FUNCTION void attention_tile_exp(const attention_tile *t, size_t vectors,
         for (size_t r = 0; r < ATTENTION_TILE_ROWS; r += V16_EXPS) {
             v16 e[V16_EXPS];
             HYB_UNROLL
-            for (size_t i = 0; i < V16_EXPS; ++i) e[i] = sum[r + i][v];
+            for (size_t i = 0; i < V16_EXPS; ++i) e[i] = v16_sub(sum[r + i][v], v16_set1(t->start[r + i]));
             v16_exp2_fused_all(e, V16_EXPS);
             HYB_UNROLL
             for (size_t i = 0; i < V16_EXPS; ++i) sum[r + i][v] = e[i];
@@ -92,7 +93,7 @@ V16_FUNCTION void attention_tile_sum(const attention_tile *tile, size_t vectors,
     size_t a_row = by_columns ? 1 : t.a_row, a_col = by_columns ? t.a_col : 1;
     HYB_UNROLL
     for (size_t r = 0; r < ATTENTION_TILE_ROWS; ++r) {
-        v16 start = then == ATTENTION_EXP || then == ATTENTION_TIMES ? v16_set1(-t.start[r]) : v16_zero();
+        v16 start = then == ATTENTION_TIMES ? v16_set1(-t.start[r]) : v16_zero();
         HYB_UNROLL
         for (size_t v = 0; v < vectors; ++v) sum[r][v] = start;
     }

@@ -306,7 +306,7 @@ typedef struct bench {
     uint8_t *weights, *scratch;
     int8_t *x;
     int32_t *sums;
-    float *x_scales, *row_scales, *y, *added_to;
+    float *x_scales, *row_scales, *y;
 } bench;
 
 static void bench_pass(const bench *b, matmul_kernel kernel, size_t copy) {
