@@ -193,8 +193,9 @@ static void attention_block_backward(hyb_language_model *model, size_t l, const 
 /* ---- head and embedding ---- */
 
 /* Losses, gradient of the head, and d_residual, of the slice of n tokens that begins with token `start` of the
- * micro-batch. The mean loss is of n_all tokens. */
-static void head_backward(hyb_language_model *model, size_t start, size_t n, size_t n_all, hyb_training *t) {
+ * micro-batch. weights: the head's, effective. The mean loss is of n_all tokens. */
+static void head_backward(hyb_language_model *model, const float *weights, size_t start, size_t n, size_t n_all,
+                          hyb_training *t) {
     hyb_ctx *ctx = model->ctx;
     hyb_tensor *head = model->head;
     size_t dim = head->n_cols, vocab = head->n_rows;
@@ -203,7 +204,6 @@ static void head_backward(hyb_language_model *model, size_t start, size_t n, siz
     hyb_input_forward(ctx, &(hyb_source){.x = residual}, model->final_norm, model->config.norm_epsilon, t->final_rms, n,
                       dim, &t->work, &t->head_input);
     const float *x = input_values(ctx, &t->head_input, hyb_tensor_is_quantized(head), n, dim, t);
-    const float *weights = effective_weights(ctx, head, t);
     for (size_t first = 0, count; first < n; first += count) {
         count = hyb_tokens_in_scope(t, first, n, t->head_tokens);
         hyb_input part = hyb_input_from(t->head_input, first, dim);
@@ -251,9 +251,10 @@ void hyb_backward_pass(hyb_language_model *model, const hyb_batch *batch, size_t
     hyb_training *t = model->training;
     int accumulate = t->accumulate;
     hyb_backward_int8_refresh(model);
+    const float *weights = effective_weights(model->ctx, model->head, t); /* until a layer needs the memory */
     for (size_t first = 0; first < batch->n_tokens; first += t->slice) {
         t->accumulate = accumulate || first > 0;
-        head_backward(model, first, hyb_slice(t, batch, first).n_tokens, n_all, t);
+        head_backward(model, weights, first, hyb_slice(t, batch, first).n_tokens, n_all, t);
     }
     for (size_t l = model->config.n_layers; l-- > 0;)
         for (size_t first = 0; first < batch->n_tokens; first += t->slice) {

@@ -65,10 +65,25 @@ static void store_task(void *argument, size_t index, size_t worker) {
         for (size_t h = 0; h < loop->model->config.n_kv_heads; h++) store_head(loop, i, h);
 }
 
+typedef struct copy_loop {
+    const float *from;
+    float *to;
+    size_t n_tokens, n_cols;
+} copy_loop;
+
+static void copy_task(void *argument, size_t index, size_t worker) {
+    const copy_loop *loop = argument;
+    size_t first = index * HYB_TOKENS_PER_TASK, end = hyb_min_size(first + HYB_TOKENS_PER_TASK, loop->n_tokens);
+    size_t at = first * loop->n_cols;
+    (void)worker;
+    memcpy(loop->to + at, loop->from + at, (end - first) * loop->n_cols * sizeof *loop->to);
+}
+
 /* out = residual + the output of a linear layer; out may be residual. */
 static void add_output(hyb_ctx *ctx, const hyb_tensor *tensor, const hyb_input *input, const float *residual,
                        size_t n_tokens, const hyb_work *work, float *out) {
-    if (out != residual) memcpy(out, residual, n_tokens * tensor->n_rows * sizeof *out);
+    copy_loop copy = {residual, out, n_tokens, tensor->n_rows};
+    if (out != residual) hyb_parallel(ctx, hyb_ceil_div(n_tokens, HYB_TOKENS_PER_TASK), copy_task, &copy);
     hyb_linear_forward(ctx, tensor, input, n_tokens, work, 1, out);
 }
 

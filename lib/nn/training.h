@@ -50,7 +50,7 @@ typedef struct hyb_training {
     void *memory;
     size_t max_sequences, max_context; /* as prepared */
     size_t max_tokens, max_slice;      /* of a micro-batch, of a slice: [n] and [m] below */
-    size_t scope, slice;               /* tokens, of this step */
+    size_t scope, slice;               /* tokens, of this step: hyb_training_begin */
     int accumulate;                    /* behind the first slice: gradients are added to */
     size_t n_threads;                  /* that the per-worker buffers were made for */
     uint32_t *inputs;                  /* [max_sequences * max_context] */
@@ -86,11 +86,9 @@ void hyb_inference_layout(const hyb_language_model_config *config, const hyb_ctx
                           size_t n_context, int cache_format, hyb_arena *arena, hyb_layer_state *state,
                           hyb_input *head_input, hyb_work *work);
 
-/* Tokens that a scope holds at least half of, unless a sequence is longer. */
+/* A scope: tokens whose part of a weight gradient is one product, but for long sequences, which are divided. As many
+ * whole sequences as these tokens hold, at least one. */
 size_t hyb_scope_tokens(const hyb_language_model_config *config);
-/* Tokens whose part of a weight gradient is one product, but for long sequences, which are divided: as many whole
- * sequences as hyb_scope_tokens holds, at least one. */
-size_t hyb_scope(const hyb_language_model_config *config, size_t n_context);
 /* Tokens from `first` of a slice to the end of its scope or of the n tokens, at most `limit`. */
 HYB_INLINE size_t hyb_tokens_in_scope(const hyb_training *t, size_t first, size_t n, size_t limit) {
     size_t left = hyb_min_size(t->scope - first % t->scope, n - first);

@@ -1,5 +1,5 @@
-/* workspace.c - where the buffers of a pass lie: one layout function serves to measure and to place, so that the memory
- * estimate and the allocation cannot differ.
+/* workspace.c - where the buffers of a pass lie, and the slices in which a training step goes through them: one layout
+ * function serves to measure and to place, so that the memory estimate and the allocation cannot differ.
  */
 #include "training.h"
 
@@ -109,13 +109,9 @@ size_t hyb_scope_tokens(const hyb_language_model_config *c) {
     return (size_t)c->dim * widest(c) * sizeof(float) <= SMALL_MATRIX_BYTES ? 256 : 512;
 }
 
-size_t hyb_scope(const hyb_language_model_config *c, size_t n_context) {
-    size_t tokens = hyb_scope_tokens(c);
-    return n_context >= tokens ? n_context : tokens / n_context * n_context;
-}
-
 size_t hyb_training_begin(const hyb_language_model_config *c, size_t n_context, hyb_training *t) {
-    t->scope = hyb_scope(c, n_context);
+    size_t tokens = hyb_scope_tokens(c);
+    t->scope = n_context >= tokens ? n_context : tokens / n_context * n_context;
     t->slice = t->scope * (t->max_slice > t->scope ? t->max_slice / t->scope : 1);
     if (t->max_tokens >= t->max_sequences * t->max_context) return hyb_round_up(t->max_tokens, t->slice);
     return t->slice * (t->max_tokens > t->slice ? t->max_tokens / t->slice : 1);

@@ -41,7 +41,7 @@ V16_FUNCTION void v16_exp2_fused_all(v16 *x, size_t n) {
 
 /* ---- tiles ---- */
 
-/* What becomes of the sums of a tile: they are stored, or added; or, begun at -start[r], they are exponents of
+/* What becomes of the sums of a tile: they are stored, or added; or, less start[r], they are exponents of
  * probabilities, of which row r keeps visible + r, or factors of the probabilities at `p`. */
 enum { ATTENTION_STORE, ATTENTION_ADD, ATTENTION_EXP, ATTENTION_TIMES };
 
