@@ -173,6 +173,28 @@ typedef struct hyb_adamw_job {
     float epsilon;
 } hyb_adamw_job;
 
+/* Nesterov momentum over n values: m = beta m + one_minus_beta g; u = beta m + one_minus_beta g. */
+typedef struct hyb_momentum_job {
+    const float *gradient;
+    float *momentum;
+    float *u;
+    size_t n;
+    float beta, one_minus_beta;
+} hyb_momentum_job;
+
+/* Adam's change over n values, moments as in hyb_adamw_job with a gradient scale of 1:
+ *   change = clamp(-step_size * m / (sqrt(v) * inv_sqrt_correction2 + epsilon), -limit, limit) - decay * w */
+typedef struct hyb_adam_change_job {
+    const float *gradient;
+    const float *weights;
+    float *first_moment;
+    float *second_moment;
+    float *change;
+    size_t n;
+    float beta1, one_minus_beta1, beta2, one_minus_beta2;
+    float step_size, inv_sqrt_correction2, epsilon, limit, decay;
+} hyb_adam_change_job;
+
 /* Quantises fp32 [n_tokens][ld_x] to the transposed codes, column by column:
  *   codes[c][t] = round_half_even(clamp((x[t][c] * token_scales[t]) * inverses[c], -127, 127)), a NaN gives -127
  * and zeros for t from n_tokens to the next multiple of 16; sums[c] += sum of the codes of column c. */
@@ -249,6 +271,10 @@ typedef struct hyb_pack_transposed_job {
     X(attention_training, void, (const hyb_attention_training_job *job)) \
     X(attention_backward, void, (const hyb_attention_backward_job *job)) \
     X(adamw, hyb_magnitudes, (const hyb_adamw_job *job)) /* returns magnitudes of the new weights */ \
+    X(momentum, double, (const hyb_momentum_job *job)) /* returns the sum of squares of u */ \
+    X(adam_change, double, (const hyb_adam_change_job *job)) /* returns the sum of squares of the change */ \
+    /* change = a * x + b * w; w += change; returns magnitudes of the new w; change may be x */ \
+    X(apply_change, hyb_magnitudes, (const float *x, size_t n, float a, float b, float *w, float *change)) \
     X(sum_squares_f64, double, (const float *x, size_t n)) \
     X(axpy_f32, void, (float *y, const float *x, size_t n, float s)) /* y += s * x */ \
     /* dx += d(rms_norm)/dx^T dy with r as returned by rms_norm; dgain += dy * x * r */ \
@@ -269,7 +295,7 @@ typedef struct hyb_kernels {
 #define HYB_KERNEL_FIELD(name, result, arguments) result(*name) arguments;
     HYB_KERNELS(HYB_KERNEL_FIELD)
 #undef HYB_KERNEL_FIELD
-    uint32_t tier[48]; /* hyb_isa bit of each entry, in the order of HYB_KERNELS */
+    uint32_t tier[64]; /* hyb_isa bit of each entry, in the order of HYB_KERNELS */
 } hyb_kernels;
 
 enum {

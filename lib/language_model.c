@@ -188,17 +188,18 @@ static size_t parameter_layout(hyb_tensor *tensors, size_t n, int trainable, hyb
 
 hyb_status hyb_language_model_memory(hyb_ctx *ctx, const hyb_language_model_config *given, size_t n_sequences,
                                      size_t n_context, uint64_t *weight_bytes, uint64_t *training_bytes) {
-    return hyb_language_model_memory_with(ctx, given, HYB_BACKWARD_INT8, n_sequences, n_context, weight_bytes,
-                                          training_bytes);
+    return hyb_language_model_memory_with(ctx, given, HYB_BACKWARD_INT8, HYB_OPTIMIZER_ADAMW, n_sequences, n_context,
+                                          weight_bytes, training_bytes);
 }
 
 hyb_status hyb_language_model_memory_with(hyb_ctx *ctx, const hyb_language_model_config *given, hyb_backward backward,
-                                          size_t n_sequences, size_t n_context, uint64_t *weight_bytes,
-                                          uint64_t *training_bytes) {
+                                          hyb_optimizer optimizer, size_t n_sequences, size_t n_context,
+                                          uint64_t *weight_bytes, uint64_t *training_bytes) {
     hyb_language_model_config c;
     if (ctx == NULL || given == NULL || weight_bytes == NULL || training_bytes == NULL)
         return hyb_fail(ctx, HYB_ERROR_INVALID_ARGUMENT, "no argument may be NULL");
     HYB_TRY(hyb_backward_check(ctx, backward));
+    HYB_TRY(hyb_optimizer_check(ctx, optimizer));
     HYB_TRY(hyb_config_read(ctx, given, &c));
     int trainable = n_sequences != 0 && n_context != 0;
     if (trainable) HYB_TRY(hyb_training_check(ctx, &c, n_sequences, n_context));
@@ -218,8 +219,8 @@ hyb_status hyb_language_model_memory_with(hyb_ctx *ctx, const hyb_language_model
     if (trainable) {
         hyb_arena steps = {NULL, 0, 0};
         hyb_training training = {.memory = NULL};
-        hyb_moments_layout(tensors, n, &steps);
-        hyb_training_layout(&c, ctx, (int)backward, n_sequences, n_context, &steps, &training);
+        hyb_moments_layout(tensors, n, (int)optimizer, &steps);
+        hyb_training_layout(&c, ctx, (int)backward, (int)optimizer, n_sequences, n_context, &steps, &training);
         *training_bytes = steps.used;
         arena.overflow |= steps.overflow;
     }
@@ -462,6 +463,9 @@ hyb_status hyb_language_model_parameter(hyb_language_model *model, size_t index,
     parameter->gradient = t->gradient;
     parameter->first_moment = t->first_moment;
     parameter->second_moment = t->second_moment;
+    parameter->last_change = t->last_change;
+    parameter->row_moment = t->row_moment;
+    parameter->spectral_bound = t->spectral_bound;
     return HYB_OK;
 }
 

@@ -29,7 +29,10 @@ uint64_t hyb_hash64(uint64_t value);
 hyb_status hyb_training_check(hyb_ctx *ctx, const hyb_language_model_config *config, size_t n_sequences,
                               size_t n_context);
 hyb_status hyb_backward_check(hyb_ctx *ctx, hyb_backward backward);
-void hyb_moments_layout(hyb_tensor *tensors, size_t n_tensors, hyb_arena *arena);
+hyb_status hyb_optimizer_check(hyb_ctx *ctx, hyb_optimizer optimizer);
+void hyb_moments_layout(hyb_tensor *tensors, size_t n_tensors, int optimizer, hyb_arena *arena);
+/* STATE unless there are gradients, and the state of AdamW (or else of a trust-region optimiser). */
+hyb_status hyb_check_update(hyb_language_model *model, int adamw);
 void hyb_training_free(hyb_language_model *model);
 /* INVALID_ARGUMENT if a token is outside the vocabulary. */
 hyb_status hyb_check_tokens(hyb_ctx *ctx, const uint32_t *tokens, size_t n, uint32_t vocab_size);

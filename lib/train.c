@@ -1,4 +1,5 @@
-/* train.c - one training step: gradients of a batch, then an AdamW update and new ternary weights.
+/* train.c - one training step: gradients of a batch, then an AdamW update and new ternary weights. Updates of the other
+ * optimisers are in train_trust_region.c.
  *
  * The caller owns the loop. After hyb_language_model_prepare a step allocates nothing.
  */
@@ -36,12 +37,34 @@ hyb_status hyb_language_model_set_backward(hyb_language_model *model, hyb_backwa
     return HYB_OK;
 }
 
-void hyb_moments_layout(hyb_tensor *tensors, size_t n_tensors, hyb_arena *arena) {
+hyb_status hyb_optimizer_check(hyb_ctx *ctx, hyb_optimizer optimizer) {
+    if ((int)optimizer >= HYB_OPTIMIZER_ADAMW && optimizer <= HYB_OPTIMIZER_L2) return HYB_OK;
+    return hyb_fail(ctx, HYB_ERROR_INVALID_ARGUMENT, "optimizer is %d, must be one of hyb_optimizer", (int)optimizer);
+}
+
+hyb_status hyb_language_model_set_optimizer(hyb_language_model *model, hyb_optimizer optimizer) {
+    if (model == NULL) return HYB_ERROR_INVALID_ARGUMENT;
+    HYB_TRY(hyb_optimizer_check(model->ctx, optimizer));
+    model->optimizer = (int)optimizer;
+    return HYB_OK;
+}
+
+static float *take_state(hyb_arena *arena, int needed, size_t n) {
+    return needed ? hyb_arena_take(arena, n, sizeof(float)) : NULL;
+}
+
+void hyb_moments_layout(hyb_tensor *tensors, size_t n_tensors, int optimizer, hyb_arena *arena) {
     for (size_t i = 0; i < n_tensors; i++) {
         hyb_tensor *t = &tensors[i];
-        t->gradient = hyb_arena_take(arena, hyb_tensor_size(t), sizeof(float));
-        t->first_moment = hyb_arena_take(arena, hyb_tensor_size(t), sizeof(float));
-        t->second_moment = hyb_arena_take(arena, hyb_tensor_size(t), sizeof(float));
+        size_t n = hyb_tensor_size(t);
+        int is_orthogonal = optimizer == HYB_OPTIMIZER_SPECTRAL && t->is_linear;
+        int has_change = optimizer == HYB_OPTIMIZER_RMS || optimizer == HYB_OPTIMIZER_L2 || is_orthogonal;
+        t->gradient = take_state(arena, 1, n);
+        t->first_moment = take_state(arena, 1, n);
+        t->second_moment = take_state(arena, !is_orthogonal, n);
+        t->last_change = take_state(arena, has_change, n);
+        t->row_moment = take_state(arena, is_orthogonal, t->n_rows);
+        t->spectral_bound = take_state(arena, is_orthogonal, 1);
     }
 }
 
@@ -54,14 +77,17 @@ void hyb_training_free(hyb_language_model *model) {
 
 static hyb_status prepare_moments(hyb_language_model *model) {
     hyb_arena arena = {NULL, 0, 0};
-    if (model->moment_memory != NULL) return HYB_OK;
-    hyb_moments_layout(model->tensors, model->n_tensors, &arena);
+    if (model->moment_memory != NULL && model->moments_optimizer == model->optimizer) return HYB_OK;
+    hyb_free(model->ctx, model->moment_memory);
+    if (model->training != NULL) model->training->has_gradients = 0;
+    hyb_moments_layout(model->tensors, model->n_tensors, model->optimizer, &arena);
     model->moment_memory = arena.base = arena.overflow ? NULL : hyb_alloc_zeroed(model->ctx, 1, arena.used);
     if (arena.base == NULL)
         return hyb_fail(model->ctx, HYB_ERROR_OUT_OF_MEMORY, "no memory for gradients and moments (%zu bytes)",
                         arena.used);
     arena.used = 0;
-    hyb_moments_layout(model->tensors, model->n_tensors, &arena);
+    hyb_moments_layout(model->tensors, model->n_tensors, model->optimizer, &arena);
+    model->moments_optimizer = model->optimizer;
     return HYB_OK;
 }
 
@@ -76,7 +102,7 @@ hyb_status hyb_language_model_prepare(hyb_language_model *model, size_t n_sequen
     hyb_training *t = hyb_alloc_zeroed(ctx, 1, sizeof *t);
     if (t == NULL) return hyb_fail(ctx, HYB_ERROR_OUT_OF_MEMORY, "no memory for a training step");
     hyb_arena arena = {NULL, 0, 0};
-    hyb_training_layout(&model->config, ctx, model->backward, n_sequences, n_context, &arena, t);
+    hyb_training_layout(&model->config, ctx, model->backward, model->optimizer, n_sequences, n_context, &arena, t);
     t->memory = arena.base = arena.overflow ? NULL : hyb_alloc(ctx, 1, arena.used);
     if (arena.base == NULL) {
         hyb_free(ctx, t);
@@ -84,7 +110,7 @@ hyb_status hyb_language_model_prepare(hyb_language_model *model, size_t n_sequen
                         n_context, arena.used);
     }
     arena.used = 0;
-    hyb_training_layout(&model->config, ctx, model->backward, n_sequences, n_context, &arena, t);
+    hyb_training_layout(&model->config, ctx, model->backward, model->optimizer, n_sequences, n_context, &arena, t);
     t->max_sequences = n_sequences;
     t->max_context = n_context;
     t->n_threads = ctx->options.n_threads;
@@ -184,14 +210,21 @@ hyb_status hyb_language_model_gradients(hyb_language_model *model, const uint32_
 
 /* ---- update ---- */
 
+hyb_status hyb_check_update(hyb_language_model *model, int adamw) {
+    if (model->training == NULL || !model->training->has_gradients)
+        return hyb_fail(model->ctx, HYB_ERROR_STATE, "call hyb_language_model_gradients first");
+    if ((model->moments_optimizer == HYB_OPTIMIZER_ADAMW) == adamw) return HYB_OK;
+    return hyb_fail(model->ctx, HYB_ERROR_STATE, "the model was prepared for %s: call hyb_language_model_%s",
+                    adamw ? "a trust-region optimiser" : "AdamW", adamw ? "apply_trust_region" : "apply");
+}
+
 hyb_status hyb_language_model_apply(hyb_language_model *model, const hyb_adamw *adamw, float clip_norm,
                                     hyb_update_statistics *statistics) {
     if (model == NULL || adamw == NULL)
         return hyb_fail(model ? model->ctx : NULL, HYB_ERROR_INVALID_ARGUMENT, "model and adamw must not be NULL");
     hyb_ctx *ctx = model->ctx;
     hyb_training *t = model->training;
-    if (t == NULL || !t->has_gradients)
-        return hyb_fail(ctx, HYB_ERROR_STATE, "call hyb_language_model_gradients first");
+    HYB_TRY(hyb_check_update(model, 1));
     if (!(clip_norm >= 0.0f) || !hyb_is_finite(clip_norm))
         return hyb_fail(ctx, HYB_ERROR_INVALID_ARGUMENT, "clip_norm is %g, must be 0 (none) or more", clip_norm);
     hyb_adamw options = *adamw;

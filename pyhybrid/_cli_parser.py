@@ -124,7 +124,7 @@ def _add_train(commands: Any) -> None:
     parser.add_argument(
         "--bits", type=float, metavar="B", help="of the weights: 1.58 (default), 1, 2, 4, 8, 32"
     )
-    parser.add_argument("--optimizer", metavar="NAME", help="adamw (default)")
+    parser.add_argument("--optimizer", metavar="NAME", help="hybrid (default) or adamw")
     parser.add_argument("--tokenizer", metavar="T", help="bytes (default), bpe:VOCAB, or a tokenizer.json")
     parser.add_argument(
         "--seed", type=int, metavar="S", help="of the initial weights and the batches (default: 0)"

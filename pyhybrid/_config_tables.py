@@ -38,7 +38,10 @@ Activation = Literal["silu", "squared_relu"]
 Scale = Literal["tensor", "row"]
 Threshold = Literal["absmean", "lloyd"]
 Schedule = Literal["linear", "cosine", "wsd", "constant"]
-Optimizer = Literal["adamw"]
+Optimizer = Literal["hybrid", "adamw"]
+TrustNorm = Literal["spectral", "rms", "l2"]
+RadiusRule = Literal["network", "adaptive", "fixed"]
+RadiusForm = Literal["norm", "squared"]
 Backward = Literal["int8", "fp32"]
 #: Names that `DataConfig.tokenizer` may have; anything else is a path.
 TOKENIZERS = ("bytes", "bpe")
@@ -200,12 +203,26 @@ class ModelConfig(CheckedTable):
         return self.n_heads if self.n_kv_heads is None else self.n_kv_heads
 
 
+class FilledTraining(typing.NamedTuple):
+    """Values of a TrainingConfig whose defaults depend on optimiser and model.
+
+    Args:
+        learning_rate: peak of the schedule.
+        weight_decay: decoupled.
+        trust_radius: at the start.
+    """
+
+    learning_rate: float
+    weight_decay: float
+    trust_radius: float
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig(CheckedTable):
     """One training run: length, batch, optimiser, schedule, and what is written when.
 
-    The defaults are AdamW's best of about 20 configurations for a byte-level ternary model at 400 steps of
-    2,048 tokens; at 2,000 steps 4e-3 was the better rate.
+    The defaults are those of the committed experiments (BENCHMARKS.md, section optimizer). Values of None depend on
+    the optimiser and on the model's width: `for_model` fills them in.
 
     Args:
         steps: updates; each sees batch_size x context tokens.
@@ -214,18 +231,32 @@ class TrainingConfig(CheckedTable):
             longer all the same ends where it is, with a checkpoint and a note.
         batch_size: sequences a step.
         context: tokens a sequence; at most the model's max_context.
-        learning_rate: peak of the schedule.
-        beta1: decay of AdamW's first moment.
-        beta2: decay of AdamW's second moment.
+        learning_rate: peak of the schedule. None: 0.05 in the unit of the spectral norm, which suits any width and
+            length; for AdamW and Adam's directions 8e-3 up to a width of 128, less in proportion above.
+        beta1: decay of Adam's first moment.
+        beta2: decay of Adam's second moment.
         epsilon: added to the root of the second moment.
-        weight_decay: decoupled, multiplied by the learning rate, on the layers' matrices only.
-        clip_norm: gradients are scaled down to this Euclidean norm; 0 for no clipping.
+        weight_decay: decoupled, multiplied by the learning rate, on the layers' matrices only. None: 0.1 with the
+            spectral norm, else 1.
+        clip_norm: AdamW's gradients are scaled down to this Euclidean norm; 0 for no clipping.
         schedule: shape after warm-up: 'linear' or 'cosine' to final_ratio, 'constant', or 'wsd' (constant,
             then linear).
         warmup_fraction: share of the steps in which the rate rises from 0.
         final_ratio: rate at the end, as a share of learning_rate.
         decay_fraction: share of the steps in which 'wsd' decays.
-        optimizer: 'adamw'.
+        optimizer: 'hybrid' (steps in a trust region whose rate and radius are under feedback) or 'adamw'.
+        trust_norm: of the hybrid optimiser's region: 'spectral' (each matrix's largest singular value; steps along
+            orthogonalised momentum), 'rms' (each tensor, relative to its own) or 'l2' (all parameters together);
+            the last two with Adam's directions.
+        trust_radius: that a step starts with and, with 'network', is pulled to. None: 0.05; 1 with 'l2'.
+        radius_rule: 'network' (the auxiliary network sets radius and rate), 'adaptive' (the radius grows by 1 %
+            where it did not shorten the step, and shrinks by 5 % where it did), or 'fixed'.
+        radius_form: 'norm' bounds the norm of a change by the radius, 'squared' by its square.
+        auxiliary_hidden_size: hidden units of the auxiliary network.
+        momentum: decay of the matrices' momentum with the spectral norm.
+        row_beta: decay of the mean squares by which a direction's rows are made equal with the spectral norm; 0:
+            rows stay as they are.
+        vector_ratio: rate of embedding and head as a multiple of the matrices' with the spectral norm.
         backward: arithmetic of the quantised layers' gradient products: 'int8' (integer products of
             quantised gradients), or 'fp32' (slower).
         seed: of the initial weights and of the batches.
@@ -243,17 +274,25 @@ class TrainingConfig(CheckedTable):
     minutes: float | None = None
     batch_size: int = 16
     context: int = 128
-    learning_rate: float = 8e-3
+    learning_rate: float | None = None
     beta1: float = 0.8
     beta2: float = 0.99
     epsilon: float = 1e-8
-    weight_decay: float = 1.0
+    weight_decay: float | None = None
     clip_norm: float = 1.0
     schedule: Schedule = "linear"
     warmup_fraction: float = 0.05
     final_ratio: float = 0.0
     decay_fraction: float = 0.2
-    optimizer: Optimizer = "adamw"
+    optimizer: Optimizer = "hybrid"
+    trust_norm: TrustNorm = "spectral"
+    trust_radius: float | None = None
+    radius_rule: RadiusRule = "network"
+    radius_form: RadiusForm = "norm"
+    auxiliary_hidden_size: int = 16
+    momentum: float = 0.8
+    row_beta: float = 0.95
+    vector_ratio: float = 0.32
     backward: Backward = "int8"
     seed: int = 0
     threads: int | None = None
@@ -270,17 +309,20 @@ class TrainingConfig(CheckedTable):
             self._number("minutes", 0, math.inf, above_low=True)
         self._integer("batch_size", 1, 2**20)
         self._integer("context", 1, 2**20)
-        self._number("learning_rate", 0, 1e6)
+        if self.learning_rate is not None:
+            self._number("learning_rate", 0, 1e6)
         self._number("beta1", 0, 1, below_high=True)
         self._number("beta2", 0, 1, below_high=True)
         self._number("epsilon", 0, 1, above_low=True)
-        self._number("weight_decay", 0, 1e6)
+        if self.weight_decay is not None:
+            self._number("weight_decay", 0, 1e6)
         self._number("clip_norm", 0, math.inf)
         self._choice("schedule", typing.get_args(Schedule))
         warmup = self._number("warmup_fraction", 0, 1)
         self._number("final_ratio", 0, 1)
         decay = self._number("decay_fraction", 0, 1)
         self._choice("optimizer", typing.get_args(Optimizer))
+        self._check_trust_region()
         self._choice("backward", typing.get_args(Backward))
         self._integer("seed", 0, 2**64 - 1)
         if self.threads is not None:
@@ -293,6 +335,36 @@ class TrainingConfig(CheckedTable):
             self._fail("decay_fraction", rule)
         if self.minutes is not None and self.minutes * 60 < 1:
             self._fail("minutes", "give at least one second (0.02), or use steps")
+
+    def _check_trust_region(self) -> None:
+        self._choice("trust_norm", typing.get_args(TrustNorm))
+        self._choice("radius_rule", typing.get_args(RadiusRule))
+        self._choice("radius_form", typing.get_args(RadiusForm))
+        if self.trust_radius is not None:
+            # The auxiliary network's answers lie between these.
+            low, high = (0.001, 1.0) if self.radius_rule == "network" else (0.0, 1e6)
+            self._number("trust_radius", low, high, above_low=True, below_high=True)
+        self._integer("auxiliary_hidden_size", 1, 4096)
+        self._number("momentum", 0, 1, below_high=True)
+        self._number("row_beta", 0, 1, below_high=True)
+        self._number("vector_ratio", 0, 1e6)
+
+    def for_model(self, model: ModelConfig) -> FilledTraining:
+        """Returns the values that depend on optimiser and width, with defaults filled in.
+
+        Args:
+            model: gives the width.
+        """
+        spectral = self.optimizer == "hybrid" and self.trust_norm == "spectral"
+        rate = 0.05 if spectral else 8e-3 * min(1.0, 128 / model.dim)
+        radius = 1.0 if self.trust_norm == "l2" else 0.05
+        if self.radius_rule == "network":
+            radius = min(radius, 0.5)
+        return FilledTraining(
+            learning_rate=rate if self.learning_rate is None else self.learning_rate,
+            weight_decay=(0.1 if spectral else 1.0) if self.weight_decay is None else self.weight_decay,
+            trust_radius=radius if self.trust_radius is None else self.trust_radius,
+        )
 
     @property
     def tokens_per_step(self) -> int:

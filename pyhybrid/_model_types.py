@@ -17,6 +17,7 @@ __all__ = [
     "MemoryEstimate",
     "Parameter",
     "ParameterCount",
+    "TrustStatistics",
     "UpdateStatistics",
 ]
 
@@ -55,6 +56,23 @@ class ParameterCount(NamedTuple):
 
     total: int
     linear: int
+
+
+class TrustStatistics(NamedTuple):
+    """What a trust-region step did.
+
+    Args:
+        flipped_share: share of the layers' codes that changed.
+        zero_share: share of the layers' codes that are 0.
+        change_norm: Euclidean norm of the change of the layers' matrices.
+        shortened_share: share of the balls (a matrix's or tensor's own, or the one around everything) whose radius
+            shortened the step.
+    """
+
+    flipped_share: float
+    zero_share: float
+    change_norm: float
+    shortened_share: float
 
 
 class MemoryEstimate(NamedTuple):
@@ -104,8 +122,11 @@ class Parameter:
         shape: (rows, columns); a norm gain has one row.
         values: float32 master weights; None in a loaded model. Call `LanguageModel.touch` after writing.
         gradient: float32, of the last `gradients`; None before `prepare`.
-        first_moment: float32 AdamW state; None before `prepare`.
-        second_moment: float32 AdamW state; None before `prepare`.
+        first_moment: float32, the optimiser's; None before `prepare`.
+        second_moment: float32, the optimiser's; None before `prepare` and where the optimiser has none.
+        last_change: float32, of the last trust-region step; None where the optimiser has none.
+        row_moment: float32 [1, rows], running mean squares of the directions' rows; as last_change.
+        spectral_bound: float32 [1, 1], of the values' largest singular value; as last_change.
     """
 
     name: str
@@ -117,6 +138,21 @@ class Parameter:
     gradient: Array | None
     first_moment: Array | None
     second_moment: Array | None
+    last_change: Array | None = None
+    row_moment: Array | None = None
+    spectral_bound: Array | None = None
+
+    @property
+    def optimizer_state(self) -> dict[str, Array]:
+        """The arrays that the optimiser keeps, by name."""
+        arrays = {
+            "first_moment": self.first_moment,
+            "second_moment": self.second_moment,
+            "last_change": self.last_change,
+            "row_moment": self.row_moment,
+            "spectral_bound": self.spectral_bound,
+        }
+        return {name: array for name, array in arrays.items() if array is not None}
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,12 @@ def check_memory(model: LanguageModel, config: TrainingConfig) -> None:
     if available is None:
         return
     estimate = model.memory_estimate(
-        model.config, config.batch_size, config.context, backward=config.backward, context=model.context
+        model.config,
+        config.batch_size,
+        config.context,
+        backward=config.backward,
+        optimizer="adamw" if config.optimizer == "adamw" else config.trust_norm,
+        context=model.context,
     )
     needed = estimate.training_bytes  # the weights are there already
     text = (
@@ -106,16 +111,16 @@ def plan_steps(
 
 
 def overtime_note(
-    config: TrainingConfig, seconds: float, step: int, total_steps: int, rate: float
+    config: TrainingConfig, seconds: float, step: int, total_steps: int, schedule: float
 ) -> str | None:
     """Says that a run ends before its last step because its time is up, or returns None while it is not.
 
     Args:
-        config: gives minutes (None: no limit) and the peak of the learning rate.
+        config: gives minutes (None: no limit).
         seconds: that the run has taken in this process.
         step: updates done.
         total_steps: updates planned.
-        rate: learning rate of the last update.
+        schedule: the schedule's multiplier of the last update.
     """
     if config.minutes is None or step >= total_steps or seconds <= _LIMIT_SHARE * config.minutes * 60:
         return None
@@ -123,6 +128,5 @@ def overtime_note(
     return (
         f"stopped at step {step} of {total_steps}: the time budget of {config.minutes:g} minutes is exceeded "
         f"by more than {over}, because the steps became slower than they were measured; the learning rate "
-        f"ends where it is, at {rate:.3g} (peak {config.learning_rate:.3g}); resume the run to do the other "
-        "steps"
+        f"ends where it is, at {100 * schedule:.0f} % of its peak; resume the run to do the other steps"
     )

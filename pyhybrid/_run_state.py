@@ -63,6 +63,7 @@ class RunState:
         tokenizer: as `tokenizer_text` gives it.
         last: metrics of the last step.
         validation: the last validation's losses.
+        optimizer: what the optimiser remembers beyond the model's arrays.
     """
 
     total_steps: int
@@ -78,6 +79,7 @@ class RunState:
     tokenizer: str | None
     last: Mapping[str, Any]
     validation: Mapping[str, float | None]
+    optimizer: Mapping[str, Any]
 
     def plain(self, step: int) -> dict[str, Any]:
         """Returns JSON values.
@@ -102,6 +104,7 @@ class RunState:
             # The batches' places are a function of these two: there is no other state of a random generator.
             "cursor": {"seed": self.training.seed, "next_step": step + 1},
             "tokenizer": self.tokenizer,
+            "optimizer": dict(self.optimizer),
             "metrics": {"last": dict(self.last), "validation": dict(self.validation)},
         }
 
@@ -151,6 +154,7 @@ class RunState:
                 tokenizer=state.get("tokenizer"),
                 last=dict(state["metrics"]["last"]),
                 validation=dict(state["metrics"]["validation"]),
+                optimizer=dict(state.get("optimizer", {})),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(
@@ -177,16 +181,9 @@ def state_tensors(model: LanguageModel) -> dict[str, Array]:
     """
     tensors: dict[str, Array] = {}
     for name, parameter in model.parameters().items():
-        arrays = {
-            "weights": parameter.values,
-            "first_moment": parameter.first_moment,
-            "second_moment": parameter.second_moment,
-        }
-        for kind, array in arrays.items():
-            if array is None:
-                raise StateError(
-                    f"{name} has no {kind}: a model that was loaded cannot be trained; make a new one"
-                )
+        if parameter.values is None or parameter.first_moment is None:
+            raise StateError(f"{name} has no weights or moments: a model that was loaded cannot be trained; make a new one")
+        for kind, array in ({"weights": parameter.values} | parameter.optimizer_state).items():
             tensors[f"{kind}.{name}"] = array
     return tensors
 

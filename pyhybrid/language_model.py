@@ -37,6 +37,7 @@ from pyhybrid._model_types import (
     MemoryEstimate,
     Parameter,
     ParameterCount,
+    TrustStatistics,
     UpdateStatistics,
 )
 from pyhybrid._native import ffi, lib
@@ -53,6 +54,7 @@ __all__ = [
     "MemoryEstimate",
     "Parameter",
     "ParameterCount",
+    "TrustStatistics",
     "UpdateStatistics",
 ]
 
@@ -61,6 +63,13 @@ TextOrTokens = str | bytes | npt.NDArray[Any] | Sequence[int]
 
 # Arithmetic of the backward pass.
 _BACKWARDS: dict[str, int] = {"int8": lib.HYB_BACKWARD_INT8, "fp32": lib.HYB_BACKWARD_F32}
+
+_OPTIMIZERS: dict[str, int] = {
+    "adamw": lib.HYB_OPTIMIZER_ADAMW,
+    "spectral": lib.HYB_OPTIMIZER_SPECTRAL,
+    "rms": lib.HYB_OPTIMIZER_RMS,
+    "l2": lib.HYB_OPTIMIZER_L2,
+}
 
 # Tokens that one C call evaluates: Ctrl-C is noticed between two calls.
 _EVALUATION_TOKENS = 8192
@@ -226,6 +235,7 @@ class LanguageModel:
         context_length: int = 0,
         *,
         backward: str = "int8",
+        optimizer: str = "adamw",
         context: Context | None = None,
     ) -> MemoryEstimate:
         """Returns the bytes that a model takes, from the formulas that the allocations use.
@@ -235,6 +245,7 @@ class LanguageModel:
             batch: sequences a step; 0 without training.
             context_length: tokens a sequence; 0 without training.
             backward: as in `prepare`.
+            optimizer: as in `prepare`.
             context: its number of threads matters; None for the default context.
 
         Raises:
@@ -243,11 +254,11 @@ class LanguageModel:
         context = context or default_context()
         weights, training = ffi.new("uint64_t *"), ffi.new("uint64_t *")
         sizes = [check_size(batch, "batch"), check_size(context_length, "context_length")]
-        kind = choose(_BACKWARDS, backward, "backward")
+        kinds = choose(_BACKWARDS, backward, "backward"), choose(_OPTIMIZERS, optimizer, "optimizer")
         with context.lock:
             context.check(
                 lib.hyb_language_model_memory_with(
-                    context.handle, config_to_struct(config), kind, *sizes, weights, training
+                    context.handle, config_to_struct(config), *kinds, *sizes, weights, training
                 )
             )
         return MemoryEstimate(weights[0], training[0])
@@ -272,10 +283,10 @@ class LanguageModel:
         for index in range(lib.hyb_language_model_parameter_count(self._handle)):
             self.context.check(lib.hyb_language_model_parameter(self._handle, index, struct))
             shape = (struct.n_rows, struct.n_cols)
-            arrays = [
-                view(memory, np.float32, shape, self._handle)
-                for memory in (struct.values, struct.gradient, struct.first_moment, struct.second_moment)
-            ]
+            matrices = struct.values, struct.gradient, struct.first_moment, struct.second_moment, struct.last_change
+            arrays = [view(memory, np.float32, shape, self._handle) for memory in matrices]
+            arrays.append(view(struct.row_moment, np.float32, (1, struct.n_rows), self._handle))
+            arrays.append(view(struct.spectral_bound, np.float32, (1, 1), self._handle))
             yield Parameter(
                 ffi.string(struct.name).decode("ascii"),
                 index,
@@ -321,24 +332,29 @@ class LanguageModel:
 
     # ---- training ----
 
-    def prepare(self, batch: int, context_length: int, *, backward: str = "int8") -> None:
-        """Allocates what training needs; a step allocates nothing after it. Moments are kept when called
-        again.
+    def prepare(
+        self, batch: int, context_length: int, *, backward: str = "int8", optimizer: str = "adamw"
+    ) -> None:
+        """Allocates what training needs; a step allocates nothing after it. The optimiser's state is kept when
+        called again with the same optimiser.
 
         Args:
             batch: most sequences a step.
             context_length: most tokens a sequence.
             backward: 'int8' for integer gradient products of the quantised layers, or 'fp32'.
+            optimizer: 'adamw', which `apply` is for, or the norm of `apply_trust_region`: 'spectral', 'rms' or 'l2'.
 
         Raises:
-            InvalidArgumentError: a size out of its range.
+            InvalidArgumentError: a size out of its range, or an unknown name.
             StateError: a loaded model cannot be trained.
             OutOfMemoryError: it does not fit.
         """
         sizes = check_size(batch, "batch"), check_size(context_length, "context_length")
         kind = choose(_BACKWARDS, backward, "backward")
+        update = choose(_OPTIMIZERS, optimizer, "optimizer")
         with self.context.lock:
             self.context.check(lib.hyb_language_model_set_backward(self.handle, kind))
+            self.context.check(lib.hyb_language_model_set_optimizer(self.handle, update))
             self.context.check(lib.hyb_language_model_prepare(self.handle, *sizes))
 
     def gradients(self, tokens: npt.ArrayLike) -> GradientStatistics:
@@ -393,17 +409,84 @@ class LanguageModel:
         """
         adamw = ffi.new("hyb_adamw *")
         values = {"learning_rate": learning_rate, "beta1": beta1, "beta2": beta2, "epsilon": epsilon}
-        for name, value in (values | {"weight_decay": weight_decay}).items():
-            try:
-                setattr(adamw, name, value)
-            except (TypeError, OverflowError) as error:
-                raise InvalidArgumentError(f"{name} is {value!r}; give a number") from error
+        _set_floats(adamw, values | {"weight_decay": weight_decay})
         adamw.gradient_scale = 1.0
         adamw.step = check_size(step, "step")
         statistics = ffi.new("hyb_update_statistics *")
         with self.context.lock:
             self.context.check(lib.hyb_language_model_apply(self.handle, adamw, clip_norm, statistics))
         return UpdateStatistics(statistics.flipped_share, statistics.zero_share)
+
+    def apply_trust_region(
+        self,
+        *,
+        learning_rate: float,
+        radius: float,
+        step: int,
+        momentum: float = 0.8,
+        row_beta: float = 0.95,
+        weight_decay: float = 0.1,
+        vector_ratio: float = 0.32,
+        gain_rate: float = 0.02,
+        beta1: float = 0.8,
+        beta2: float = 0.99,
+        epsilon: float = 1e-8,
+    ) -> TrustStatistics:
+        """Makes one trust-region step from the current gradients, in the norm that `prepare` was given.
+
+        Args:
+            learning_rate: length of the step before it is shortened, in the unit of the norm.
+            radius: that no change exceeds, in the unit of the norm.
+            step: 1 for the first update; used by the bias correction.
+            momentum: decay of the matrices' momentum ('spectral').
+            row_beta: decay of the running mean squares of rows ('spectral'); 0: rows are not normalised.
+            weight_decay: decoupled, on the layers' matrices only.
+            vector_ratio: rate and largest change of embedding and head, as a multiple of the matrices' ('spectral').
+            gain_rate: largest rate of the norm gains ('spectral').
+            beta1: decay of Adam's first moment.
+            beta2: decay of Adam's second moment.
+            epsilon: added to the root of the second moment.
+
+        Raises:
+            InvalidArgumentError: a value out of its range.
+            StateError: `gradients` was not called since the last update, or the optimiser is 'adamw'.
+            NotFiniteError: a weight became NaN or infinite.
+
+        Source: hybrid/optimize.h.
+        """
+        options = ffi.new("hyb_trust_region *")
+        options.struct_size = ffi.sizeof("hyb_trust_region")
+        values = {
+            "learning_rate": learning_rate,
+            "radius": radius,
+            "momentum": momentum,
+            "row_beta": row_beta,
+            "weight_decay": weight_decay,
+            "vector_ratio": vector_ratio,
+            "gain_rate": gain_rate,
+            "beta1": beta1,
+            "beta2": beta2,
+            "epsilon": epsilon,
+        }
+        _set_floats(options, values)
+        options.step = check_size(step, "step")
+        found = ffi.new("hyb_trust_statistics *")
+        with self.context.lock:
+            self.context.check(lib.hyb_language_model_apply_trust_region(self.handle, options, found))
+        return TrustStatistics(found.flipped_share, found.zero_share, found.change_norm, found.shortened_share)
+
+    def alignment(self) -> float:
+        """Returns the cosine between the current gradient and the last trust-region step, over the layers' matrices.
+
+        Above 0 the last step went too far, for the loss now rises along it; 0 before the first step.
+
+        Raises:
+            StateError: `gradients` was not called since the last update, or the optimiser is 'adamw'.
+        """
+        cosine = ffi.new("double *")
+        with self.context.lock:
+            self.context.check(lib.hyb_language_model_alignment(self.handle, cosine))
+        return float(cosine[0])
 
     # ---- evaluation ----
 
@@ -612,3 +695,12 @@ class LanguageModel:
         if not ids:
             return []
         return run_generation(self.context, self.handle, ids, self._config.max_context, sampling, stream)
+
+
+def _set_floats(struct: Any, values: Mapping[str, Any]) -> None:
+    """Writes numbers into a struct's fields."""
+    for name, value in values.items():
+        try:
+            setattr(struct, name, value)
+        except (TypeError, OverflowError) as error:
+            raise InvalidArgumentError(f"{name} is {value!r}; give a number") from error

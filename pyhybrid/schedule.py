@@ -1,6 +1,6 @@
-"""The learning rate of each step, computed by the C library.
+"""The schedule of the learning rate, computed by the C library.
 
-Place in the data flow: the trainer asks for the rate of a step and hands it to the model's update.
+Place in the data flow: the trainer asks for the multiplier of a step and hands it to the optimiser.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class LearningRateSchedule:
     """Warm-up, then the shape that the configuration names.
 
     Args:
-        config: gives schedule, warmup_fraction, decay_fraction, final_ratio and learning_rate.
+        config: gives schedule, warmup_fraction, decay_fraction and final_ratio.
         total_steps: length of the run.
 
     Source: include/hybrid/optimize.h.
@@ -31,7 +31,6 @@ class LearningRateSchedule:
 
     def __init__(self, config: TrainingConfig, total_steps: int) -> None:
         warmup = min(round(config.warmup_fraction * total_steps), total_steps)
-        self._base = config.learning_rate
         self._schedule = ffi.new("hyb_schedule *")
         self._schedule.shape = _SHAPES[config.schedule]
         self._schedule.final_ratio = config.final_ratio
@@ -39,8 +38,8 @@ class LearningRateSchedule:
         self._schedule.warmup_steps = warmup
         self._schedule.decay_steps = min(round(config.decay_fraction * total_steps), total_steps - warmup)
 
-    def rate(self, step: int) -> float:
-        """Returns the learning rate of an update.
+    def multiplier(self, step: int) -> float:
+        """Returns what the learning rate of an update is multiplied by, from 0 to 1.
 
         Args:
             step: 1 for the first update, at most total_steps.
@@ -50,4 +49,4 @@ class LearningRateSchedule:
         """
         multiplier = ffi.new("double *")
         check(lib.hyb_schedule_multiplier(self._schedule, step, multiplier))
-        return self._base * float(multiplier[0])
+        return float(multiplier[0])

@@ -36,7 +36,8 @@ from pyhybrid._run_state import (
     tokenizer_text,
     version_string,
 )
-from pyhybrid._run_step import apply_update, one_step
+from pyhybrid._run_step import one_step
+from pyhybrid._run_update import make_update
 from pyhybrid.batches import Batches
 from pyhybrid.checkpoint import (
     Checkpoint,
@@ -164,6 +165,7 @@ class Trainer:
         self._validation: dict[str, float | None] = {}
         self._note: str | None = None
         self._losses = RunLosses(model, self.data, self.config)
+        self._update = make_update(self.config, model.config)
 
     @classmethod
     def from_config(
@@ -290,6 +292,10 @@ class Trainer:
         self._seconds_before = state.seconds
         self._last = dict(state.last)
         self._validation = dict(state.validation)
+        try:
+            self._update.load_state(state.optimizer)
+        except (KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(f"{checkpoint.folder}: what the optimiser remembered is damaged ({error})") from error
 
     # ---- the run ----
 
@@ -318,7 +324,10 @@ class Trainer:
         if self.config.threads is not None:
             self.model.context.threads = self.config.threads
         self.model.prepare(
-            self.config.batch_size, self.config.context, backward=self.config.backward
+            self.config.batch_size,
+            self.config.context,
+            backward=self.config.backward,
+            optimizer=self._update.kind,
         )
         with StopOnSignal(self.stop, lambda: self.stopping):
             self._begin()
@@ -367,9 +376,9 @@ class Trainer:
                 number = self.step + 1
                 record = one_step(
                     self.model,
-                    config,
+                    self._update,
                     batches.batch(number),
-                    rate=schedule.rate(number),
+                    multiplier=schedule.multiplier(number),
                     number=number,
                     saved_step=self._saved_step,
                 )
@@ -401,9 +410,7 @@ class Trainer:
         """Adds a validation, where one is due, and the figures about time and memory."""
         if not self.stopping:
             seconds = time.perf_counter() - self._started
-            self._note = overtime_note(
-                self.config, seconds, self.step, self._total(), record["learning_rate"]
-            )
+            self._note = overtime_note(self.config, seconds, self.step, self._total(), record["schedule"])
         ends = self.step == self._total() or self._note is not None
         if ends or _due(self.step, self.config.evaluation_interval):
             self._validation = self._losses.validation()
@@ -461,7 +468,7 @@ class Trainer:
 
         def probe() -> None:
             self.model.gradients(batches.batch(0))
-            apply_update(self.model, self.config, rate=0.0, number=1)
+            self._update.probe(self.model)
 
         n_steps = plan_steps(
             self.config, probe, self._losses, spent=self._seconds, stopping=lambda: self.stopping
@@ -492,6 +499,7 @@ class Trainer:
             tokenizer=tokenizer_text(self.model.tokenizer),
             last=self._last,
             validation=self._validation,
+            optimizer=self._update.state(),
         )
 
 

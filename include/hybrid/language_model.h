@@ -75,12 +75,12 @@ HYB_API hyb_status hyb_language_model_count(hyb_ctx *ctx, const hyb_language_mod
 
 /* Bytes that a model takes: its weights, and what hyb_language_model_prepare adds for batches of n_sequences x
  * n_context tokens (0, 0: no training). An estimate from the same formulas that the allocations use. The second one is
- * for a backward pass that is not the default. */
+ * for a backward pass or an optimiser that is not the default. */
 HYB_API hyb_status hyb_language_model_memory(hyb_ctx *ctx, const hyb_language_model_config *config, size_t n_sequences,
                                              size_t n_context, uint64_t *weight_bytes, uint64_t *training_bytes);
 HYB_API hyb_status hyb_language_model_memory_with(hyb_ctx *ctx, const hyb_language_model_config *config,
-                                                  hyb_backward backward, size_t n_sequences, size_t n_context,
-                                                  uint64_t *weight_bytes, uint64_t *training_bytes);
+                                                  hyb_backward backward, hyb_optimizer optimizer, size_t n_sequences,
+                                                  size_t n_context, uint64_t *weight_bytes, uint64_t *training_bytes);
 
 /* Creates a trainable model. Matrices are drawn from N(0, 1 / n_cols), Wo and Wdown also divided by sqrt(2 n_layers),
  * embedding and head from N(0, 0.02^2), norm gains are 1; the generator is seeded by `seed` and portable.
@@ -126,8 +126,11 @@ typedef struct hyb_parameter {
     int32_t granularity; /* hyb_granularity */
     float *values;       /* fp32 master weights [n_rows][n_cols]; call hyb_language_model_touch after writing */
     float *gradient;     /* fp32 [n_rows][n_cols]: of the last hyb_language_model_gradients */
-    float *first_moment; /* fp32 [n_rows][n_cols]: AdamW state */
-    float *second_moment;
+    float *first_moment; /* fp32 [n_rows][n_cols]: of the optimiser; momentum with SPECTRAL */
+    float *second_moment;  /* fp32 [n_rows][n_cols]; NULL for a layer's matrix with SPECTRAL */
+    float *last_change;    /* fp32 [n_rows][n_cols]: of the last trust-region step; with SPECTRAL of layers' matrices */
+    float *row_moment;     /* fp32 [n_rows]: running mean squares of the directions' rows, the same matrices */
+    float *spectral_bound; /* fp32 [1]: of the values' largest singular value, the same matrices; 0: not known */
 } hyb_parameter;
 
 HYB_API size_t hyb_language_model_parameter_count(const hyb_language_model *model);
@@ -145,8 +148,12 @@ HYB_API hyb_status hyb_language_model_touch(hyb_language_model *model);
  * Errors: INVALID_ARGUMENT. */
 HYB_API hyb_status hyb_language_model_set_backward(hyb_language_model *model, hyb_backward backward);
 
-/* Allocates gradients, AdamW moments (zero) and activations for batches of at most n_sequences x n_context tokens.
- * After it a step allocates nothing. May be called again with another size (moments are kept).
+/* Chooses the optimiser (default ADAMW) from the next hyb_language_model_prepare on. Errors: INVALID_ARGUMENT. */
+HYB_API hyb_status hyb_language_model_set_optimizer(hyb_language_model *model, hyb_optimizer optimizer);
+
+/* Allocates gradients, the optimiser's state (zero) and activations for batches of at most n_sequences x n_context
+ * tokens. After it a step allocates nothing. May be called again with another size (the state is kept, unless the
+ * optimiser changed).
  * Errors: INVALID_ARGUMENT, STATE (a loaded model), OUT_OF_MEMORY. */
 HYB_API hyb_status hyb_language_model_prepare(hyb_language_model *model, size_t n_sequences, size_t n_context);
 
@@ -168,11 +175,30 @@ typedef struct hyb_update_statistics {
     double zero_share;    /* share of codes that are 0 */
 } hyb_update_statistics;
 
-/* One AdamW update from the current gradients. Weight decay applies to the layers' matrices only. If clip_norm > 0,
+/* One AdamW update from the current gradients (ADAMW only). Weight decay applies to the layers' matrices only. If clip_norm > 0,
  * gradients are scaled by min(1, clip_norm / gradient_norm). adamw->gradient_scale is multiplied on top.
  * statistics may be NULL. Errors: STATE, INVALID_ARGUMENT, NOT_FINITE. */
 HYB_API hyb_status hyb_language_model_apply(hyb_language_model *model, const hyb_adamw *adamw, float clip_norm,
                                             hyb_update_statistics *statistics);
+
+/* What a trust-region step did. */
+typedef struct hyb_trust_statistics {
+    double flipped_share;   /* as in hyb_update_statistics */
+    double zero_share;
+    double change_norm;     /* Euclidean norm of the change of the layers' matrices */
+    double shortened_share; /* of the parts with a ball of their own (matrices, tensors, or all at once with L2), the
+                             * share that the radius shortened */
+} hyb_trust_statistics;
+
+/* One trust-region step from the current gradients, in the norm of the model's optimiser. statistics may be NULL.
+ * Errors: STATE (no gradients; the optimiser is ADAMW), INVALID_ARGUMENT, STRUCT_SIZE, NOT_FINITE. */
+HYB_API hyb_status hyb_language_model_apply_trust_region(hyb_language_model *model, const hyb_trust_region *options,
+                                                         hyb_trust_statistics *statistics);
+
+/* Cosine of the angle between the current gradient and the last trust-region step's change, over the layers' matrices;
+ * 0 before the first step. Above 0 the step went too far: the loss now rises along it (a hypergradient: Baydin et al.
+ * 2018). Errors: STATE (no gradients; the optimiser is ADAMW). */
+HYB_API hyb_status hyb_language_model_alignment(hyb_language_model *model, double *cosine);
 
 /* ---- evaluation ---- */
 

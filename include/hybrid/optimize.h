@@ -1,7 +1,10 @@
-/* optimize.h - updates of fp32 master weights: AdamW, learning-rate schedules, gradient norms.
+/* optimize.h - updates of fp32 master weights: trust-region steps along orthogonalised momentum, AdamW, learning-rate
+ * schedules, gradient norms.
  *
  * Sources: Loshchilov & Hutter 2019, "Decoupled Weight Decay Regularization" (AdamW, cosine schedule); Hu et al. 2024,
- * "MiniCPM" (warm-up, stable, decay).
+ * "MiniCPM" (warm-up, stable, decay); Jordan et al. 2024, "Muon" (momentum orthogonalised by Newton-Schulz steps); Li et
+ * al. 2025, "NorMuon" (row normalisation); Bernstein & Newhouse 2024, "Old optimizer, new norm" (the step as the
+ * minimiser of a linear model in a ball of the spectral norm).
  */
 #ifndef HYBRID_OPTIMIZE_H
 #define HYBRID_OPTIMIZE_H
@@ -30,6 +33,60 @@ typedef struct hyb_adamw {
  * weights, first_moment, second_moment, gradient: fp32 [n], no overlap. Errors: INVALID_ARGUMENT. */
 HYB_API hyb_status hyb_adamw_update(hyb_ctx *ctx, const hyb_adamw *adamw, size_t n, const float *gradient,
                                     float *weights, float *first_moment, float *second_moment);
+
+/* ---- trust region ---- */
+
+/* How weights are updated. The others but ADAMW are trust-region steps: the change of the weights in one step, weight
+ * decay included, never leaves the ball of radius `radius` in their norm (up to the rounding of the stored weights).
+ * The unit of the radius is the norm's:
+ *   ADAMW     no bound
+ *   SPECTRAL  each matrix: the largest singular value of the change, divided by sqrt(max(1, n_rows / n_cols)). The step
+ *             runs along the orthogonalised momentum, which minimises the linear model over this ball. Useful radii are
+ *             0.001 to 1. Embedding, head and gains take Adam steps, no element of which changes by more than
+ *             vector_ratio * radius.
+ *   RMS       each tensor: root mean square of the change, divided by that of the tensor itself. Adam steps.
+ *   L2        all parameters together: Euclidean norm of the change. Adam steps. The form of a plain trust region; its
+ *             useful radius grows with the square root of the number of parameters. */
+typedef enum hyb_optimizer {
+    HYB_OPTIMIZER_ADAMW = 0,
+    HYB_OPTIMIZER_SPECTRAL = 1,
+    HYB_OPTIMIZER_RMS = 2,
+    HYB_OPTIMIZER_L2 = 3
+} hyb_optimizer;
+
+/* A trust-region step; the norm is the model's (hyb_language_model_set_optimizer). All values finite and >= 0; betas, momentum and row_beta below 1. For a matrix with SPECTRAL:
+ *   m = momentum m + (1 - momentum) g;   u = momentum m + (1 - momentum) g
+ *   O = u orthogonalised: singular values pushed towards 1, none above 1
+ *   change = -min(learning_rate, radius / b) (f O + weight_decay w),   f = sqrt(max(1, n_rows / n_cols))
+ * with b >= 1 a bound of the norm of (f O + weight_decay w) / f. row_beta > 0 first divides the rows of O by the root
+ * of a running mean of their mean squares (and keeps the Frobenius norm). Elsewhere, and with the other norms:
+ *   change = -rate (m' / (sqrt(v') + epsilon) + weight_decay w),   m', v' Adam's bias-corrected moments,
+ * shortened to the ball; weight decay on matrices only. rate is learning_rate, or for embedding, head and gains with
+ * SPECTRAL  vector_ratio * min(learning_rate, radius), for gains at most gain_rate. */
+typedef struct hyb_trust_region {
+    size_t struct_size;
+    float learning_rate; /* length of a step before it is shortened, in the unit of the norm; Adam's rate elsewhere */
+    float radius;        /* of the ball */
+    float momentum;      /* 0.8 */
+    float row_beta;      /* 0.95; 0: rows are not normalised */
+    float weight_decay;  /* 0.1; decoupled, matrices only */
+    float vector_ratio;  /* 0.32; SPECTRAL only */
+    float gain_rate;     /* 0.02; SPECTRAL only */
+    float beta1;         /* 0.8 */
+    float beta2;         /* 0.99 */
+    float epsilon;       /* 1e-8, above 0 */
+    uint64_t step;       /* 1 for the first update: used by the bias correction */
+} hyb_trust_region;
+
+/* Pushes the singular values of a matrix towards 1 by five Newton-Schulz steps of degree 5 and one of degree 3: those
+ * above 1e-3 of the Frobenius norm end in 0.85..1, smaller ones in between, none above 1 + 1e-5. What remains of a matrix
+ * whose values are all 0 is 0. x, out: fp32 [n_rows][n_cols], finite; out may be x. Errors: INVALID_ARGUMENT,
+ * NOT_FINITE, OUT_OF_MEMORY. */
+HYB_API hyb_status hyb_orthogonalize(hyb_ctx *ctx, size_t n_rows, size_t n_cols, const float *x, float *out);
+
+/* An upper bound of the largest singular value of fp32 x [n_rows][n_cols], at most 1.06 times it for up to 1024 rows or
+ * columns (min(n_rows, n_cols)^(1/128) in general). Errors: as hyb_orthogonalize. */
+HYB_API hyb_status hyb_spectral_bound(hyb_ctx *ctx, size_t n_rows, size_t n_cols, const float *x, double *bound);
 
 /* Shape of the learning rate after warm-up.
  *   CONSTANT  1

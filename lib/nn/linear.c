@@ -31,31 +31,38 @@ static hyb_status quantize(hyb_ctx *ctx, hyb_tensor *t, const hyb_magnitudes *ma
     return HYB_OK;
 }
 
-/* Work memory of `quantize`, then room for the magnitudes of the rows. */
-static void *quantize_work(hyb_ctx *ctx, const hyb_tensor *t, hyb_magnitudes **magnitudes) {
-    size_t n_bytes = hyb_round_up(hyb_quantize_work_bytes(t->n_rows), HYB_CACHE_LINE);
-    uint8_t *work = hyb_scratch(ctx, n_bytes + t->n_rows * sizeof **magnitudes);
-    if (work != NULL) *magnitudes = (hyb_magnitudes *)(void *)(work + n_bytes);
-    return work;
+/* Work memory of `quantize`, behind room for the magnitudes of the rows. */
+static void *quantize_work(hyb_ctx *ctx, const hyb_tensor *t, size_t *magnitude_bytes) {
+    *magnitude_bytes = hyb_round_up(t->n_rows * sizeof(hyb_magnitudes), HYB_CACHE_LINE);
+    return hyb_scratch(ctx, *magnitude_bytes + hyb_quantize_work_bytes(t->n_rows));
+}
+
+hyb_magnitudes *hyb_tensor_magnitudes(hyb_ctx *ctx, const hyb_tensor *tensor) {
+    size_t unused;
+    return quantize_work(ctx, tensor, &unused);
+}
+
+hyb_status hyb_tensor_quantize_with(hyb_ctx *ctx, hyb_tensor *tensor, const hyb_magnitudes *magnitudes,
+                                    int8_t *next_codes, uint64_t *n_flipped, uint64_t *n_zeros) {
+    size_t magnitude_bytes;
+    uint8_t *work = quantize_work(ctx, tensor, &magnitude_bytes);
+    if (work == NULL) return hyb_fail(ctx, HYB_ERROR_OUT_OF_MEMORY, "no memory to quantise %s", tensor->name);
+    return quantize(ctx, tensor, magnitudes, next_codes, n_flipped, n_zeros, work + magnitude_bytes);
 }
 
 hyb_status hyb_tensor_quantize(hyb_ctx *ctx, hyb_tensor *tensor, int8_t *next_codes, uint64_t *n_flipped,
                                uint64_t *n_zeros) {
-    hyb_magnitudes *unused;
-    void *work = quantize_work(ctx, tensor, &unused);
-    if (work == NULL) return hyb_fail(ctx, HYB_ERROR_OUT_OF_MEMORY, "no memory to quantise %s", tensor->name);
-    return quantize(ctx, tensor, NULL, next_codes, n_flipped, n_zeros, work);
+    return hyb_tensor_quantize_with(ctx, tensor, NULL, next_codes, n_flipped, n_zeros);
 }
 
 hyb_status hyb_tensor_update(hyb_ctx *ctx, const hyb_adamw *adamw, hyb_tensor *tensor, int8_t *next_codes,
                              uint64_t *n_flipped, uint64_t *n_zeros) {
-    hyb_magnitudes *magnitudes;
-    void *work = quantize_work(ctx, tensor, &magnitudes);
-    if (work == NULL) return hyb_fail(ctx, HYB_ERROR_OUT_OF_MEMORY, "no memory to quantise %s", tensor->name);
+    hyb_magnitudes *magnitudes = hyb_tensor_magnitudes(ctx, tensor);
+    if (magnitudes == NULL) return hyb_fail(ctx, HYB_ERROR_OUT_OF_MEMORY, "no memory to quantise %s", tensor->name);
     HYB_TRY(hyb_adamw_update_rows(ctx, adamw, tensor->n_rows, tensor->n_cols, tensor->gradient, tensor->values,
                                   tensor->first_moment, tensor->second_moment, magnitudes));
     if (!hyb_tensor_is_quantized(tensor)) return HYB_OK;
-    return quantize(ctx, tensor, magnitudes, next_codes, n_flipped, n_zeros, work);
+    return hyb_tensor_quantize_with(ctx, tensor, magnitudes, next_codes, n_flipped, n_zeros);
 }
 
 typedef struct effective_loop {

@@ -26,7 +26,10 @@ typedef struct hyb_tensor {
     float *values;           /* [n_rows][n_cols] master weights; NULL in a loaded model unless F32 */
     float *gradient;         /* [n_rows][n_cols], after prepare; the same for the moments */
     float *first_moment;
-    float *second_moment;
+    float *second_moment;  /* NULL where the optimiser has none, as are the next three */
+    float *last_change;    /* [n_rows][n_cols] */
+    float *row_moment;     /* [n_rows] */
+    float *spectral_bound; /* [1] */
     int8_t *codes; /* [n_rows][n_cols] in a trainable model, NULL in a loaded one */
     float *scales; /* [n_scales] */
     size_t n_scales;
@@ -116,6 +119,8 @@ struct hyb_language_model {
     size_t metadata_bytes;
     int8_t *next_codes;            /* the largest tensor's codes, for counting flips */
     int backward;                  /* hyb_backward of the next prepare */
+    int optimizer;                 /* hyb_optimizer of the next prepare */
+    int moments_optimizer;         /* that moment_memory is for */
     struct hyb_training *training; /* train.c; NULL before prepare */
     hyb_session *evaluation;       /* session.c; for loss and logits, made on demand */
     void *parameter_memory;        /* one block: values, codes and scales */
@@ -138,6 +143,11 @@ size_t hyb_rows_per_task(size_t n_cols);
  * codes before. next_codes: int8 [n_rows * n_cols] of work memory. Errors: NOT_FINITE (names the tensor). */
 hyb_status hyb_tensor_quantize(hyb_ctx *ctx, hyb_tensor *tensor, int8_t *next_codes, uint64_t *n_flipped,
                                uint64_t *n_zeros);
+/* The same in two parts: room for the magnitudes [n_rows] of the rows, which whoever writes new values fills on his way
+ * (valid until the context's scratch is used again; NULL when memory is out); then the rest. */
+hyb_magnitudes *hyb_tensor_magnitudes(hyb_ctx *ctx, const hyb_tensor *tensor);
+hyb_status hyb_tensor_quantize_with(hyb_ctx *ctx, hyb_tensor *tensor, const hyb_magnitudes *magnitudes,
+                                    int8_t *next_codes, uint64_t *n_flipped, uint64_t *n_zeros);
 /* One AdamW update of the tensor, then hyb_tensor_quantize unless it is F32, which reads the new weights once, while
  * they are in the cache. Errors: as hyb_adamw_update, before anything changes; NOT_FINITE. */
 hyb_status hyb_tensor_update(hyb_ctx *ctx, const hyb_adamw *adamw, hyb_tensor *tensor, int8_t *next_codes,

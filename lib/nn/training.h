@@ -5,6 +5,7 @@
 #ifndef HYB_TRAINING_H
 #define HYB_TRAINING_H
 
+#include "../orthogonalize.h"
 #include "nn.h"
 
 /* How a step goes through its batch: in micro-batches, each forward through all layers and back, and a layer in slices,
@@ -72,15 +73,18 @@ typedef struct hyb_training {
     float *effective;       /* effective weights of the largest matrix of those */
     hyb_backward_int8 int8;
     float *gain_partials; /* [chunks of m][max(dim, ffn_dim)] */
+    hyb_orthogonal_work orthogonal; /* SPECTRAL only, for the largest of the layers' matrices, as is the next */
+    float *direction;               /* [n_rows][n_cols] */
+    double *row_sums;               /* [n_rows] of the largest tensor, trust-region optimisers only */
     hyb_work work;
     int has_gradients;
     double gradient_norm;
 } hyb_training;
 
 /* Places a training step's buffers in the arena (or measures them, arena->base NULL). states [n_layers] must exist.
- * backward: hyb_backward. */
-void hyb_training_layout(const hyb_language_model_config *config, const hyb_ctx *ctx, int backward, size_t n_sequences,
-                         size_t n_context, hyb_arena *arena, hyb_training *training);
+ * backward: hyb_backward; optimizer: hyb_optimizer. */
+void hyb_training_layout(const hyb_language_model_config *config, const hyb_ctx *ctx, int backward, int optimizer,
+                         size_t n_sequences, size_t n_context, hyb_arena *arena, hyb_training *training);
 /* Places an inference pass's buffers for up to n_tokens at once. */
 void hyb_inference_layout(const hyb_language_model_config *config, const hyb_ctx *ctx, size_t n_tokens,
                           size_t n_context, int cache_format, hyb_arena *arena, hyb_layer_state *state,

@@ -178,8 +178,21 @@ static size_t micro_batch_tokens(const hyb_language_model_config *c, size_t slic
     return states.overflow || states.used > CACHED_STATE_BYTES / c->n_layers ? n_tokens : slice;
 }
 
-void hyb_training_layout(const hyb_language_model_config *c, const hyb_ctx *ctx, int backward, size_t n_sequences,
-                         size_t n_context, hyb_arena *arena, hyb_training *t) {
+/* The optimiser's work memory. */
+static void layout_update(const hyb_language_model_config *c, int optimizer, hyb_arena *arena, hyb_training *t) {
+    if (optimizer == HYB_OPTIMIZER_ADAMW) return;
+    size_t rows = widest(c) > c->vocab_size ? widest(c) : c->vocab_size;
+    t->row_sums = hyb_arena_take(arena, rows, sizeof(double));
+    if (optimizer != HYB_OPTIMIZER_SPECTRAL) return;
+    t->orthogonal.next = take_floats(arena, c->dim, widest(c));
+    t->orthogonal.gram = take_floats(arena, c->dim, c->dim);
+    t->orthogonal.squared = take_floats(arena, c->dim, c->dim);
+    t->orthogonal.rows = t->row_sums;
+    t->direction = take_floats(arena, c->dim, widest(c));
+}
+
+void hyb_training_layout(const hyb_language_model_config *c, const hyb_ctx *ctx, int backward, int optimizer,
+                         size_t n_sequences, size_t n_context, hyb_arena *arena, hyb_training *t) {
     size_t n_tokens = n_sequences * n_context, m = slice_tokens(c, ctx, n_sequences, n_context);
     size_t n = micro_batch_tokens(c, m, n_tokens), dim = c->dim, kv_dim = dim / c->n_heads * c->n_kv_heads;
     hyb_layer_state measured, *state = &measured;
@@ -219,5 +232,7 @@ void hyb_training_layout(const hyb_language_model_config *c, const hyb_ctx *ctx,
     layout_work(c, ctx, there > back ? there : back, longest > widest(c) ? longest : widest(c), arena, &t->work);
     if (integer) hyb_backward_int8_layout(c, ctx, m, arena, &t->int8);
     t->work.gemm_scratch = hyb_arena_take(arena, 1, hyb_gemm_scratch_bytes(ctx));
+    layout_update(c, optimizer, arena, t);
+    t->orthogonal.gemm = t->work.gemm_scratch;
     t->work.training = 1;
 }

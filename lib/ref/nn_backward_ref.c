@@ -1,4 +1,4 @@
-/* nn_backward_ref.c - derivatives of the float operators, and AdamW, in plain C99. RELAXED: the faster variants may use
+/* nn_backward_ref.c - derivatives of the float operators, and updates of weights, in plain C99. RELAXED: the faster variants may use
  * fused multiply-add and sum in another order.
  */
 #include <math.h>
@@ -49,4 +49,40 @@ hyb_magnitudes hyb_adamw_ref(const hyb_adamw_job *job) {
             job->weights[i] * job->decay - job->step_size * (m / (sqrtf(v) * job->inv_sqrt_correction2 + job->epsilon));
     }
     return hyb_magnitudes_ref(job->weights, job->n);
+}
+
+double hyb_momentum_ref(const hyb_momentum_job *job) {
+    double sum = 0;
+    for (size_t i = 0; i < job->n; ++i) {
+        float g = job->one_minus_beta * job->gradient[i];
+        float m = job->beta * job->momentum[i] + g, u = job->beta * m + g;
+        job->momentum[i] = m;
+        job->u[i] = u;
+        sum += (double)u * (double)u;
+    }
+    return sum;
+}
+
+double hyb_adam_change_ref(const hyb_adam_change_job *job) {
+    double sum = 0;
+    for (size_t i = 0; i < job->n; ++i) {
+        float g = job->gradient[i];
+        float m = job->beta1 * job->first_moment[i] + job->one_minus_beta1 * g;
+        float v = job->beta2 * job->second_moment[i] + job->one_minus_beta2 * (g * g);
+        float step = -job->step_size * (m / (sqrtf(v) * job->inv_sqrt_correction2 + job->epsilon));
+        step = step > job->limit ? job->limit : step < -job->limit ? -job->limit : step;
+        job->first_moment[i] = m;
+        job->second_moment[i] = v;
+        job->change[i] = step - job->decay * job->weights[i];
+        sum += (double)job->change[i] * (double)job->change[i];
+    }
+    return sum;
+}
+
+hyb_magnitudes hyb_apply_change_ref(const float *x, size_t n, float a, float b, float *w, float *change) {
+    for (size_t i = 0; i < n; ++i) {
+        change[i] = a * x[i] + b * w[i];
+        w[i] += change[i];
+    }
+    return hyb_magnitudes_ref(w, n);
 }

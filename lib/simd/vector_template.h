@@ -258,13 +258,71 @@ SIMD_TARGET hyb_magnitudes SIMD_NAME(adamw)(const hyb_adamw_job *job) {
     return result;
 }
 
+V16_FUNCTION v16 v16_momentum(const hyb_momentum_job *job, size_t i, size_t n) {
+    v16 g = v16_mul(v16_set1(job->one_minus_beta), v16_get(job->gradient + i, n)), beta = v16_set1(job->beta);
+    v16 m = v16_fma(beta, v16_get(job->momentum + i, n), g), u = v16_fma(beta, m, g);
+    v16_put(job->momentum + i, n, m);
+    v16_put(job->u + i, n, u);
+    return u;
+}
+V16_FUNCTION double v16_f64_sum(v16_f64 sums) {
+    double lanes[HYB_LANES], sum = 0;
+    v16_f64_store(lanes, sums);
+    for (int l = 0; l < HYB_LANES; ++l) sum += lanes[l];
+    return sum;
+}
+SIMD_TARGET double SIMD_NAME(momentum)(const hyb_momentum_job *job) {
+    v16_f64 sum = v16_f64_zero();
+    V16_FOR(i, job->n, sum = v16_f64_add_squares(sum, v16_momentum(job, i, HYB_LANES)),
+            sum = v16_f64_add_squares(sum, v16_keep(job->n - i, v16_momentum(job, i, job->n - i))));
+    return v16_f64_sum(sum);
+}
+
+V16_FUNCTION v16 v16_adam_change(const hyb_adam_change_job *job, size_t i, size_t n) {
+    v16 g = v16_get(job->gradient + i, n), limit = v16_set1(job->limit);
+    v16 m = v16_get(job->first_moment + i, n), v = v16_get(job->second_moment + i, n);
+    m = v16_fma(v16_set1(job->beta1), m, v16_mul(v16_set1(job->one_minus_beta1), g));
+    v = v16_fma(v16_set1(job->beta2), v, v16_mul(v16_set1(job->one_minus_beta2), v16_mul(g, g)));
+    v16_put(job->first_moment + i, n, m);
+    v16_put(job->second_moment + i, n, v);
+    v16 size = v16_fma(v16_sqrt(v), v16_set1(job->inv_sqrt_correction2), v16_set1(job->epsilon));
+    v16 step = v16_mul(v16_set1(-job->step_size), v16_div(m, size));
+    step = v16_max(v16_negate(limit), v16_min(limit, step));
+    step = v16_fma(v16_set1(-job->decay), v16_get(job->weights + i, n), step);
+    v16_put(job->change + i, n, step);
+    return step;
+}
+SIMD_TARGET double SIMD_NAME(adam_change)(const hyb_adam_change_job *job) {
+    v16_f64 sum = v16_f64_zero();
+    V16_FOR(i, job->n, sum = v16_f64_add_squares(sum, v16_adam_change(job, i, HYB_LANES)),
+            sum = v16_f64_add_squares(sum, v16_keep(job->n - i, v16_adam_change(job, i, job->n - i))));
+    return v16_f64_sum(sum);
+}
+
+V16_FUNCTION v16 v16_apply_change(const float *x, size_t n, v16 a, v16 b, float *w, float *change) {
+    v16 before = v16_get(w, n), step = v16_fma(a, v16_get(x, n), v16_mul(b, before)), after = v16_add(before, step);
+    v16_put(change, n, step);
+    v16_put(w, n, after);
+    return v16_keep(n, v16_abs(after));
+}
+SIMD_TARGET hyb_magnitudes SIMD_NAME(apply_change)(const float *x, size_t n, float a, float b, float *w,
+                                                   float *change) {
+    v16 sum = v16_zero(), most = v16_zero(), va = v16_set1(a), vb = v16_set1(b), magnitude;
+    size_t i = 0;
+    for (; i < n; i += HYB_LANES) {
+        magnitude = n - i >= HYB_LANES ? v16_apply_change(x + i, HYB_LANES, va, vb, w + i, change + i)
+                                       : v16_apply_change(x + i, n - i, va, vb, w + i, change + i);
+        sum = v16_add(sum, magnitude);
+        most = v16_max_bits(most, magnitude);
+    }
+    hyb_magnitudes result = {v16_reduce_add(sum), v16_reduce_max_bits(most)};
+    return result;
+}
+
 SIMD_TARGET double SIMD_NAME(sum_squares_f64)(const float *x, size_t n) {
     v16_f64 a = v16_f64_zero();
     V16_FOR(i, n, a = v16_f64_add_squares(a, v16_load(x + i)), a = v16_f64_add_squares(a, v16_load_part(x + i, n - i)));
-    double lanes[HYB_LANES], sum = 0;
-    v16_f64_store(lanes, a);
-    for (int l = 0; l < HYB_LANES; ++l) sum += lanes[l];
-    return sum;
+    return v16_f64_sum(a);
 }
 
 SIMD_TARGET void SIMD_NAME(axpy_f32)(float *y, const float *x, size_t n, float s) {
@@ -356,6 +414,9 @@ static void v16_install(hyb_kernels *table) {
     V16_INSTALL(attention_training);
     V16_INSTALL(attention_backward);
     V16_INSTALL(adamw);
+    V16_INSTALL(momentum);
+    V16_INSTALL(adam_change);
+    V16_INSTALL(apply_change);
     V16_INSTALL(sum_squares_f64);
     V16_INSTALL(axpy_f32);
     V16_INSTALL(rms_norm_backward);

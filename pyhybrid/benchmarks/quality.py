@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pyhybrid.benchmarks.adamw import adamw
 from pyhybrid.benchmarks.registry import Answer, Goal, Options, Row
 from pyhybrid.benchmarks.training import initial_weights
 from pyhybrid.config import PRESETS, ModelConfig, TrainingConfig
@@ -33,6 +34,7 @@ class _Run:
         if bits == 32:
             self.config = replace(self.config, embedding_bits=32)
         self.training: TrainingConfig = replace(PRESETS[preset].training, steps=steps)
+        self.adamw = adamw(self.training, self.config)
         self.dataset = load_dataset(data)
         self.threads = threads
         self.start(0)
@@ -71,7 +73,7 @@ class _Run:
         t = self.training
         schedule = LearningRateSchedule(t, t.steps)
         for number in range(1, t.steps + 1):
-            self.step(number, schedule.rate(number))
+            self.step(number, self.adamw.learning_rate * schedule.multiplier(number))
         total, count = 0.0, 0
         for windows in validation_batches(
             self.dataset.validation, batch_size=t.batch_size, context=t.context
@@ -94,12 +96,8 @@ class Ours(_Run):
         self.model.prepare(self.training.batch_size, self.training.context, backward=self.backward)
 
     def step(self, number: int, rate: float) -> float:
-        t = self.training
         loss = self.model.gradients(self.batches.batch(number - 1)).loss
-        self.model.apply(
-            learning_rate=rate, step=number, beta1=t.beta1, beta2=t.beta2, epsilon=t.epsilon,
-            weight_decay=t.weight_decay, clip_norm=t.clip_norm,
-        )  # fmt: skip
+        self.adamw.apply(self.model, rate, number)
         return loss
 
     def loss_sum(self, windows: NDArray[np.uint32]) -> float:
@@ -123,7 +121,7 @@ class TorchEager(_Run):
         torch.set_num_threads(self.threads)
         self.model = Decoder(self.config)
         self.model.load(initial_weights(self.config, seed))
-        self.optimizer = make_optimizer(self.model, self.training)
+        self.optimizer = make_optimizer(self.model, self.adamw)
 
     def step(self, number: int, rate: float) -> float:
         from pyhybrid.benchmarks.torch_model import train_step

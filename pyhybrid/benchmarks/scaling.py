@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from pyhybrid.benchmarks.adamw import adamw
 from pyhybrid.benchmarks.operations import step_operations
 from pyhybrid.benchmarks.registry import Answer, Options, Row
 from pyhybrid.config import ModelConfig, TrainingConfig
@@ -166,7 +167,9 @@ class Step(_Repeated):
         from pyhybrid._context import Context
         from pyhybrid.language_model import LanguageModel
 
-        self.model = LanguageModel(_config(dim, context), seed=1, context=Context(threads=threads))
+        config = _config(dim, context)
+        self.adamw = adamw(TrainingConfig(), config)
+        self.model = LanguageModel(config, seed=1, context=Context(threads=threads))
         _check(self.model.count().total, parameters)
         self.model.prepare(batch_size, context)
         self.shape, self.seconds, self.done = (batch_size, context), seconds, 0
@@ -176,13 +179,9 @@ class Step(_Repeated):
         return {"loss": np.array(self.model.gradients(_batch(*self.shape, 0)).loss)}
 
     def _once(self) -> None:
-        t = TrainingConfig()
         self.model.gradients(_batch(*self.shape, self.done))
         self.done += 1
-        self.model.apply(
-            learning_rate=t.learning_rate / 10, step=self.done, beta1=t.beta1, beta2=t.beta2,
-            epsilon=t.epsilon, weight_decay=t.weight_decay, clip_norm=t.clip_norm,
-        )  # fmt: skip
+        self.adamw.apply(self.model, self.adamw.learning_rate / 10, self.done)
 
     def run(self, _: int) -> float:
         """Milliseconds a step."""
@@ -201,11 +200,12 @@ class TorchStep(_Repeated):
         from pyhybrid.benchmarks.training import initial_weights
 
         torch.set_num_threads(threads)
-        config, self.training = _config(dim, context), TrainingConfig()
+        config = _config(dim, context)
+        self.adamw = adamw(TrainingConfig(), config)
         self.model = Decoder(config)
         self.model.load(initial_weights(config, 1))
         _check(sum(parameter.numel() for parameter in self.model.parameters()), parameters)
-        self.optimizer = make_optimizer(self.model, self.training)
+        self.optimizer = make_optimizer(self.model, self.adamw)
         self.shape, self.seconds, self.done = (batch_size, context), seconds, 0
 
     def _windows(self) -> Any:
@@ -220,7 +220,7 @@ class TorchStep(_Repeated):
     def _once(self) -> None:
         from pyhybrid.benchmarks.torch_model import train_step
 
-        t = self.training
+        t = self.adamw
         train_step(self.model, self.optimizer, self._windows(), t.learning_rate / 10, t.clip_norm)
         self.done += 1
 

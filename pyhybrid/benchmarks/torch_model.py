@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pyhybrid.config import ModelConfig, TrainingConfig
+from pyhybrid.benchmarks.adamw import AdamW
+from pyhybrid.config import ModelConfig
 
 __all__ = [
     "BitLinear",
@@ -425,7 +426,7 @@ def _weight_margin(weight: Tensor, bits: float, scale: str, threshold: str) -> f
     return float((position - position.round()).abs().min())
 
 
-def make_optimizer(model: Decoder, config: TrainingConfig, *, fused: bool = True) -> torch.optim.AdamW:
+def make_optimizer(model: Decoder, config: AdamW, *, fused: bool = True) -> torch.optim.AdamW:
     """Returns PyTorch's AdamW with decay on the layers' matrices only, as hyb_language_model_apply has it.
 
     Args:

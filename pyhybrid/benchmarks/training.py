@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pyhybrid.benchmarks.adamw import adamw
 from pyhybrid.benchmarks.operations import step_operations
 from pyhybrid.benchmarks.registry import Answer, Goal, Limit, Options, Row, UnavailableError
 from pyhybrid.config import PRESETS, ModelConfig
@@ -46,7 +47,8 @@ class Ours:
         from pyhybrid._context import Context
         from pyhybrid.language_model import LanguageModel
 
-        self.config, self.training = PRESETS[preset].model, PRESETS[preset].training
+        self.config = PRESETS[preset].model
+        self.adamw = adamw(PRESETS[preset].training, self.config)
         self.shape, self.steps, self.done = (batch_size, context), steps, 0
         self.model = LanguageModel(self.config, seed=1, context=Context(threads=threads))
         self.model.prepare(batch_size, context)
@@ -57,13 +59,9 @@ class Ours:
         return {"loss": np.array(loss), "gradient_norm": np.array(norm)}
 
     def _step(self) -> None:
-        t = self.training
         self.model.gradients(_batch(self.config, *self.shape, self.done))
         self.done += 1
-        self.model.apply(
-            learning_rate=t.learning_rate / 10, step=self.done, beta1=t.beta1, beta2=t.beta2,
-            epsilon=t.epsilon, weight_decay=t.weight_decay, clip_norm=t.clip_norm,
-        )  # fmt: skip
+        self.adamw.apply(self.model, self.adamw.learning_rate / 10, self.done)
 
     def run(self, round_number: int) -> float:
         """Tokens a second over some steps; one more step warms up before the first."""
@@ -81,11 +79,12 @@ class TorchEager:
         from pyhybrid.benchmarks.torch_model import Decoder, make_optimizer
 
         torch.set_num_threads(threads)
-        self.config, self.training = PRESETS[preset].model, PRESETS[preset].training
+        self.config = PRESETS[preset].model
+        self.adamw = adamw(PRESETS[preset].training, self.config)
         self.shape, self.steps, self.done = (batch_size, context), steps, 0
         self.model = Decoder(self.config)
         self.model.load(initial_weights(self.config, 1))
-        self.optimizer = make_optimizer(self.model, self.training)
+        self.optimizer = make_optimizer(self.model, self.adamw)
         self.loss: Any = self.model.loss
         if self.compiled:
             if shutil.which("c++") is None and shutil.which("g++") is None:
@@ -109,7 +108,7 @@ class TorchEager:
     def _step(self) -> None:
         from pyhybrid.benchmarks.torch_model import train_step
 
-        t = self.training
+        t = self.adamw
         train_step(self.model, self.optimizer, self._windows(), t.learning_rate / 10, t.clip_norm, self.loss)
         self.done += 1
 

@@ -65,6 +65,22 @@ static void call_adamw(const hyb_kernels *k, args *a) {
     k->adamw(&job);
 }
 
+static void call_momentum(const hyb_kernels *k, args *a) {
+    hyb_momentum_job job = {a->b[1], a->b[2], a->b[0], a->n, 0.8f, 0.2f};
+    a->result = k->momentum(&job);
+}
+static void call_adam_change(const hyb_kernels *k, args *a) {
+    hyb_adam_change_job job = {a->b[1], a->b[2], a->b[3], a->b[5], a->b[0], a->n, 0.9f,
+                               0.1f,    0.95f,   0.05f,   1e-2f,   3.0f,    1e-8f, 8e-3f, 1e-3f};
+    a->result = k->adam_change(&job);
+}
+static void call_apply_change(const hyb_kernels *k, args *a) {
+    a->result = (double)k->apply_change(a->b[1], a->n, -0.5f, -0.25f, a->b[2], a->b[0]).sum;
+}
+static void call_apply_change_in_place(const hyb_kernels *k, args *a) {
+    a->result = (double)k->apply_change(a->b[1], a->n, -0.5f, 0.0f, a->b[2], a->b[1]).sum;
+}
+
 typedef struct operation {
     const char *name;
     void (*call)(const hyb_kernels *k, args *a);
@@ -94,6 +110,10 @@ static const operation operations[] = {
     {"gated_silu_backward in place", call_gated_silu_backward_in_place, 0, 0},
     {"gated_relu2_backward", call_gated_relu2_backward, 0, 0},
     {"adamw", call_adamw, 0, 0},
+    {"momentum", call_momentum, 0, 0},
+    {"adam_change", call_adam_change, 0, 0},
+    {"apply_change", call_apply_change, 0, 0},
+    {"apply_change in place", call_apply_change_in_place, 0, 0},
 };
 #define N_OPERATIONS (sizeof operations / sizeof *operations)
 

@@ -25,6 +25,7 @@ from parity import (
     set_weights,
 )
 
+from pyhybrid.benchmarks.adamw import adamw
 from pyhybrid._context import Context
 from pyhybrid.config import BITS, ModelConfig, TrainingConfig
 from pyhybrid.language_model import LanguageModel
@@ -178,7 +179,7 @@ def test_adamw_matches_torch() -> None:
     training = TrainingConfig(weight_decay=0.7, clip_norm=0.2)
     ours = LanguageModel(config, seed=5)
     peer = _peer(config, {name: np.array(p.values) for name, p in ours.parameters().items()})
-    optimizer = torch_model.make_optimizer(peer, training, fused=False)
+    optimizer = torch_model.make_optimizer(peer, adamw(training, config), fused=False)
     ours.prepare(2, 16)
     for step in range(1, 6):
         rate = 1e-2 / step
@@ -190,10 +191,7 @@ def test_adamw_matches_torch() -> None:
         for group in optimizer.param_groups:
             group["lr"] = rate
         optimizer.step()
-        ours.apply(
-            learning_rate=rate, step=step, beta1=training.beta1, beta2=training.beta2,
-            epsilon=training.epsilon, weight_decay=training.weight_decay, clip_norm=training.clip_norm,
-        )  # fmt: skip
+        adamw(training, config).apply(ours, rate, step)
     for name, parameter in peer.parameter_names().items():
         exact = parameter.detach().numpy().ravel()
         # torch adds 1e-6 to the norm before it divides: 5e-6 of a clipped gradient, which AdamW's quotient

@@ -1,0 +1,168 @@
+"""The auxiliary network: from the state of a training run to a learning-rate multiplier and a trust radius.
+
+A feed-forward network of 6 inputs, 16 hidden ReLU units and 2 tanh outputs that learns while the run goes on, from
+what its last outputs led to. Place in the data flow: trust_region.py's controller asks it before each step and tells
+it afterwards in which direction its outputs should have been.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from pyhybrid._errors import InvalidArgumentError
+
+__all__ = ["AuxiliaryNetwork", "TrainingState"]
+
+Vector = npt.NDArray[np.float64]
+
+#: Ranges of the outputs, as powers of ten: multiplier 0.1 to 10, radius 0.001 to 1.
+_RADIUS_CENTRE, _RADIUS_SPAN = -1.5, 1.5
+#: Largest magnitude of a feature: an input that runs away must not shut the hidden layer.
+_FEATURE_LIMIT = 4.0
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """What the network sees of a run.
+
+    Args:
+        current_loss: of the batch, nats per token.
+        gradient_magnitude: Euclidean norm of the gradient.
+        cluster_id: the cluster that most of the batch came from, as a share of the number of clusters (0 to 1).
+        loss_trend: smoothed loss divided by the one before it; 1 at the start.
+        gradient_variance: running variance of gradient_magnitude.
+        step_number: updates done.
+    """
+
+    current_loss: float
+    gradient_magnitude: float
+    cluster_id: float
+    loss_trend: float
+    gradient_variance: float
+    step_number: int
+
+    def to_features(self) -> Vector:
+        """Returns float64 [6], each of the order of 1 in a healthy run and finite in any."""
+        tiny = 1e-12
+        raw = (
+            math.log(max(_finite(self.current_loss), tiny)) - 0.7,
+            math.log(max(_finite(self.gradient_magnitude), tiny)),
+            _finite(self.cluster_id) - 0.5,
+            100.0 * (_finite(self.loss_trend) - 1.0),
+            0.2 * math.log(max(_finite(self.gradient_variance), tiny)),
+            math.log1p(max(self.step_number, 0)) / 6.0 - 0.5,
+        )
+        return np.clip(np.array(raw, np.float64), -_FEATURE_LIMIT, _FEATURE_LIMIT)
+
+
+def _finite(value: float) -> float:
+    """The value, or 0 for NaN and infinities."""
+    return float(value) if math.isfinite(value) else 0.0
+
+
+class AuxiliaryNetwork:
+    """Six features in, (learning-rate multiplier, trust radius) out, learning by normalised least mean squares.
+
+    Args:
+        input_size: features.
+        hidden_size: ReLU units.
+        output_size: tanh units; the first is the multiplier's, the second the radius's.
+        initial_radius: what an untrained network answers, with a multiplier of 1; between 0.001 and 1.
+        learning_rate: of the output layer; the hidden layer has a tenth.
+        seed: of the hidden layer's initial weights.
+
+    Raises:
+        InvalidArgumentError: a size below 1, or a radius out of its range.
+
+    Source: Widrow & Hoff 1960 (least mean squares); Nagumo & Noda 1967 (normalised).
+    """
+
+    def __init__(
+        self,
+        input_size: int = 6,
+        hidden_size: int = 16,
+        output_size: int = 2,
+        *,
+        initial_radius: float = 0.05,
+        learning_rate: float = 0.05,
+        seed: int = 0,
+    ) -> None:
+        for name, size in (("input_size", input_size), ("hidden_size", hidden_size), ("output_size", output_size)):
+            if size < 1:
+                raise InvalidArgumentError(f"{name} is {size}; give at least 1")
+        if not 0.001 < initial_radius < 1.0:
+            raise InvalidArgumentError(f"initial_radius is {initial_radius!r}; give a number between 0.001 and 1")
+        generator = np.random.Generator(np.random.Philox(key=np.array([seed, 0x617578], np.uint64)))
+        self.learning_rate = learning_rate
+        self.weights1 = 0.3 * generator.standard_normal((hidden_size, input_size))
+        self.bias1 = np.full(hidden_size, 0.3)
+        self.weights2 = np.zeros((output_size, hidden_size))
+        self.bias2 = np.zeros(output_size)
+        self.bias2[-1] = math.atanh((math.log10(initial_radius) - _RADIUS_CENTRE) / _RADIUS_SPAN)
+        self._cache: tuple[Vector, Vector, Vector] | None = None
+
+    def forward(self, features: Vector) -> Vector:
+        """Returns the outputs, float64 [output_size] in (-1, 1), and remembers them for `learn`.
+
+        Args:
+            features: float64 [input_size].
+        """
+        features = np.nan_to_num(np.asarray(features, np.float64), posinf=_FEATURE_LIMIT, neginf=-_FEATURE_LIMIT)
+        hidden = np.maximum(self.weights1 @ features + self.bias1, 0.0)
+        output = np.tanh(self.weights2 @ hidden + self.bias2)
+        self._cache = features, hidden, output
+        return np.asarray(output)
+
+    @staticmethod
+    def multiplier(output: Vector) -> float:
+        """Returns the learning-rate multiplier of an output, 0.1 to 10."""
+        return float(10.0 ** output[0])
+
+    @staticmethod
+    def radius(output: Vector) -> float:
+        """Returns the trust radius of an output, 0.001 to 1."""
+        return float(10.0 ** (_RADIUS_CENTRE + _RADIUS_SPAN * output[-1]))
+
+    def learn(self, gradient: npt.ArrayLike) -> None:
+        """Moves the outputs of the last `forward` against a gradient; nothing happens if it is not finite.
+
+        Args:
+            gradient: float64 [output_size], derivative of an error by the outputs; of the order of 1.
+        """
+        slope = np.asarray(gradient, np.float64)
+        if self._cache is None or not np.isfinite(slope).all():
+            return
+        features, hidden, output = self._cache
+        delta = slope * np.maximum(1.0 - output * output, 0.05)  # a saturated output must find its way back
+        back = (self.weights2.T @ delta) * (hidden > 0.0)
+        rate = self.learning_rate / (1.0 + float(hidden @ hidden))
+        self.weights2 -= rate * np.outer(delta, hidden)
+        self.bias2 -= rate * delta
+        self.weights1 -= 0.1 * rate * np.outer(back, features)
+        self.bias1 -= 0.1 * rate * back
+
+    def state(self) -> dict[str, Vector]:
+        """Returns copies of the weights by name, for a checkpoint."""
+        return {name: getattr(self, name).copy() for name in ("weights1", "bias1", "weights2", "bias2")}
+
+    def load_state(self, state: Mapping[str, npt.ArrayLike]) -> None:
+        """Restores what `state` gave.
+
+        Raises:
+            InvalidArgumentError: an array is missing, misshapen or not finite.
+        """
+        for name in ("weights1", "bias1", "weights2", "bias2"):
+            own = getattr(self, name)
+            array = np.asarray(state.get(name), np.float64)
+            if array.shape != own.shape or not np.isfinite(array).all():
+                raise InvalidArgumentError(
+                    f"{name} of the auxiliary network has shape {list(array.shape)}; give finite numbers of shape "
+                    f"{list(own.shape)}"
+                )
+            own[...] = array
+        self._cache = None
