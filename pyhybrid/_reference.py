@@ -391,3 +391,40 @@ def adamw(
     v = beta2 * v + (1 - beta2) * g * g
     update = (m / (1 - beta1**step)) / (np.sqrt(v / (1 - beta2**step)) + epsilon)
     return w - learning_rate * (update + weight_decay * w), m, v
+
+
+def spectral_change(
+    gradient: npt.NDArray[np.float64],
+    weights: npt.NDArray[np.float64],
+    first_moment: npt.NDArray[np.float64],
+    row_moment: npt.NDArray[np.float64] | None,
+    *,
+    learning_rate: float,
+    momentum: float,
+    row_beta: float,
+    weight_decay: float,
+) -> tuple[Any, Any, Any]:
+    """The change of a matrix by a trust-region step with the spectral norm that the radius does not shorten.
+
+    Args:
+        gradient, weights, first_moment: float64 [n_rows, n_cols].
+        row_moment: float64 [n_rows, 1]; None in the first step.
+
+    Returns:
+        The change, the new first moment and the new row moment.
+
+    Source: include/hybrid/optimize.h.
+    """
+    first_moment = momentum * first_moment + (1 - momentum) * gradient
+    u = momentum * first_moment + (1 - momentum) * gradient
+    x = u / np.linalg.norm(u)
+    for _ in range(5):
+        gram = x @ x.T
+        x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
+    means = np.mean(x**2, axis=1, keepdims=True)
+    row_moment = means if row_moment is None else row_beta * row_moment + (1 - row_beta) * means
+    factors = 1 / (np.sqrt(row_moment) + 1e-8)
+    x = x * np.minimum(factors * (np.linalg.norm(x) / np.linalg.norm(x * factors)), 1.6)
+    x = 1.5 * x - 0.5 * x @ (x.T @ x)
+    shape = max(1.0, gradient.shape[0] / gradient.shape[1]) ** 0.5
+    return -learning_rate * (shape * x + weight_decay * weights), first_moment, row_moment

@@ -22,6 +22,7 @@ Vector = npt.NDArray[np.float64]
 
 #: Ranges of the outputs, as powers of ten: multiplier 0.1 to 10, radius 0.001 to 1.
 _RADIUS_CENTRE, _RADIUS_SPAN = -1.5, 1.5
+_WEIGHTS = ("weights1", "bias1", "weights2", "bias2")
 #: Largest magnitude of a feature: an input that runs away must not shut the hidden layer.
 _FEATURE_LIMIT = 4.0
 
@@ -129,16 +130,19 @@ class AuxiliaryNetwork:
         return float(10.0 ** (_RADIUS_CENTRE + _RADIUS_SPAN * output[-1]))
 
     def learn(self, gradient: npt.ArrayLike) -> None:
-        """Moves the outputs of the last `forward` against a gradient; nothing happens if it is not finite.
+        """Moves the outputs of the last `forward` against a gradient, once; nothing happens if it is not finite.
 
         Args:
-            gradient: float64 [output_size], derivative of an error by the outputs; of the order of 1.
+            gradient: float64 [output_size], derivative of an error by the outputs; clipped to -2..2.
         """
-        slope = np.asarray(gradient, np.float64)
+        slope = np.clip(np.asarray(gradient, np.float64), -2.0, 2.0)
         if self._cache is None or not np.isfinite(slope).all():
             return
         features, hidden, output = self._cache
-        delta = slope * np.maximum(1.0 - output * output, 0.05)  # a saturated output must find its way back
+        self._cache = None
+        steepness = 1.0 - output * output
+        # A saturated output must find its way back, and must not be driven further out.
+        delta = slope * np.where(slope * output > 0.0, np.maximum(steepness, 0.05), steepness)
         back = (self.weights2.T @ delta) * (hidden > 0.0)
         rate = self.learning_rate / (1.0 + float(hidden @ hidden))
         self.weights2 -= rate * np.outer(delta, hidden)
@@ -147,8 +151,10 @@ class AuxiliaryNetwork:
         self.bias1 -= 0.1 * rate * back
 
     def state(self) -> dict[str, Vector]:
-        """Returns copies of the weights by name, for a checkpoint."""
-        return {name: getattr(self, name).copy() for name in ("weights1", "bias1", "weights2", "bias2")}
+        """Returns copies of the weights, and the last features (NaN before the first), by name, for a checkpoint."""
+        arrays = {name: getattr(self, name).copy() for name in _WEIGHTS}
+        none = np.full(self.weights1.shape[1], np.nan)
+        return {**arrays, "features": none if self._cache is None else self._cache[0].copy()}
 
     def load_state(self, state: Mapping[str, npt.ArrayLike]) -> None:
         """Restores what `state` gave.
@@ -156,7 +162,7 @@ class AuxiliaryNetwork:
         Raises:
             InvalidArgumentError: an array is missing, misshapen or not finite.
         """
-        for name in ("weights1", "bias1", "weights2", "bias2"):
+        for name in _WEIGHTS:
             own = getattr(self, name)
             array = np.asarray(state.get(name), np.float64)
             if array.shape != own.shape or not np.isfinite(array).all():
@@ -165,4 +171,7 @@ class AuxiliaryNetwork:
                     f"{list(own.shape)}"
                 )
             own[...] = array
+        features = np.asarray(state.get("features"), np.float64)
         self._cache = None
+        if features.shape == (self.weights1.shape[1],) and np.isfinite(features).all():
+            self.forward(features)

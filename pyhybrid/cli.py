@@ -205,13 +205,16 @@ def _show_report(report: dict[str, Any], out: Path) -> None:
 
 
 def _train(arguments: argparse.Namespace) -> int:
+    from pyhybrid._run_log import RunLog
     from pyhybrid.language_model import LanguageModel
     from pyhybrid.model_file import inspect
 
     context = _context(arguments)
     trainer = _trainer(arguments, context)
+    log = RunLog(lambda: trainer.total_steps)
     if not arguments.json:
         _announce(trainer)
+        trainer.callbacks.append(log)
     result = trainer.train()
     out = Path(result.out or ".")
     report = _train_report(trainer, result, inspect(out / "model.hyb", context=context))
@@ -220,6 +223,7 @@ def _train(arguments: argparse.Namespace) -> int:
     if arguments.json:
         _print_json(report)
     else:
+        _say(*log.summary())
         _show_report(report, out)
         if "sample" in report:
             _say("", f"sample      {report['prompt']!r} goes on:", "", report["prompt"] + report["sample"])

@@ -59,7 +59,7 @@ typedef enum hyb_optimizer {
  *   O = u orthogonalised: singular values pushed towards 1, none above 1
  *   change = -min(learning_rate, radius / b) (f O + weight_decay w),   f = sqrt(max(1, n_rows / n_cols))
  * with b >= 1 a bound of the norm of (f O + weight_decay w) / f. row_beta > 0 first divides the rows of O by the root
- * of a running mean of their mean squares (and keeps the Frobenius norm). Elsewhere, and with the other norms:
+ * of a running mean of their mean squares (keeping the Frobenius norm; no row grows more than 1.6 times). Elsewhere, and with the other norms:
  *   change = -rate (m' / (sqrt(v') + epsilon) + weight_decay w),   m', v' Adam's bias-corrected moments,
  * shortened to the ball; weight decay on matrices only. rate is learning_rate, or for embedding, head and gains with
  * SPECTRAL  vector_ratio * min(learning_rate, radius), for gains at most gain_rate. */
