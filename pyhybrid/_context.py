@@ -6,6 +6,7 @@ call, because a C context serves one thread at a time and cffi releases the inte
 
 from __future__ import annotations
 
+import collections
 import logging
 import os
 import threading
@@ -100,6 +101,30 @@ class _CallLock:
         self._lock.release()
 
 
+class _Life:
+    """Destroys a C context with the last of what was made with it, whatever the order in which Python lets go: the
+    garbage collector finalises the members of a cycle in any.
+
+    Args:
+        pointer: the hyb_ctx.
+        destroy: C function that takes it.
+    """
+
+    def __init__(self, pointer: Any, destroy: Any) -> None:
+        self._pointer, self._destroy = pointer, destroy
+        # One entry for the context, at the left end, and one for each owner. Appending and popping are atomic.
+        self._owners: collections.deque[bool] = collections.deque([True])
+
+    def hold(self) -> None:
+        """One more owner."""
+        self._owners.append(False)
+
+    def release(self, _: Any = None) -> None:
+        """One owner less; the last one destroys the context."""
+        if self._owners.pop():
+            self._destroy(self._pointer)
+
+
 class Context:
     """Threads and instruction sets for the C library; every result is the same whatever they are.
 
@@ -133,8 +158,8 @@ class Context:
         options.log = lib.pyhybrid_on_log
         out = ffi.new("hyb_ctx **")
         check(lib.hyb_ctx_create(options, out))
-        # Whatever is made with the context keeps this object, so the context is destroyed last.
-        self._owned: Any = ffi.gc(out[0], lib.hyb_ctx_destroy)
+        self._life = _Life(out[0], lib.hyb_ctx_destroy)
+        self._owned: Any = ffi.gc(out[0], self._life.release)
         #: Held around every C call with this context.
         self.lock = _CallLock()
 
@@ -203,10 +228,13 @@ class Context:
             pointer: handle made with this context.
             destroy: C function that takes it; it only frees memory, so it needs no lock.
         """
-        context = self.handle
+        _ = self.handle
+        life = self._life
+        life.hold()
 
-        def release(owned: Any, _context: Any = context) -> None:
+        def release(owned: Any) -> None:
             destroy(owned)
+            life.release()
 
         return ffi.gc(pointer, release)
 

@@ -701,3 +701,17 @@ def test_tokenizer_comes_with_the_model(tmp_path: Path) -> None:
     assert loaded.evaluate("the the").bytes == 5
     with pytest.raises(ph.InvalidArgumentError, match="257"):
         LanguageModel(small_config()).tokenizer = bpe
+
+
+def test_context_outlives_what_was_made_with_it() -> None:
+    """The C context is destroyed by the last of its owners, once, whoever that is."""
+    from pyhybrid._context import _Life
+
+    destroyed: list[str] = []
+    life = _Life("context", destroyed.append)
+    for _ in range(3):
+        life.hold()
+    for _ in range(4):
+        assert not destroyed
+        life.release()
+    assert destroyed == ["context"]
