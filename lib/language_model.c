@@ -359,7 +359,7 @@ void hyb_language_model_destroy(hyb_language_model *model) {
     hyb_free(ctx, model->metadata);
     hyb_free(ctx, model->next_codes);
     hyb_free(ctx, model->cosines);
-    hyb_free(ctx, model->moment_memory);
+    for (int i = 0; i < HYB_N_OPTIMIZERS; i++) hyb_free(ctx, model->moment_memory[i]);
     hyb_free(ctx, model->parameter_memory);
     hyb_free(ctx, model->layers);
     hyb_free(ctx, model->tensors);

@@ -1,16 +1,18 @@
-/* orthogonalize.c - matrices with all singular values near 1, and bounds of the largest one, from matrix products alone.
+/* orthogonalize.c - matrices with all singular values near 1, and bounds of the largest one, from matrix products
+ * alone.
  *
  * With the Gram matrix A of X over its shorter side, (a I + b A + c A^2) X has the singular vectors of X and the values
  * a s + b s^3 + c s^5. Every product is a GEMM, so the bits do not depend on the number of threads.
  *
- * Sources: Jordan et al. 2024, "Muon" (coefficients of the quintic); Bjorck & Bowie 1971 (the cubic); Schatten norms for
- * the bound: Horn & Johnson, "Matrix Analysis", 7.4.
+ * Sources: Jordan et al. 2024, "Muon" (coefficients of the quintic); Bjorck & Bowie 1971 (the cubic); Schatten norms
+ * for the bound: Horn & Johnson, "Matrix Analysis", 7.4.
  */
 #include <math.h>
 
 #include "gemm.h"
 #include "orthogonalize.h"
 
+/* Of hyb_orthogonalize: each multiplies small singular values by 3.4. */
 #define QUINTIC_STEPS 5
 /* Squarings of the Gram matrix behind the bound: the 128th root of a sum of 128th powers of singular values. */
 #define BOUND_SQUARINGS 5
@@ -62,8 +64,8 @@ static void apply_polynomial(hyb_ctx *ctx, size_t n_rows, size_t n_cols, const p
     *x = result;
 }
 
-void hyb_newton_schulz(hyb_ctx *ctx, size_t n_rows, size_t n_cols, float **x, hyb_orthogonal_work *work) {
-    for (int i = 0; i < QUINTIC_STEPS; i++) apply_polynomial(ctx, n_rows, n_cols, &quintic, x, work);
+void hyb_newton_schulz(hyb_ctx *ctx, size_t n_rows, size_t n_cols, int n_steps, float **x, hyb_orthogonal_work *work) {
+    for (int i = 0; i < n_steps; i++) apply_polynomial(ctx, n_rows, n_cols, &quintic, x, work);
 }
 
 void hyb_newton_schulz_cubic(hyb_ctx *ctx, size_t n_rows, size_t n_cols, float **x, hyb_orthogonal_work *work) {
@@ -108,8 +110,8 @@ static hyb_status check_matrix(hyb_ctx *ctx, const char *name, size_t n_rows, si
     if (x == NULL || out == NULL)
         return hyb_fail(ctx, HYB_ERROR_INVALID_ARGUMENT, "%s: %s is NULL", name, x == NULL ? "x" : "the result");
     if (n_rows == 0 || n_cols == 0 || n_cols > SIZE_MAX / sizeof(float) / 4 / n_rows)
-        return hyb_fail(ctx, HYB_ERROR_INVALID_ARGUMENT, "%s: a matrix of %zu x %zu; give at least 1 x 1, within memory",
-                        name, n_rows, n_cols);
+        return hyb_fail(ctx, HYB_ERROR_INVALID_ARGUMENT,
+                        "%s: a matrix of %zu x %zu; give at least 1 x 1, within memory", name, n_rows, n_cols);
     double sum = 0.0;
     return hyb_sum_squares(ctx, x, n_rows * n_cols, &sum);
 }
@@ -141,7 +143,7 @@ hyb_status hyb_orthogonalize(hyb_ctx *ctx, size_t n_rows, size_t n_cols, const f
     if (squares > 0.0) {
         double inverse = 1.0 / sqrt(squares); /* beyond the range of floats for very small values */
         for (size_t i = 0; i < n_rows * n_cols; i++) values[i] = (float)((double)x[i] * inverse);
-        hyb_newton_schulz(ctx, n_rows, n_cols, &values, &work);
+        hyb_newton_schulz(ctx, n_rows, n_cols, QUINTIC_STEPS, &values, &work);
         hyb_newton_schulz_cubic(ctx, n_rows, n_cols, &values, &work);
         memcpy(out, values, n_rows * n_cols * sizeof *out);
     } else {

@@ -17,9 +17,10 @@ typedef struct hyb_orthogonal_work {
     double *rows;   /* [n_rows]; trust_region.c only */
 } hyb_orthogonal_work;
 
-/* x [n_rows][n_cols] of Frobenius norm at most 1 becomes its orthogonalised form: Newton-Schulz steps of degree 5, which
- * leave singular values in 0..1.21. work->next is swapped with *x: the result is in *x. */
-void hyb_newton_schulz(hyb_ctx *ctx, size_t n_rows, size_t n_cols, float **x, hyb_orthogonal_work *work);
+/* x [n_rows][n_cols] of Frobenius norm at most 1 goes through Newton-Schulz steps of degree 5, which multiply small
+ * singular values by 3.4 and leave all of them in 0..1.21. work->next is swapped with *x in each: the result is in *x.
+ */
+void hyb_newton_schulz(hyb_ctx *ctx, size_t n_rows, size_t n_cols, int n_steps, float **x, hyb_orthogonal_work *work);
 /* The last step, of degree 3: singular values in 0..2 come to lie in 0..1, those near 1 the closest. */
 void hyb_newton_schulz_cubic(hyb_ctx *ctx, size_t n_rows, size_t n_cols, float **x, hyb_orthogonal_work *work);
 /* hyb_spectral_bound with the caller's memory; work->next is not used. */

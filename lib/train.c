@@ -68,37 +68,29 @@ void hyb_moments_layout(hyb_tensor *tensors, size_t n_tensors, int optimizer, hy
     }
 }
 
-void hyb_training_free(hyb_language_model *model) {
-    if (model->training == NULL) return;
-    hyb_free(model->ctx, model->training->memory);
-    hyb_free(model->ctx, model->training);
-    model->training = NULL;
-}
-
+/* Points the tensors to the state of the model's optimiser, zero unless it was there already. */
 static hyb_status prepare_moments(hyb_language_model *model) {
     hyb_arena arena = {NULL, 0, 0};
-    if (model->moment_memory != NULL && model->moments_optimizer == model->optimizer) return HYB_OK;
-    hyb_free(model->ctx, model->moment_memory);
-    if (model->training != NULL) model->training->has_gradients = 0;
+    void **memory = &model->moment_memory[model->optimizer]; /* the others stay: pointers to them are valid */
+    if (*memory != NULL && model->moments_optimizer == model->optimizer) return HYB_OK;
     hyb_moments_layout(model->tensors, model->n_tensors, model->optimizer, &arena);
-    model->moment_memory = arena.base = arena.overflow ? NULL : hyb_alloc_zeroed(model->ctx, 1, arena.used);
-    if (arena.base == NULL)
-        return hyb_fail(model->ctx, HYB_ERROR_OUT_OF_MEMORY, "no memory for gradients and moments (%zu bytes)",
-                        arena.used);
-    arena.used = 0;
-    hyb_moments_layout(model->tensors, model->n_tensors, model->optimizer, &arena);
-    model->moments_optimizer = model->optimizer;
-    return HYB_OK;
+    size_t n_bytes = arena.used;
+    int fits = !arena.overflow;
+    if (*memory != NULL)
+        memset(*memory, 0, n_bytes);
+    else if (fits)
+        *memory = hyb_alloc_zeroed(model->ctx, 1, n_bytes);
+    if (*memory != NULL) model->moments_optimizer = model->optimizer;
+    arena = (hyb_arena){model->moment_memory[model->moments_optimizer], 0, 0}; /* those before, where memory is out */
+    hyb_moments_layout(model->tensors, model->n_tensors, model->moments_optimizer, &arena);
+    if (*memory != NULL) return HYB_OK;
+    return hyb_fail(model->ctx, HYB_ERROR_OUT_OF_MEMORY, "no memory for gradients and moments (%zu bytes)", n_bytes);
 }
 
-hyb_status hyb_language_model_prepare(hyb_language_model *model, size_t n_sequences, size_t n_context) {
-    if (model == NULL) return HYB_ERROR_INVALID_ARGUMENT;
+/* Memory for steps of this size, in *training. */
+static hyb_status training_alloc(const hyb_language_model *model, size_t n_sequences, size_t n_context,
+                                 hyb_training **training) {
     hyb_ctx *ctx = model->ctx;
-    if (!model->trainable)
-        return hyb_fail(ctx, HYB_ERROR_STATE, "a loaded model has no master weights: create one to train");
-    HYB_TRY(hyb_training_check(ctx, &model->config, n_sequences, n_context));
-    HYB_TRY(hyb_model_rotary(model, n_context));
-    HYB_TRY(prepare_moments(model));
     hyb_training *t = hyb_alloc_zeroed(ctx, 1, sizeof *t);
     if (t == NULL) return hyb_fail(ctx, HYB_ERROR_OUT_OF_MEMORY, "no memory for a training step");
     hyb_arena arena = {NULL, 0, 0};
@@ -114,6 +106,35 @@ hyb_status hyb_language_model_prepare(hyb_language_model *model, size_t n_sequen
     t->max_sequences = n_sequences;
     t->max_context = n_context;
     t->n_threads = ctx->options.n_threads;
+    *training = t;
+    return HYB_OK;
+}
+
+static void training_free(hyb_ctx *ctx, hyb_training *t) {
+    if (t == NULL) return;
+    hyb_free(ctx, t->memory);
+    hyb_free(ctx, t);
+}
+
+void hyb_training_free(hyb_language_model *model) {
+    training_free(model->ctx, model->training);
+    model->training = NULL;
+}
+
+hyb_status hyb_language_model_prepare(hyb_language_model *model, size_t n_sequences, size_t n_context) {
+    hyb_training *t = NULL;
+    if (model == NULL) return HYB_ERROR_INVALID_ARGUMENT;
+    hyb_ctx *ctx = model->ctx;
+    if (!model->trainable)
+        return hyb_fail(ctx, HYB_ERROR_STATE, "a loaded model has no master weights: create one to train");
+    HYB_TRY(hyb_training_check(ctx, &model->config, n_sequences, n_context));
+    HYB_TRY(hyb_model_rotary(model, n_context));
+    HYB_TRY(training_alloc(model, n_sequences, n_context, &t));
+    hyb_status status = prepare_moments(model);
+    if (status != HYB_OK) {
+        training_free(ctx, t);
+        return status;
+    }
     hyb_training_free(model);
     model->training = t;
     return HYB_OK;

@@ -1,4 +1,5 @@
-/* train_trust_region.c - a trust-region step of a language model: what trust_region.c does to a tensor, for all of them.
+/* train_trust_region.c - a trust-region step of a language model: what trust_region.c does to a tensor, for all of
+ * them.
  */
 #include "language_model.h"
 #include "trust_region.h"

@@ -10,6 +10,8 @@
 
 /* Values that one task handles. */
 #define TASK_VALUES ((size_t)32768)
+/* Five, as is usual, give no lower loss (BENCHMARKS.md, section optimizer), and cost half as much again. */
+#define QUINTIC_STEPS 3
 /* The bound of the weights' largest singular value is computed anew every so many steps; in between it grows by what
  * every step can add: with a radius of 0.05 by 0.8 in all, which weight decay multiplies by 0.1. */
 #define BOUND_STEPS 16
@@ -49,10 +51,10 @@ hyb_status hyb_trust_region_read(hyb_ctx *ctx, const hyb_trust_region *given, hy
     HYB_TRY(check_value(ctx, "beta2", o->beta2, 1));
     HYB_TRY(check_value(ctx, "epsilon", o->epsilon, 0));
     if (o->epsilon <= 0)
-        return hyb_fail(ctx, HYB_ERROR_INVALID_ARGUMENT, "trust region: epsilon is 0; it must be above (1e-8 is usual)");
-    if (o->step == 0)
         return hyb_fail(ctx, HYB_ERROR_INVALID_ARGUMENT,
-                        "trust region: step is 0; count from 1 for the first update");
+                        "trust region: epsilon is 0; it must be above (1e-8 is usual)");
+    if (o->step == 0)
+        return hyb_fail(ctx, HYB_ERROR_INVALID_ARGUMENT, "trust region: step is 0; count from 1 for the first update");
     return HYB_OK;
 }
 
@@ -97,8 +99,8 @@ static void momentum_task(void *argument, size_t index, size_t worker) {
     (void)worker;
     for (size_t r = first; r < end; r++) {
         size_t at = r * t->n_cols;
-        hyb_momentum_job job = {t->gradient + at, t->first_moment + at, loop->x + at, t->n_cols,
-                                loop->options->momentum, 1.0f - loop->options->momentum};
+        hyb_momentum_job job = {t->gradient + at, t->first_moment + at,    loop->x + at,
+                                t->n_cols,        loop->options->momentum, 1.0f - loop->options->momentum};
         loop->row_sums[r] = loop->ctx->kernels.momentum(&job);
     }
 }
@@ -173,19 +175,20 @@ static void direction(row_loop *loop, hyb_orthogonal_work *work) {
     }
     loop->scale = 1.0 / norm;
     for_rows(loop, scale_task);
-    hyb_newton_schulz(loop->ctx, t->n_rows, t->n_cols, &loop->x, work);
+    hyb_newton_schulz(loop->ctx, t->n_rows, t->n_cols, QUINTIC_STEPS, &loop->x, work);
     if (loop->options->row_beta > 0.0f) normalize_rows(loop);
     hyb_newton_schulz_cubic(loop->ctx, t->n_rows, t->n_cols, &loop->x, work);
 }
 
 int hyb_trust_matrix_step(hyb_ctx *ctx, const hyb_trust_region *o, const hyb_trust_tensor *t, float *x,
-                          hyb_orthogonal_work *work) {
-    row_loop loop = {.ctx = ctx, .options = o, .tensor = t, .x = x, .row_sums = work->rows};
+                          const hyb_orthogonal_work *work) {
+    hyb_orthogonal_work own = *work; /* the steps swap its buffers with x */
+    row_loop loop = {.ctx = ctx, .options = o, .tensor = t, .x = x, .row_sums = own.rows};
     double decay = (double)o->weight_decay, bound = (double)*t->spectral_bound;
     double shape = t->n_rows > t->n_cols ? sqrt((double)t->n_rows / (double)t->n_cols) : 1.0;
     if (decay > 0.0 && (bound == 0.0 || o->step % BOUND_STEPS == 0))
-        bound = hyb_spectral_bound_of(ctx, t->n_rows, t->n_cols, t->weights, work);
-    direction(&loop, work);
+        bound = hyb_spectral_bound_of(ctx, t->n_rows, t->n_cols, t->weights, &own);
+    direction(&loop, &own);
     double longest = ORTHOGONAL_BOUND + decay * bound / shape;
     double rate = fmin((double)o->learning_rate, (double)o->radius / longest);
     loop.factor = (float)(-rate * shape);
@@ -255,14 +258,13 @@ static void vector_task(void *argument, size_t index, size_t worker) {
     float *row = loop->x + worker * loop->ld_x;
     for (size_t r = first; r < end; r++) {
         (void)adam_row(loop, r, row);
-        hyb_magnitudes found =
-            kernels->apply_change(row, t->n_cols, 1.0f, 0.0f, t->weights + r * t->n_cols, row);
+        hyb_magnitudes found = kernels->apply_change(row, t->n_cols, 1.0f, 0.0f, t->weights + r * t->n_cols, row);
         if (t->magnitudes != NULL) t->magnitudes[r] = found;
     }
 }
 
-void hyb_trust_vector_step(hyb_ctx *ctx, const hyb_trust_region *o, const hyb_trust_tensor *t, int is_gain,
-                           float *rows, size_t row_floats) {
+void hyb_trust_vector_step(hyb_ctx *ctx, const hyb_trust_region *o, const hyb_trust_tensor *t, int is_gain, float *rows,
+                           size_t row_floats) {
     row_loop loop = {.ctx = ctx, .options = o, .tensor = t, .x = rows, .ld_x = row_floats};
     double ratio = (double)o->vector_ratio, rate = ratio * fmin((double)o->learning_rate, (double)o->radius);
     if (is_gain) rate = fmin(rate, (double)o->gain_rate);

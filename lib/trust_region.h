@@ -26,13 +26,13 @@ typedef struct hyb_trust_tensor {
 hyb_status hyb_trust_region_read(hyb_ctx *ctx, const hyb_trust_region *given, hyb_trust_region *options);
 /* A step of a matrix with SPECTRAL. x: work memory [n_rows][n_cols]. Returns 1 if the radius shortened it. */
 int hyb_trust_matrix_step(hyb_ctx *ctx, const hyb_trust_region *options, const hyb_trust_tensor *tensor, float *x,
-                          hyb_orthogonal_work *work);
-/* A step of embedding, head or gain with SPECTRAL: Adam's, every element limited. rows: work memory, row_floats for each
- * of the context's threads, at least n_cols. */
+                          const hyb_orthogonal_work *work);
+/* A step of embedding, head or gain with SPECTRAL: Adam's, every element limited. rows: work memory, row_floats for
+ * each of the context's threads, at least n_cols. */
 void hyb_trust_vector_step(hyb_ctx *ctx, const hyb_trust_region *options, const hyb_trust_tensor *tensor, int is_gain,
                            float *rows, size_t row_floats);
-/* With RMS and L2, in two parts: Adam's change, not yet applied, and the sum of its squares (rows: work memory [n_rows]);
- * then factor times it. */
+/* With RMS and L2, in two parts: Adam's change, not yet applied, and the sum of its squares (rows: work memory
+ * [n_rows]); then factor times it. */
 double hyb_trust_adam_change(hyb_ctx *ctx, const hyb_trust_region *options, const hyb_trust_tensor *tensor,
                              double *rows);
 void hyb_trust_apply(hyb_ctx *ctx, const hyb_trust_tensor *tensor, float factor);

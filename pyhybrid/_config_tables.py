@@ -221,8 +221,8 @@ class FilledTraining(typing.NamedTuple):
 class TrainingConfig(CheckedTable):
     """One training run: length, batch, optimiser, schedule, and what is written when.
 
-    The defaults are those of the committed experiments (BENCHMARKS.md, section optimizer). Values of None depend on
-    the optimiser and on the model's width: `for_model` fills them in.
+    The defaults are those of the committed experiments (BENCHMARKS.md, section optimizer). Values of None
+    depend on the optimiser and on the model's width: `for_model` fills them in.
 
     Args:
         steps: updates; each sees batch_size x context tokens.
@@ -231,13 +231,14 @@ class TrainingConfig(CheckedTable):
             longer all the same ends where it is, with a checkpoint and a note.
         batch_size: sequences a step.
         context: tokens a sequence; at most the model's max_context.
-        learning_rate: peak of the schedule. None: 0.05 in the unit of the spectral norm, which suits any width and
-            length; for AdamW and Adam's directions 8e-3 up to a width of 128, less in proportion above.
+        learning_rate: peak of the schedule. None: 0.05 in the unit of the spectral norm, which suits any
+            width and length; for AdamW and Adam's directions 8e-3 up to a width of 128, less in proportion
+            above.
         beta1: decay of Adam's first moment.
         beta2: decay of Adam's second moment.
         epsilon: added to the root of the second moment.
-        weight_decay: decoupled, multiplied by the learning rate, on the layers' matrices only. None: 0.1 with the
-            spectral norm, else 1.
+        weight_decay: decoupled, multiplied by the learning rate, on the layers' matrices only. None: 0.1
+            with the spectral norm, else 1.
         clip_norm: AdamW's gradients are scaled down to this Euclidean norm; 0 for no clipping.
         schedule: shape after warm-up: 'linear' or 'cosine' to final_ratio, 'constant', or 'wsd' (constant,
             then linear).
@@ -245,17 +246,17 @@ class TrainingConfig(CheckedTable):
         final_ratio: rate at the end, as a share of learning_rate.
         decay_fraction: share of the steps in which 'wsd' decays.
         optimizer: 'hybrid' (steps in a trust region whose rate and radius are under feedback) or 'adamw'.
-        trust_norm: of the hybrid optimiser's region: 'spectral' (each matrix's largest singular value; steps along
-            orthogonalised momentum), 'rms' (each tensor, relative to its own) or 'l2' (all parameters together);
-            the last two with Adam's directions.
+        trust_norm: of the hybrid optimiser's region: 'spectral' (each matrix's largest singular value;
+            steps along orthogonalised momentum), 'rms' (each tensor, relative to its own) or 'l2' (all
+            parameters together); the last two with Adam's directions.
         trust_radius: that a step starts with and, with 'network', is pulled to. None: 0.05; 1 with 'l2'.
-        radius_rule: 'network' (the auxiliary network sets radius and rate), 'adaptive' (the radius grows by 1 %
-            where it did not shorten the step, and shrinks by 5 % where it did), or 'fixed'.
+        radius_rule: 'network' (the auxiliary network sets radius and rate), 'adaptive' (the radius grows by
+            1 % where it did not shorten the step, and shrinks by 5 % where it did), or 'fixed'.
         radius_form: 'norm' bounds the norm of a change by the radius, 'squared' by its square.
         auxiliary_hidden_size: hidden units of the auxiliary network.
         momentum: decay of the matrices' momentum with the spectral norm.
-        row_beta: decay of the mean squares by which a direction's rows are made equal with the spectral norm; 0:
-            rows stay as they are.
+        row_beta: decay of the mean squares by which a direction's rows are made equal with the spectral
+            norm; 0: rows stay as they are.
         vector_ratio: rate of embedding and head as a multiple of the matrices' with the spectral norm.
         backward: arithmetic of the quantised layers' gradient products: 'int8' (integer products of
             quantised gradients), or 'fp32' (slower).

@@ -102,8 +102,8 @@ class _CallLock:
 
 
 class _Life:
-    """Destroys a C context with the last of what was made with it, whatever the order in which Python lets go: the
-    garbage collector finalises the members of a cycle in any.
+    """Destroys a C context with the last of what was made with it, whatever the order in which Python lets
+    go: the garbage collector finalises the members of a cycle in any.
 
     Args:
         pointer: the hyb_ctx.
@@ -112,7 +112,7 @@ class _Life:
 
     def __init__(self, pointer: Any, destroy: Any) -> None:
         self._pointer, self._destroy = pointer, destroy
-        # One entry for the context, at the left end, and one for each owner. Appending and popping are atomic.
+        # One entry for the context, at the left end, and one for each owner; appending and popping are atomic.
         self._owners: collections.deque[bool] = collections.deque([True])
 
     def hold(self) -> None:

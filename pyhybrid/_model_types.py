@@ -65,8 +65,8 @@ class TrustStatistics(NamedTuple):
         flipped_share: share of the layers' codes that changed.
         zero_share: share of the layers' codes that are 0.
         change_norm: Euclidean norm of the change of the layers' matrices.
-        shortened_share: share of the balls (a matrix's or tensor's own, or the one around everything) whose radius
-            shortened the step.
+        shortened_share: share of the balls (a matrix's or tensor's own, or the one around everything) whose
+            radius shortened the step.
     """
 
     flipped_share: float

@@ -418,7 +418,7 @@ def spectral_change(
     first_moment = momentum * first_moment + (1 - momentum) * gradient
     u = momentum * first_moment + (1 - momentum) * gradient
     x = u / np.linalg.norm(u)
-    for _ in range(5):
+    for _ in range(3):
         gram = x @ x.T
         x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
     means = np.mean(x**2, axis=1, keepdims=True)

@@ -182,7 +182,9 @@ def state_tensors(model: LanguageModel) -> dict[str, Array]:
     tensors: dict[str, Array] = {}
     for name, parameter in model.parameters().items():
         if parameter.values is None or parameter.first_moment is None:
-            raise StateError(f"{name} has no weights or moments: a model that was loaded cannot be trained; make a new one")
+            raise StateError(
+                f"{name} has no weights or moments: a model that was loaded cannot be trained; make a new one"
+            )
         for kind, array in ({"weights": parameter.values} | parameter.optimizer_state).items():
             tensors[f"{kind}.{name}"] = array
     return tensors

@@ -39,8 +39,8 @@ def one_step(
         saved_step: of the last checkpoint, for the message of an error; None: there is none.
 
     Returns:
-        The step's metrics: step, loss (nats per token), gradient_norm, schedule (the multiplier), those of the
-        optimiser, and tokens (seen so far).
+        The step's metrics: step, loss (nats per token), gradient_norm, schedule (the multiplier), those of
+        the optimiser, and tokens (seen so far).
 
     Raises:
         HybridError: of the kind that the library raised; the message names the step.

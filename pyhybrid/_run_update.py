@@ -1,7 +1,9 @@
 """The optimiser of a run: AdamW, or trust-region steps whose rate and radius are under feedback.
 
-Place in the data flow: _run_step.py hands over what the gradients showed and the schedule's multiplier; the update is
-computed in C; what an optimiser remembers between steps, beyond the model's own arrays, goes into the checkpoint.
+Place in the data flow: _run_step.py hands over what the gradients showed and the schedule's multiplier; the
+    update is
+computed in C; what an optimiser remembers between steps, beyond the model's own arrays, goes into the
+checkpoint.
 """
 
 from __future__ import annotations
@@ -68,7 +70,7 @@ class AdamWUpdate:
         model: gives the width.
     """
 
-    kind = "adamw"
+    kind: str = "adamw"
 
     def __init__(self, config: TrainingConfig, model: ModelConfig) -> None:
         self._config, self._filled = config, config.for_model(model)
@@ -76,6 +78,7 @@ class AdamWUpdate:
     def apply(
         self, model: LanguageModel, gradients: GradientStatistics, *, multiplier: float, number: int
     ) -> dict[str, Any]:
+        del gradients
         c, rate = self._config, self._filled.learning_rate * multiplier
         update = model.apply(
             learning_rate=rate,
@@ -111,7 +114,7 @@ class TrustRegionUpdate:
     """
 
     def __init__(self, config: TrainingConfig, model: ModelConfig) -> None:
-        self.kind = config.trust_norm
+        self.kind: str = config.trust_norm
         self._config, self._filled = config, config.for_model(model)
         self._radius = self._filled.trust_radius
         self._multiplier = 0.0  # the schedule's, of the last step
@@ -124,13 +127,17 @@ class TrustRegionUpdate:
                 seed=config.seed,
             )
 
-    def _size(self, model: LanguageModel, gradients: GradientStatistics, number: int) -> tuple[StepSize, float]:
+    def _size(
+        self, model: LanguageModel, gradients: GradientStatistics, number: int
+    ) -> tuple[StepSize, float]:
         """Rate and radius before the schedule, and the alignment (NaN where nobody asked)."""
         if self.controller is None:
             return StepSize(self._filled.learning_rate, self._radius, 1.0), math.nan
         alignment = model.alignment()
         self.controller.observe(alignment, self._multiplier)
-        size = self.controller.propose(loss=gradients.loss, gradient_norm=gradients.gradient_norm, step=number)
+        size = self.controller.propose(
+            loss=gradients.loss, gradient_norm=gradients.gradient_norm, step=number
+        )
         return size, alignment
 
     def apply(
@@ -142,7 +149,9 @@ class TrustRegionUpdate:
         self._multiplier = multiplier
         if self._config.radius_rule == "adaptive":
             self._radius *= _SHRINKAGE if update.shortened_share > 0.5 else _GROWTH
-            self._radius = min(max(self._radius, _RADIUS_RANGE[0]), max(_RADIUS_RANGE[1], self._filled.trust_radius))
+            self._radius = min(
+                max(self._radius, _RADIUS_RANGE[0]), max(_RADIUS_RANGE[1], self._filled.trust_radius)
+            )
         found = {
             "learning_rate": min(size.learning_rate, radius) * multiplier
             if self.kind == "spectral"

@@ -1,8 +1,8 @@
 """The auxiliary network: from the state of a training run to a learning-rate multiplier and a trust radius.
 
-A feed-forward network of 6 inputs, 16 hidden ReLU units and 2 tanh outputs that learns while the run goes on, from
-what its last outputs led to. Place in the data flow: trust_region.py's controller asks it before each step and tells
-it afterwards in which direction its outputs should have been.
+A feed-forward network of 6 inputs, 16 hidden ReLU units and 2 tanh outputs that learns while the run goes
+on, from what its last outputs led to. Place in the data flow: trust_region.py's controller asks it before
+each step and tells it afterwards in which direction its outputs should have been.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ class TrainingState:
     Args:
         current_loss: of the batch, nats per token.
         gradient_magnitude: Euclidean norm of the gradient.
-        cluster_id: the cluster that most of the batch came from, as a share of the number of clusters (0 to 1).
+        cluster_id: the cluster that most of the batch came from, as a share of the number of clusters (0 to
+            1).
         loss_trend: smoothed loss divided by the one before it; 1 at the start.
         gradient_variance: running variance of gradient_magnitude.
         step_number: updates done.
@@ -67,7 +68,8 @@ def _finite(value: float) -> float:
 
 
 class AuxiliaryNetwork:
-    """Six features in, (learning-rate multiplier, trust radius) out, learning by normalised least mean squares.
+    """Six features in, (learning-rate multiplier, trust radius) out, learning by normalised least mean
+    squares.
 
     Args:
         input_size: features.
@@ -93,11 +95,17 @@ class AuxiliaryNetwork:
         learning_rate: float = 0.05,
         seed: int = 0,
     ) -> None:
-        for name, size in (("input_size", input_size), ("hidden_size", hidden_size), ("output_size", output_size)):
+        for name, size in (
+            ("input_size", input_size),
+            ("hidden_size", hidden_size),
+            ("output_size", output_size),
+        ):
             if size < 1:
                 raise InvalidArgumentError(f"{name} is {size}; give at least 1")
         if not 0.001 < initial_radius < 1.0:
-            raise InvalidArgumentError(f"initial_radius is {initial_radius!r}; give a number between 0.001 and 1")
+            raise InvalidArgumentError(
+                f"initial_radius is {initial_radius!r}; give a number between 0.001 and 1"
+            )
         generator = np.random.Generator(np.random.Philox(key=np.array([seed, 0x617578], np.uint64)))
         self.learning_rate = learning_rate
         self.weights1 = 0.3 * generator.standard_normal((hidden_size, input_size))
@@ -113,7 +121,9 @@ class AuxiliaryNetwork:
         Args:
             features: float64 [input_size].
         """
-        features = np.nan_to_num(np.asarray(features, np.float64), posinf=_FEATURE_LIMIT, neginf=-_FEATURE_LIMIT)
+        features = np.nan_to_num(
+            np.asarray(features, np.float64), posinf=_FEATURE_LIMIT, neginf=-_FEATURE_LIMIT
+        )
         hidden = np.maximum(self.weights1 @ features + self.bias1, 0.0)
         output = np.tanh(self.weights2 @ hidden + self.bias2)
         self._cache = features, hidden, output
@@ -130,7 +140,8 @@ class AuxiliaryNetwork:
         return float(10.0 ** (_RADIUS_CENTRE + _RADIUS_SPAN * output[-1]))
 
     def learn(self, gradient: npt.ArrayLike) -> None:
-        """Moves the outputs of the last `forward` against a gradient, once; nothing happens if it is not finite.
+        """Moves the outputs of the last `forward` against a gradient, once; nothing happens if it is not
+        finite.
 
         Args:
             gradient: float64 [output_size], derivative of an error by the outputs; clipped to -2..2.
@@ -151,8 +162,8 @@ class AuxiliaryNetwork:
         self.bias1 -= 0.1 * rate * back
 
     def state(self) -> dict[str, Vector]:
-        """Returns copies of the weights, and the last features (NaN before the first), by name, for a checkpoint."""
-        arrays = {name: getattr(self, name).copy() for name in _WEIGHTS}
+        """Returns copies of the weights, and the last features (NaN before the first), by name, for a
+        checkpoint.""" arrays = {name: getattr(self, name).copy() for name in _WEIGHTS}
         none = np.full(self.weights1.shape[1], np.nan)
         return {**arrays, "features": none if self._cache is None else self._cache[0].copy()}
 
@@ -167,8 +178,8 @@ class AuxiliaryNetwork:
             array = np.asarray(state.get(name), np.float64)
             if array.shape != own.shape or not np.isfinite(array).all():
                 raise InvalidArgumentError(
-                    f"{name} of the auxiliary network has shape {list(array.shape)}; give finite numbers of shape "
-                    f"{list(own.shape)}"
+                    f"{name} of the auxiliary network has shape {list(array.shape)}; give finite numbers of "
+                    f"shape {list(own.shape)}"
                 )
             own[...] = array
         features = np.asarray(state.get("features"), np.float64)

@@ -283,8 +283,8 @@ class LanguageModel:
         for index in range(lib.hyb_language_model_parameter_count(self._handle)):
             self.context.check(lib.hyb_language_model_parameter(self._handle, index, struct))
             shape = (struct.n_rows, struct.n_cols)
-            matrices = struct.values, struct.gradient, struct.first_moment, struct.second_moment, struct.last_change
-            arrays = [view(memory, np.float32, shape, self._handle) for memory in matrices]
+            names = "values", "gradient", "first_moment", "second_moment", "last_change"
+            arrays = [view(getattr(struct, name), np.float32, shape, self._handle) for name in names]
             arrays.append(view(struct.row_moment, np.float32, (1, struct.n_rows), self._handle))
             arrays.append(view(struct.spectral_bound, np.float32, (1, 1), self._handle))
             yield Parameter(
@@ -335,14 +335,15 @@ class LanguageModel:
     def prepare(
         self, batch: int, context_length: int, *, backward: str = "int8", optimizer: str = "adamw"
     ) -> None:
-        """Allocates what training needs; a step allocates nothing after it. The optimiser's state is kept when
-        called again with the same optimiser.
+        """Allocates what training needs; a step allocates nothing after it. The optimiser's state is kept
+        when called again with the same optimiser.
 
         Args:
             batch: most sequences a step.
             context_length: most tokens a sequence.
             backward: 'int8' for integer gradient products of the quantised layers, or 'fp32'.
-            optimizer: 'adamw', which `apply` is for, or the norm of `apply_trust_region`: 'spectral', 'rms' or 'l2'.
+            optimizer: 'adamw', which `apply` is for, or the norm of `apply_trust_region`: 'spectral', 'rms'
+                or 'l2'.
 
         Raises:
             InvalidArgumentError: a size out of its range, or an unknown name.
@@ -441,7 +442,8 @@ class LanguageModel:
             momentum: decay of the matrices' momentum ('spectral').
             row_beta: decay of the running mean squares of rows ('spectral'); 0: rows are not normalised.
             weight_decay: decoupled, on the layers' matrices only.
-            vector_ratio: rate and largest change of embedding and head, as a multiple of the matrices' ('spectral').
+            vector_ratio: rate and largest change of embedding and head, as a multiple of the matrices'
+                ('spectral').
             gain_rate: largest rate of the norm gains ('spectral').
             beta1: decay of Adam's first moment.
             beta2: decay of Adam's second moment.
@@ -473,10 +475,13 @@ class LanguageModel:
         found = ffi.new("hyb_trust_statistics *")
         with self.context.lock:
             self.context.check(lib.hyb_language_model_apply_trust_region(self.handle, options, found))
-        return TrustStatistics(found.flipped_share, found.zero_share, found.change_norm, found.shortened_share)
+        return TrustStatistics(
+            found.flipped_share, found.zero_share, found.change_norm, found.shortened_share
+        )
 
     def alignment(self) -> float:
-        """Returns the cosine between the current gradient and the last trust-region step, over the layers' matrices.
+        """Returns the cosine between the current gradient and the last trust-region step, over the layers'
+        matrices.
 
         Above 0 the last step went too far, for the loss now rises along it; 0 before the first step.
 

@@ -295,7 +295,9 @@ class Trainer:
         try:
             self._update.load_state(state.optimizer)
         except (KeyError, TypeError, ValueError) as error:
-            raise CheckpointError(f"{checkpoint.folder}: what the optimiser remembered is damaged ({error})") from error
+            raise CheckpointError(
+                f"{checkpoint.folder}: what the optimiser remembered is damaged ({error})"
+            ) from error
 
     # ---- the run ----
 

@@ -1,15 +1,16 @@
 """The hybrid optimiser's control: which learning rate and trust radius the next step has.
 
-Place in the data flow: the trainer hands over what a step's gradients showed, asks for a rate and a radius, and gives
-them to the model's trust-region step in C. The auxiliary network sits between; this module turns measurements into
-its inputs and into the gradient that it learns from.
+Place in the data flow: the trainer hands over what a step's gradients showed, asks for a rate and a radius,
+and gives them to the model's trust-region step in C. The auxiliary network sits between; this module turns
+measurements into its inputs and into the gradient that it learns from.
 
-The network learns from two signals. The first is a hypergradient: the cosine between the new gradient and the last
-change. Where it is above its target, the last step went too far. The second is a pull towards the radius that was
-found to suit any length of run, in the operator norm of the matrices; it is what brings a base rate that is wrong by
-a factor of ten back.
+The network learns from two signals. The first is a hypergradient: the cosine between the new gradient and
+the last change. Where it is above its target, the last step went too far. The second is a pull towards the
+radius that was found to suit any length of run, in the operator norm of the matrices; it is what brings a
+base rate that is wrong by a factor of ten back.
 
-Sources: Baydin et al. 2018, "Online learning rate adaptation with hypergradient descent"; the tables of BENCHMARKS.md.
+Sources: Baydin et al. 2018, "Online learning rate adaptation with hypergradient descent"; the tables of
+BENCHMARKS.md.
 """
 
 from __future__ import annotations
@@ -46,8 +47,8 @@ class FeedbackConfig:
     """Constants of the feedback; the defaults are those of the committed experiments.
 
     Args:
-        alignment_target: cosine between gradient and last change that is neither too far nor too short, at the
-            schedule's full rate.
+        alignment_target: cosine between gradient and last change that is neither too far nor too short, at
+            the schedule's full rate.
         alignment_scale: cosine beyond the target that counts as 1.
         alignment_weight: of the hypergradient against the pull.
         pull_scale: factor of ten to this power that counts as 1, from the radius that is pulled to.
@@ -141,7 +142,9 @@ class TrustRegionController:
         f, last = self.feedback, self._last
         if last is None or schedule < f.least_schedule or not math.isfinite(alignment):
             return
-        overshoot = f.alignment_weight * _clip((alignment - f.alignment_target * schedule) / f.alignment_scale)
+        overshoot = f.alignment_weight * _clip(
+            (alignment - f.alignment_target * schedule) / f.alignment_scale
+        )
         gradient_radius = overshoot + self._pull(last.radius)
         if last.radius < last.learning_rate:  # the radius decides: the rate follows it
             gradient_rate = _clip(math.log10(last.learning_rate / last.radius) / f.pull_scale)
@@ -155,7 +158,9 @@ class TrustRegionController:
     def state(self) -> dict[str, Any]:
         """Returns everything that a checkpoint needs, as arrays and floats."""
         last = [math.nan] * 3 if self._last is None else list(self._last)
-        averages = [a.value if a.value is not None else math.nan for a in (self._loss, self._norm, self._variance)]
+        averages = [
+            a.value if a.value is not None else math.nan for a in (self._loss, self._norm, self._variance)
+        ]
         return {**self.network.state(), "averages": np.array(averages), "last": np.array(last)}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
@@ -167,7 +172,9 @@ class TrustRegionController:
         self.network.load_state(state)
         averages, last = (np.asarray(state.get(name), np.float64) for name in ("averages", "last"))
         if averages.shape != (3,) or last.shape != (3,):
-            raise InvalidArgumentError("the controller's averages or last step are missing; start the run anew")
+            raise InvalidArgumentError(
+                "the controller's averages or last step are missing; start the run anew"
+            )
         for average, value in zip((self._loss, self._norm, self._variance), averages, strict=True):
             average.value = float(value) if math.isfinite(value) else None
         self._last = StepSize(*map(float, last)) if np.isfinite(last).all() else None

@@ -120,13 +120,13 @@ HYB_API const char *hyb_language_model_metadata(const hyb_language_model *model,
  * attn_output, ffn_norm, ffn_gate, ffn_up, ffn_sub_norm, ffn_down. */
 typedef struct hyb_parameter {
     char name[32];
-    uint32_t n_rows;     /* outputs; 1 for a norm gain */
-    uint32_t n_cols;     /* inputs */
-    int32_t format;      /* hyb_format it is stored in */
-    int32_t granularity; /* hyb_granularity */
-    float *values;       /* fp32 master weights [n_rows][n_cols]; call hyb_language_model_touch after writing */
-    float *gradient;     /* fp32 [n_rows][n_cols]: of the last hyb_language_model_gradients */
-    float *first_moment; /* fp32 [n_rows][n_cols]: of the optimiser; momentum with SPECTRAL */
+    uint32_t n_rows;       /* outputs; 1 for a norm gain */
+    uint32_t n_cols;       /* inputs */
+    int32_t format;        /* hyb_format it is stored in */
+    int32_t granularity;   /* hyb_granularity */
+    float *values;         /* fp32 master weights [n_rows][n_cols]; call hyb_language_model_touch after writing */
+    float *gradient;       /* fp32 [n_rows][n_cols]: of the last hyb_language_model_gradients */
+    float *first_moment;   /* fp32 [n_rows][n_cols]: of the optimiser; momentum with SPECTRAL */
     float *second_moment;  /* fp32 [n_rows][n_cols]; NULL for a layer's matrix with SPECTRAL */
     float *last_change;    /* fp32 [n_rows][n_cols]: of the last trust-region step; with SPECTRAL of layers' matrices */
     float *row_moment;     /* fp32 [n_rows]: running mean squares of the directions' rows, the same matrices */
@@ -175,15 +175,15 @@ typedef struct hyb_update_statistics {
     double zero_share;    /* share of codes that are 0 */
 } hyb_update_statistics;
 
-/* One AdamW update from the current gradients (ADAMW only). Weight decay applies to the layers' matrices only. If clip_norm > 0,
- * gradients are scaled by min(1, clip_norm / gradient_norm). adamw->gradient_scale is multiplied on top.
+/* One AdamW update from the current gradients (ADAMW only). Weight decay applies to the layers' matrices only. If
+ * clip_norm > 0, gradients are scaled by min(1, clip_norm / gradient_norm). adamw->gradient_scale is multiplied on top.
  * statistics may be NULL. Errors: STATE, INVALID_ARGUMENT, NOT_FINITE. */
 HYB_API hyb_status hyb_language_model_apply(hyb_language_model *model, const hyb_adamw *adamw, float clip_norm,
                                             hyb_update_statistics *statistics);
 
 /* What a trust-region step did. */
 typedef struct hyb_trust_statistics {
-    double flipped_share;   /* as in hyb_update_statistics */
+    double flipped_share; /* as in hyb_update_statistics */
     double zero_share;
     double change_norm;     /* Euclidean norm of the change of the layers' matrices */
     double shortened_share; /* of the parts with a ball of their own (matrices, tensors, or all at once with L2), the

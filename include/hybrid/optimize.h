@@ -2,8 +2,8 @@
  * schedules, gradient norms.
  *
  * Sources: Loshchilov & Hutter 2019, "Decoupled Weight Decay Regularization" (AdamW, cosine schedule); Hu et al. 2024,
- * "MiniCPM" (warm-up, stable, decay); Jordan et al. 2024, "Muon" (momentum orthogonalised by Newton-Schulz steps); Li et
- * al. 2025, "NorMuon" (row normalisation); Bernstein & Newhouse 2024, "Old optimizer, new norm" (the step as the
+ * "MiniCPM" (warm-up, stable, decay); Jordan et al. 2024, "Muon" (momentum orthogonalised by Newton-Schulz steps); Li
+ * et al. 2025, "NorMuon" (row normalisation); Bernstein & Newhouse 2024, "Old optimizer, new norm" (the step as the
  * minimiser of a linear model in a ball of the spectral norm).
  */
 #ifndef HYBRID_OPTIMIZE_H
@@ -54,15 +54,15 @@ typedef enum hyb_optimizer {
     HYB_OPTIMIZER_L2 = 3
 } hyb_optimizer;
 
-/* A trust-region step; the norm is the model's (hyb_language_model_set_optimizer). All values finite and >= 0; betas, momentum and row_beta below 1. For a matrix with SPECTRAL:
- *   m = momentum m + (1 - momentum) g;   u = momentum m + (1 - momentum) g
- *   O = u orthogonalised: singular values pushed towards 1, none above 1
- *   change = -min(learning_rate, radius / b) (f O + weight_decay w),   f = sqrt(max(1, n_rows / n_cols))
- * with b >= 1 a bound of the norm of (f O + weight_decay w) / f. row_beta > 0 first divides the rows of O by the root
- * of a running mean of their mean squares (keeping the Frobenius norm; no row grows more than 1.6 times). Elsewhere, and with the other norms:
- *   change = -rate (m' / (sqrt(v') + epsilon) + weight_decay w),   m', v' Adam's bias-corrected moments,
- * shortened to the ball; weight decay on matrices only. rate is learning_rate, or for embedding, head and gains with
- * SPECTRAL  vector_ratio * min(learning_rate, radius), for gains at most gain_rate. */
+/* A trust-region step; the norm is the model's (hyb_language_model_set_optimizer). All values finite and >= 0; betas,
+ * momentum and row_beta below 1. For a matrix with SPECTRAL: m = momentum m + (1 - momentum) g;   u = momentum m + (1 -
+ * momentum) g O = u orthogonalised: three Newton-Schulz steps of degree 5 and one of degree 3, no singular value above
+ * 1 change = -min(learning_rate, radius / b) (f O + weight_decay w),   f = sqrt(max(1, n_rows / n_cols)) with b >= 1 a
+ * bound of the norm of (f O + weight_decay w) / f. row_beta > 0, before the step of degree 3, divides the rows by the
+ * root of a running mean of their mean squares (keeping the Frobenius norm; no row grows more than 1.6 times).
+ * Elsewhere, and with the other norms: change = -rate (m' / (sqrt(v') + epsilon) + weight_decay w),   m', v' Adam's
+ * bias-corrected moments, shortened to the ball; weight decay on matrices only. rate is learning_rate, or for
+ * embedding, head and gains with SPECTRAL  vector_ratio * min(learning_rate, radius), for gains at most gain_rate. */
 typedef struct hyb_trust_region {
     size_t struct_size;
     float learning_rate; /* length of a step before it is shortened, in the unit of the norm; Adam's rate elsewhere */
@@ -79,8 +79,8 @@ typedef struct hyb_trust_region {
 } hyb_trust_region;
 
 /* Pushes the singular values of a matrix towards 1 by five Newton-Schulz steps of degree 5 and one of degree 3: those
- * above 1e-3 of the Frobenius norm end in 0.85..1, smaller ones in between, none above 1 + 1e-5. What remains of a matrix
- * whose values are all 0 is 0. x, out: fp32 [n_rows][n_cols], finite; out may be x. Errors: INVALID_ARGUMENT,
+ * above 1e-3 of the Frobenius norm end in 0.85..1, smaller ones in between, none above 1 + 1e-5. What remains of a
+ * matrix whose values are all 0 is 0. x, out: fp32 [n_rows][n_cols], finite; out may be x. Errors: INVALID_ARGUMENT,
  * NOT_FINITE, OUT_OF_MEMORY. */
 HYB_API hyb_status hyb_orthogonalize(hyb_ctx *ctx, size_t n_rows, size_t n_cols, const float *x, float *out);
 

@@ -14,6 +14,8 @@
 #include "../gemm.h"
 #include "../matmul.h"
 
+#define HYB_N_OPTIMIZERS (HYB_OPTIMIZER_L2 + 1)
+
 /* Tokens that one task of a parallel loop handles: enough work to hide the hand-out, few enough to share evenly. */
 #define HYB_TOKENS_PER_TASK 8
 
@@ -30,8 +32,8 @@ typedef struct hyb_tensor {
     float *last_change;    /* [n_rows][n_cols] */
     float *row_moment;     /* [n_rows] */
     float *spectral_bound; /* [1] */
-    int8_t *codes; /* [n_rows][n_cols] in a trainable model, NULL in a loaded one */
-    float *scales; /* [n_scales] */
+    int8_t *codes;         /* [n_rows][n_cols] in a trainable model, NULL in a loaded one */
+    float *scales;         /* [n_scales] */
     size_t n_scales;
     hyb_weights *packed;
 } hyb_tensor;
@@ -117,14 +119,14 @@ struct hyb_language_model {
     hyb_tokenizer *tokenizer;
     char *metadata;
     size_t metadata_bytes;
-    int8_t *next_codes;            /* the largest tensor's codes, for counting flips */
-    int backward;                  /* hyb_backward of the next prepare */
-    int optimizer;                 /* hyb_optimizer of the next prepare */
-    int moments_optimizer;         /* that moment_memory is for */
-    struct hyb_training *training; /* train.c; NULL before prepare */
-    hyb_session *evaluation;       /* session.c; for loss and logits, made on demand */
-    void *parameter_memory;        /* one block: values, codes and scales */
-    void *moment_memory;           /* one block: gradients and moments */
+    int8_t *next_codes;                    /* the largest tensor's codes, for counting flips */
+    int backward;                          /* hyb_backward of the next prepare */
+    int optimizer;                         /* hyb_optimizer of the next prepare */
+    int moments_optimizer;                 /* whose state the tensors point to */
+    struct hyb_training *training;         /* train.c; NULL before prepare */
+    hyb_session *evaluation;               /* session.c; for loss and logits, made on demand */
+    void *parameter_memory;                /* one block: values, codes and scales */
+    void *moment_memory[HYB_N_OPTIMIZERS]; /* one block for each optimiser that was prepared: gradients and state */
 };
 
 /* A bump allocator that also works without memory, to measure: base NULL gives NULL pointers and the right `used`. */

@@ -72,7 +72,7 @@ typedef struct hyb_training {
     float *input_values;    /* [m][columns] dequantised inputs of what works in fp32: layers, the head */
     float *effective;       /* effective weights of the largest matrix of those */
     hyb_backward_int8 int8;
-    float *gain_partials; /* [chunks of m][max(dim, ffn_dim)] */
+    float *gain_partials;           /* [chunks of m][max(dim, ffn_dim)] */
     hyb_orthogonal_work orthogonal; /* SPECTRAL only, for the largest of the layers' matrices, as is the next */
     float *direction;               /* [n_rows][n_cols] */
     double *row_sums;               /* [n_rows] of the largest tensor, trust-region optimisers only */

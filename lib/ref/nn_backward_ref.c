@@ -1,5 +1,5 @@
-/* nn_backward_ref.c - derivatives of the float operators, and updates of weights, in plain C99. RELAXED: the faster variants may use
- * fused multiply-add and sum in another order.
+/* nn_backward_ref.c - derivatives of the float operators, and updates of weights, in plain C99. RELAXED: the faster
+ * variants may use fused multiply-add and sum in another order.
  */
 #include <math.h>
 

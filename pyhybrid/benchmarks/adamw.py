@@ -54,5 +54,10 @@ def adamw(training: TrainingConfig, model: ModelConfig) -> AdamW:
     """
     filled = replace(training, optimizer="adamw").for_model(model)
     return AdamW(
-        filled.learning_rate, filled.weight_decay, training.beta1, training.beta2, training.epsilon, training.clip_norm
+        filled.learning_rate,
+        filled.weight_decay,
+        training.beta1,
+        training.beta2,
+        training.epsilon,
+        training.clip_norm,
     )

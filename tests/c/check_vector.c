@@ -70,8 +70,8 @@ static void call_momentum(const hyb_kernels *k, args *a) {
     a->result = k->momentum(&job);
 }
 static void call_adam_change(const hyb_kernels *k, args *a) {
-    hyb_adam_change_job job = {a->b[1], a->b[2], a->b[3], a->b[5], a->b[0], a->n, 0.9f,
-                               0.1f,    0.95f,   0.05f,   1e-2f,   3.0f,    1e-8f, 8e-3f, 1e-3f};
+    hyb_adam_change_job job = {a->b[1], a->b[2], a->b[3], a->b[5], a->b[0], a->n,  0.9f, 0.1f,
+                               0.95f,   0.05f,   1e-2f,   3.0f,    1e-8f,   8e-3f, 1e-3f};
     a->result = k->adam_change(&job);
 }
 static void call_apply_change(const hyb_kernels *k, args *a) {

@@ -255,7 +255,8 @@ static float *train(int optimizer, uint32_t n_threads, size_t *n, double *alignm
     CHECK_OK(hyb_language_model_set_optimizer(model, (hyb_optimizer)optimizer));
     CHECK_OK(hyb_language_model_prepare(model, N_SEQUENCES, N_CONTEXT));
     for (uint64_t step = 1; step <= 6; step++) {
-        hyb_trust_region options = {sizeof options, 0.1f, 0.05f, 0.8f, 0.95f, 0.1f, 0.32f, 0.02f, 0.8f, 0.99f, 1e-8f, step};
+        hyb_trust_region options = {sizeof options, 0.1f,  0.05f, 0.8f,  0.95f, 0.1f,
+                                    0.32f,          0.02f, 0.8f,  0.99f, 1e-8f, step};
         gradients(model, &state);
         CHECK_OK(hyb_language_model_alignment(model, alignment));
         CHECK(step > 1 ? fabs(*alignment) <= 1.0 && *alignment != 0.0 : *alignment == 0.0);
@@ -330,7 +331,8 @@ static void test_memory(void) {
         CHECK_OK(hyb_language_model_memory_with(ctx, &config, HYB_BACKWARD_INT8, (hyb_optimizer)o, 2, N_CONTEXT,
                                                 &weights, &bytes[o]));
     CHECK(bytes[HYB_OPTIMIZER_SPECTRAL] > bytes[HYB_OPTIMIZER_ADAMW]);
-    CHECK(bytes[HYB_OPTIMIZER_L2] > bytes[HYB_OPTIMIZER_SPECTRAL] && bytes[HYB_OPTIMIZER_RMS] == bytes[HYB_OPTIMIZER_L2]);
+    CHECK(bytes[HYB_OPTIMIZER_L2] > bytes[HYB_OPTIMIZER_SPECTRAL] &&
+          bytes[HYB_OPTIMIZER_RMS] == bytes[HYB_OPTIMIZER_L2]);
     hyb_ctx_destroy(ctx);
 }
 

@@ -420,6 +420,8 @@ def test_doctor(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
                 "text.txt",
                 "--set",
                 "training.learning_rate=1e6",
+                "--optimizer",
+                "adamw",
                 "--bits",
                 "32",
                 "--steps",

@@ -25,8 +25,8 @@ from parity import (
     set_weights,
 )
 
-from pyhybrid.benchmarks.adamw import adamw
 from pyhybrid._context import Context
+from pyhybrid.benchmarks.adamw import adamw
 from pyhybrid.config import BITS, ModelConfig, TrainingConfig
 from pyhybrid.language_model import LanguageModel
 from pyhybrid.quantization import PackedWeights, gemm, matmul, quantize, quantize_activations

@@ -61,11 +61,12 @@ def changed(config: TrainingConfig = RUN, **fields: Any) -> TrainingConfig:
 
 
 def weights(model: LanguageModel) -> dict[str, bytes]:
-    """Every weight and moment, bit for bit."""
+    """Every weight and what the optimiser keeps, bit for bit."""
     arrays = {}
     for name, p in model.parameters().items():
-        for kind, array in (("w", p.values), ("m", p.first_moment), ("v", p.second_moment)):
-            assert array is not None
+        assert p.values is not None
+        assert p.first_moment is not None
+        for kind, array in ({"weights": p.values} | p.optimizer_state).items():
             arrays[f"{kind}.{name}"] = array.tobytes()
     return arrays
 
@@ -149,10 +150,12 @@ def test_learning_rate_follows_the_schedule(schedule: str, tmp_path: Path) -> No
     """Warm-up rises to the peak, and what follows has the shape that its name says."""
     config = changed(
         steps=20, schedule=schedule, warmup_fraction=0.25, decay_fraction=0.5, final_ratio=0.5,
-        checkpoint_interval=0, learning_rate=1e-3,
+        checkpoint_interval=0, learning_rate=1e-3, optimizer="adamw",
     )  # fmt: skip
     run(config, out=tmp_path)
-    rates = [record["learning_rate"] / 1e-3 for record in read_metrics(tmp_path / "metrics.jsonl")]
+    records = read_metrics(tmp_path / "metrics.jsonl")
+    rates = [record["schedule"] for record in records]
+    assert [record["learning_rate"] for record in records] == pytest.approx([1e-3 * rate for rate in rates])
     assert rates[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
     assert max(rates) == pytest.approx(1)
     if schedule == "constant":
@@ -620,7 +623,8 @@ def test_divergence_is_reported_not_trained_on() -> None:
     """An absurd learning rate ends in an error of this library, or in finite weights, never in NaN."""
     model = LanguageModel(SHAPE, seed=5)
     try:
-        Trainer(model, TEXT, changed(learning_rate=1e6, warmup_fraction=0, steps=30)).train()
+        Trainer(model, TEXT, changed(optimizer="adamw", learning_rate=1e6, warmup_fraction=0,
+        steps=30)).train()
     except HybridError as error:
         assert "step" in str(error)
     for parameter in model.parameters().values():
@@ -658,7 +662,8 @@ def test_folder_that_cannot_be_made_is_a_clear_error(tmp_path: Path) -> None:
 def test_too_little_memory_is_refused_before_it_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     """The estimate is compared with what is available; near the limit there is a warning."""
     model = LanguageModel(SHAPE)
-    needed = LanguageModel.memory_estimate(SHAPE, 4, 16, context=model.context).training_bytes
+    estimate = LanguageModel.memory_estimate(SHAPE, 4, 16, optimizer="spectral", context=model.context)
+    needed = estimate.training_bytes
     monkeypatch.setattr(budget_module, "available_memory_bytes", lambda: needed - 1)
     with pytest.raises(OutOfMemoryError, match=r"training\.batch_size"):
         Trainer(model, TEXT, RUN).train()
