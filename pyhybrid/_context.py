@@ -112,7 +112,7 @@ class _Life:
 
     def __init__(self, pointer: Any, destroy: Any) -> None:
         self._pointer, self._destroy = pointer, destroy
-        # One entry for the context, at the left end, and one for each owner; appending and popping are atomic.
+        # One entry for the context, at the left end, and one for each owner; both operations are atomic.
         self._owners: collections.deque[bool] = collections.deque([True])
 
     def hold(self) -> None:

@@ -1,9 +1,7 @@
-"""The lines that `pyhybrid train` prints while it goes on, and the summary of the hybrid optimiser at the
-end.
+"""What `pyhybrid train` prints while it goes on, and the summary of the hybrid optimiser at the end.
 
 Place in the data flow: a callback of the trainer; it sees each step's record. The forms are those of the
-    documents
-that the package was asked for with; every figure is measured.
+documents that the package was asked for with; every figure is measured.
 """
 
 from __future__ import annotations

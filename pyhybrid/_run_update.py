@@ -1,9 +1,8 @@
 """The optimiser of a run: AdamW, or trust-region steps whose rate and radius are under feedback.
 
 Place in the data flow: _run_step.py hands over what the gradients showed and the schedule's multiplier; the
-    update is
-computed in C; what an optimiser remembers between steps, beyond the model's own arrays, goes into the
-checkpoint.
+update is computed in C; what an optimiser remembers between steps, beyond the model's own arrays, goes into
+the checkpoint.
 """
 
 from __future__ import annotations

@@ -162,8 +162,8 @@ class AuxiliaryNetwork:
         self.bias1 -= 0.1 * rate * back
 
     def state(self) -> dict[str, Vector]:
-        """Returns copies of the weights, and the last features (NaN before the first), by name, for a
-        checkpoint.""" arrays = {name: getattr(self, name).copy() for name in _WEIGHTS}
+        """Returns copies of the weights and the last features (NaN before the first) by name."""
+        arrays = {name: getattr(self, name).copy() for name in _WEIGHTS}
         none = np.full(self.weights1.shape[1], np.nan)
         return {**arrays, "features": none if self._cache is None else self._cache[0].copy()}
 

@@ -165,7 +165,8 @@ def test_network_learns_along_the_gradient_it_is_given() -> None:
         output = network.forward(features)
         assert network.multiplier(output) == pytest.approx(10.0**-sign, rel=0.3)
         assert network.radius(output) == pytest.approx(0.001 if sign > 0 else 1.0, rel=0.7)
-        assert 0.1 <= network.multiplier(output) <= 10 and 0.001 <= network.radius(output) <= 1
+        assert 0.1 <= network.multiplier(output) <= 10
+        assert 0.001 <= network.radius(output) <= 1
 
 
 def test_network_can_tell_states_apart() -> None:
