@@ -93,7 +93,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rounds", type=_positive, help="measurements a side (quality: see --seeds)")
     parser.add_argument("--steps", type=_positive, default=default.steps, help="steps of a quality run")
     parser.add_argument("--seeds", type=_positive, default=default.seeds, help="quality runs")
-    parser.add_argument("--data", type=Path, help="text of the quality runs; default: the embedded one")
+    parser.add_argument(
+        "--data", type=Path, help="text of the quality and optimizer runs; default: the embedded one"
+    )
+    parser.add_argument(
+        "--runs", type=Path, metavar="FOLDER", help="keep every optimizer run here, and do none twice"
+    )
     parser.add_argument(
         "--isa", choices=["scalar", "avx2", "avxvnni", "avx512", "lookup", "neon"],
         help="highest tier of our side (HYB_ISA)",
@@ -137,6 +142,7 @@ def _options(args: argparse.Namespace) -> Options:
         steps=args.steps,
         seeds=args.seeds,
         data=args.data,
+        runs=args.runs,
     )
 
 
@@ -152,7 +158,8 @@ def _command(args: argparse.Namespace) -> str:
     for name in ("rounds", "steps", "seeds"):
         if getattr(args, name) != getattr(default, name):
             words.append(f"--{name} {getattr(args, name)}")
-    words += [f"--data {args.data.name}"] if args.data and args.section in ("quality", "all") else []
+    reads_text = args.section in ("quality", "optimizer", "all")
+    words += [f"--data {args.data.name}"] if args.data and reads_text else []
     words += [f"--filter {args.filter}"] if args.filter else []
     return " ".join(words)
 
@@ -203,7 +210,7 @@ def run(args: argparse.Namespace) -> int:
         )
     failed = False
     for row in chosen:
-        rounds = None if row.section in ("quality", "size") else options.rounds
+        rounds = None if row.section in ("quality", "optimizer", "size") else options.rounds
         try:
             result = measure(row, peers=args.peers, rounds=rounds, progress=_progress, isa=args.isa)
         except BenchmarkError as error:

@@ -247,14 +247,29 @@ def _summary(samples: Sequence[float]) -> dict[str, Any]:
     }
 
 
-def _relation(row: Row, ours: Sequence[float], theirs: Sequence[float]) -> dict[str, float]:
+def _relation(row: Row, ours: Sequence[float], theirs: Sequence[float]) -> dict[str, float | None]:
     """Ratio (above 1 where we are better) and difference of paired rounds."""
     pairs = list(zip(ours, theirs, strict=True))
     ratios = [a / b if row.better == "higher" else b / a for a, b in pairs]
     return {
         "ratio": statistics.median(ratios),
         "difference": statistics.fmean(a - b for a, b in pairs),
+        "gain": statistics.fmean(a - b if row.better == "higher" else b - a for a, b in pairs),
+        "half_width": _half_width([a - b for a, b in pairs]),
     }
+
+
+# Student's t at 97.5 % for 1, 2, ... degrees of freedom; beyond, the normal distribution's.
+_T_975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
+
+
+def _half_width(differences: Sequence[float]) -> float | None:
+    """Half of the 95 % confidence interval of a mean; None for a single value."""
+    n = len(differences)
+    if n < 2:
+        return None
+    quantile = _T_975[n - 2] if n - 2 < len(_T_975) else 1.96
+    return float(quantile * statistics.stdev(differences) / n**0.5)
 
 
 def _judge(
@@ -273,7 +288,7 @@ def _judge(
     if goal.peer is None or goal.peer not in peers:
         return verdict | {"figure": None, "holds": None}
     figure = peers[goal.peer][goal.kind]
-    holds = figure >= goal.limit if goal.kind == "ratio" else abs(figure) <= goal.limit
+    holds = abs(figure) <= goal.limit if goal.kind == "difference" else figure >= goal.limit
     return verdict | {"figure": figure, "holds": holds}
 
 

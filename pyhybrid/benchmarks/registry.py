@@ -28,6 +28,7 @@ SECTIONS: dict[str, str] = {
     "generate": "generation",
     "scaling": "scaling",
     "quality": "quality",
+    "optimizer": "optimizer",
     "size": "size",
 }
 
@@ -85,14 +86,15 @@ class Goal:
     Args:
         text: the claim, one sentence.
         kind: 'ratio' (median of ours / peer, or its inverse where lower is better, at least the limit),
-            'difference' (mean of ours - peer at most the limit in magnitude), 'value' (median of ours at
+            'difference' (mean of ours - peer at most the limit in magnitude), 'gain' (mean of ours - peer,
+            or its inverse where lower is better, at least the limit), 'value' (median of ours at
             most the limit), or 'share' (of the machine's limit, at least the limit).
         limit: see kind.
         peer: the peer's name; None for 'value' and 'share'.
     """
 
     text: str
-    kind: Literal["ratio", "difference", "value", "share"]
+    kind: Literal["ratio", "difference", "gain", "value", "share"]
     limit: float
     peer: str | None = None
 
@@ -155,7 +157,8 @@ class Options:
         rounds: measurements a side; None: the row's own number.
         steps: optimiser steps of a quality run.
         seeds: quality runs, seeds 0 to seeds - 1.
-        data: text of the quality runs; None: the embedded documentation text.
+        data: text of the quality and optimizer runs; None: the embedded documentation text.
+        runs: folder that keeps each run of the section optimizer, so that none is done twice; None: none.
         kernel_threads: numbers of threads for the rows of single operations.
         quick: fewer rows of single operations, and shorter rounds.
         isa: highest tier of our sides, as HYB_ISA says it; None: as the environment has it.
@@ -168,6 +171,7 @@ class Options:
     steps: int = 600
     seeds: int = 3
     data: Path | None = None
+    runs: Path | None = None
     kernel_threads: tuple[int, ...] = (1,)
     quick: bool = False
     isa: str | None = None

@@ -18,7 +18,16 @@ from pyhybrid.benchmarks.scaling import fits
 
 __all__ = ["load_results", "render_benchmarks", "render_claims", "render_summary"]
 
+#: Sections whose figures are losses, which are compared by their difference.
+_BY_DIFFERENCE = ("quality", "optimizer")
 _TITLES = {
+    "optimizer": (
+        "Optimiser",
+        (
+            "Validation losses of whole training runs with the hybrid optimiser, beside AdamW (tuned: rows "
+            "`optimizer/tuning`) and plain Muon + AdamW; then base rates, and what each component is worth."
+        ),
+    ),
     "train": (
         "Training speed",
         (
@@ -128,8 +137,9 @@ def _side(summary: Mapping[str, Any]) -> str:
 
 
 def _relation(row: Mapping[str, Any], peer: Mapping[str, Any]) -> str:
-    if row["section"] == "quality":
-        return f"{peer['difference']:+.4f}"
+    if row["section"] in _BY_DIFFERENCE:
+        width = peer.get("half_width")
+        return f"{peer['difference']:+.4f}" + (f" ± {width:.4f}" if width is not None else "")
     return f"{peer['ratio']:.2f} x"
 
 
@@ -146,7 +156,8 @@ def _section(name: str, document: Mapping[str, Any]) -> list[str]:
         lines += [f"![{title}](tools/benchmark_results/{document['plot']})", ""]
     if _section_of(name) == "scaling":
         return lines + _curves(document["rows"])
-    relation = "ours - peer" if _section_of(name) == "quality" else "ours better by"
+    by_difference = _section_of(name) in _BY_DIFFERENCE
+    relation = "ours - peer (95 % interval of the mean)" if by_difference else "ours better by"
     shares = any(row.get("limits") for row in document["rows"])
     share_title, share_rule = (" of the limit |", "---:|") if shares else ("", "")
     lines.append(
@@ -240,7 +251,7 @@ def render_summary(results: Mapping[str, Mapping[str, Any]]) -> str:
         for row in document["rows"]:
             for peer, found in row["peers"].items() if row["unit"] != "MiB" else ():
                 ratios.setdefault(peer, []).append(float(found["ratio"]))
-        if section == "quality" or not ratios:  # losses are compared by difference
+        if section in _BY_DIFFERENCE or not ratios:  # losses are compared by difference
             continue
         spans = [
             f"{peer} {min(values):.2f}" + (f" to {max(values):.2f}" if len(values) > 1 else "")
@@ -299,7 +310,8 @@ def render_claims(results: Mapping[str, Mapping[str, Any]]) -> str:
         "| claim | limit | measured | holds | command |",
         "|---|---:|---:|---|---|",
     ]
-    signs = {"ratio": "at least", "difference": "within", "value": "at most", "share": "at least"}
+    signs = dict.fromkeys(("ratio", "gain", "share"), "at least")
+    signs |= {"difference": "within", "value": "at most"}
     for document in results.values():
         for row in document["rows"]:
             for goal in row.get("goals", [row["goal"]] if row["goal"] else []):
