@@ -32,7 +32,6 @@ static hyb_status check_value(hyb_ctx *ctx, const char *name, float value, int b
 
 hyb_status hyb_trust_region_read(hyb_ctx *ctx, const hyb_trust_region *given, hyb_trust_region *o) {
     *o = (hyb_trust_region){.momentum = 0.8f,
-                            .row_beta = 0.95f,
                             .weight_decay = 0.1f,
                             .vector_ratio = 0.32f,
                             .gain_rate = 0.02f,

@@ -231,7 +231,7 @@ class TrainingConfig(CheckedTable):
             longer all the same ends where it is, with a checkpoint and a note.
         batch_size: sequences a step.
         context: tokens a sequence; at most the model's max_context.
-        learning_rate: peak of the schedule. None: 0.05 in the unit of the spectral norm, which suits any
+        learning_rate: peak of the schedule. None: 0.07 in the unit of the spectral norm, which suits any
             width and length; for AdamW and Adam's directions 8e-3 up to a width of 128, less in proportion
             above.
         beta1: decay of Adam's first moment.
@@ -249,7 +249,8 @@ class TrainingConfig(CheckedTable):
         trust_norm: of the hybrid optimiser's region: 'spectral' (each matrix's largest singular value;
             steps along orthogonalised momentum), 'rms' (each tensor, relative to its own) or 'l2' (all
             parameters together); the last two with Adam's directions.
-        trust_radius: that a step starts with and, with 'network', is pulled to. None: 0.05; 1 with 'l2'.
+        trust_radius: that a run starts with and, with 'network', is pulled to. None: 0.07 with 'spectral',
+            0.05 with 'rms', 1 with 'l2'.
         radius_rule: 'network' (the auxiliary network sets radius and rate), 'adaptive' (the radius grows by
             1 % where it did not shorten the step, and shrinks by 5 % where it did), or 'fixed'.
         radius_form: 'norm' bounds the norm of a change by the radius, 'squared' by its square.
@@ -292,7 +293,7 @@ class TrainingConfig(CheckedTable):
     radius_form: RadiusForm = "norm"
     auxiliary_hidden_size: int = 16
     momentum: float = 0.8
-    row_beta: float = 0.95
+    row_beta: float = 0.0
     vector_ratio: float = 0.32
     backward: Backward = "int8"
     seed: int = 0
@@ -357,8 +358,8 @@ class TrainingConfig(CheckedTable):
             model: gives the width.
         """
         spectral = self.optimizer == "hybrid" and self.trust_norm == "spectral"
-        rate = 0.05 if spectral else 8e-3 * min(1.0, 128 / model.dim)
-        radius = 1.0 if self.trust_norm == "l2" else 0.05
+        rate = 0.07 if spectral else 8e-3 * min(1.0, 128 / model.dim)
+        radius = {"spectral": 0.07, "rms": 0.05, "l2": 1.0}[self.trust_norm]
         if self.radius_rule == "network":
             radius = min(radius, 0.5)
         return FilledTraining(

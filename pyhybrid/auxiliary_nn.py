@@ -91,7 +91,7 @@ class AuxiliaryNetwork:
         hidden_size: int = 16,
         output_size: int = 2,
         *,
-        initial_radius: float = 0.05,
+        initial_radius: float = 0.07,
         learning_rate: float = 0.05,
         seed: int = 0,
     ) -> None:

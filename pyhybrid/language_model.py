@@ -425,7 +425,7 @@ class LanguageModel:
         radius: float,
         step: int,
         momentum: float = 0.8,
-        row_beta: float = 0.95,
+        row_beta: float = 0.0,
         weight_decay: float = 0.1,
         vector_ratio: float = 0.32,
         gain_rate: float = 0.02,

@@ -93,7 +93,7 @@ class TrustRegionController:
         self,
         base_rate: float,
         *,
-        radius: float = 0.05,
+        radius: float = 0.07,
         hidden_size: int = 16,
         seed: int = 0,
         feedback: FeedbackConfig | None = None,

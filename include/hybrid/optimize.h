@@ -55,20 +55,22 @@ typedef enum hyb_optimizer {
 } hyb_optimizer;
 
 /* A trust-region step; the norm is the model's (hyb_language_model_set_optimizer). All values finite and >= 0; betas,
- * momentum and row_beta below 1. For a matrix with SPECTRAL: m = momentum m + (1 - momentum) g;   u = momentum m + (1 -
- * momentum) g O = u orthogonalised: three Newton-Schulz steps of degree 5 and one of degree 3, no singular value above
- * 1 change = -min(learning_rate, radius / b) (f O + weight_decay w),   f = sqrt(max(1, n_rows / n_cols)) with b >= 1 a
- * bound of the norm of (f O + weight_decay w) / f. row_beta > 0, before the step of degree 3, divides the rows by the
- * root of a running mean of their mean squares (keeping the Frobenius norm; no row grows more than 1.6 times).
- * Elsewhere, and with the other norms: change = -rate (m' / (sqrt(v') + epsilon) + weight_decay w),   m', v' Adam's
- * bias-corrected moments, shortened to the ball; weight decay on matrices only. rate is learning_rate, or for
- * embedding, head and gains with SPECTRAL  vector_ratio * min(learning_rate, radius), for gains at most gain_rate. */
+ * momentum and row_beta below 1. For a matrix with SPECTRAL:
+ *   m = momentum m + (1 - momentum) g;   u = momentum m + (1 - momentum) g
+ *   O = u orthogonalised: three Newton-Schulz steps of degree 5 and one of degree 3, no singular value above 1
+ *   change = -min(learning_rate, radius / b) (f O + weight_decay w),   f = sqrt(max(1, n_rows / n_cols))
+ * with b >= 1 a bound of the norm of (f O + weight_decay w) / f. row_beta > 0 divides the rows, before the step of
+ * degree 3, by the root of a running mean of their mean squares; the Frobenius norm stays, and no row grows more than
+ * 1.6 times. Elsewhere, and with the other norms:
+ *   change = -rate (m' / (sqrt(v') + epsilon) + weight_decay w),   m', v' Adam's bias-corrected moments,
+ * shortened to the ball; weight decay on matrices only. rate is learning_rate, or for embedding, head and gains with
+ * SPECTRAL  vector_ratio * min(learning_rate, radius), for gains at most gain_rate. */
 typedef struct hyb_trust_region {
     size_t struct_size;
     float learning_rate; /* length of a step before it is shortened, in the unit of the norm; Adam's rate elsewhere */
     float radius;        /* of the ball */
     float momentum;      /* 0.8 */
-    float row_beta;      /* 0.95; 0: rows are not normalised */
+    float row_beta;      /* 0: rows are not normalised; 0.95 is usual where they are */
     float weight_decay;  /* 0.1; decoupled, matrices only */
     float vector_ratio;  /* 0.32; SPECTRAL only */
     float gain_rate;     /* 0.02; SPECTRAL only */

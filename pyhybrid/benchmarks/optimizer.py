@@ -85,8 +85,13 @@ class _Training:
         return [change for change in self.changes if not change.startswith("peer.")]
 
     def answer(self) -> Answer:
-        """Nothing is compared before the runs: the sides differ on purpose."""
-        return {}
+        """The first batch: the sides differ in all but the text."""
+        from pyhybrid.batches import Batches
+        from pyhybrid.data import load_dataset
+
+        t = self.config.training
+        batches = Batches(load_dataset(self.source).train, batch_size=t.batch_size, context=t.context)
+        return {"first_batch": batches.batch(1).astype(np.float64)}
 
     def run(self, round_number: int) -> float:
         """Validation loss in nats per byte with the round as the seed."""
@@ -263,6 +268,7 @@ def _row(name: str, options: Options, *, steps: int, text: str, changes: str = "
         sizes={"preset": fields.pop("preset", "small"), "steps": steps, "text": text, "changes": changes},
         hidden=hidden,
         threads=max(options.threads),
+        agreement={"first_batch": 0.0},
         rounds=fields.pop("seeds", options.seeds),
         note="Validation loss; one round a seed.",
         **fields,
@@ -319,7 +325,7 @@ def _base_rates(options: Options, text: str) -> list[Row]:
                 options,
                 steps=600,
                 text=text,
-                changes=f"training.learning_rate={0.05 * factor:g}",
+                changes=f"training.learning_rate={0.07 * factor:g}",
                 peers={"default rate": "HybridDefaults", "no feedback": "HybridFixed"},
                 goal=goal,
             )

@@ -89,7 +89,9 @@ def test_step_is_what_the_header_says() -> None:
         _gradients(model, step)
         before = _values(model)
         slopes = {name: np.array(p.gradient, np.float64) for name, p in model.parameters().items()}
-        model.apply_trust_region(learning_rate=0.02, radius=0.5, weight_decay=0.3, step=step)
+        model.apply_trust_region(
+            learning_rate=0.02, radius=0.5, weight_decay=0.3, row_beta=0.95, step=step
+        )
         for name, p in model.parameters().items():
             if not name.startswith("blk.") or "norm" in name:
                 continue
