@@ -29,6 +29,7 @@ SECTIONS: dict[str, str] = {
     "scaling": "scaling",
     "quality": "quality",
     "optimizer": "optimizer",
+    "update": "update",
     "size": "size",
 }
 

@@ -18,9 +18,13 @@ from pyhybrid.benchmarks.scaling import fits
 
 __all__ = ["load_results", "render_benchmarks", "render_claims", "render_summary"]
 
-#: Sections whose figures are losses, which are compared by their difference.
-_BY_DIFFERENCE = ("quality", "optimizer")
+#: Sections whose figures are losses or shares, which are compared by their difference.
+_BY_DIFFERENCE = ("quality", "optimizer", "update")
 _TITLES = {
+    "update": (
+        "The optimiser's share of a step",
+        "Time of an update, in percent of the time of the step's gradients; less is better.",
+    ),
     "optimizer": (
         "Optimiser",
         (
