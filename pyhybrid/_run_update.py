@@ -119,8 +119,10 @@ class TrustRegionUpdate:
         self._multiplier = 0.0  # the schedule's, of the last step
         self.controller: TrustRegionController | None = None
         if config.radius_rule == "network" and self._filled.learning_rate > 0:
+            # With Adam's directions rate and radius have different units: the rate stays where it is given.
+            spectral = config.trust_norm == "spectral"
             self.controller = TrustRegionController(
-                self._filled.learning_rate,
+                self._filled.learning_rate if spectral else self._filled.trust_radius,
                 radius=self._filled.trust_radius,
                 hidden_size=config.auxiliary_hidden_size,
                 seed=config.seed,
@@ -137,7 +139,7 @@ class TrustRegionUpdate:
         size = self.controller.propose(
             loss=gradients.loss, gradient_norm=gradients.gradient_norm, step=number
         )
-        return size, alignment
+        return size._replace(learning_rate=self._filled.learning_rate * size.multiplier), alignment
 
     def apply(
         self, model: LanguageModel, gradients: GradientStatistics, *, multiplier: float, number: int

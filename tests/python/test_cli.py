@@ -118,6 +118,30 @@ def test_train_text_report_names_every_figure(run: Run, text_file: Path, tmp_pat
         assert word in stdout, word
 
 
+def test_train_prints_the_documented_lines(run: Run, text_file: Path, tmp_path: Path) -> None:
+    """Step lines, evaluations and the optimiser's summary have the documented form; AdamW has no summary."""
+    import re
+
+    arguments = ("--data", text_file, "--out", tmp_path / "run", "--steps", 4, "--overwrite", *SMALL)
+    code, stdout, _ = run("train", *arguments)
+    assert code == 0
+    number = r"[-+]?\d+\.\d+"
+    step = rf"Step 1/4 \| Loss: {number} \| dLoss: {number} \| \|grad\|: {number} \| \|Delta\|: {number} "
+    assert re.search(step + r"\| Constraint: [01]\n", stdout), stdout
+    assert re.search(rf"Step 4/4 .*\n  -> Evaluation loss: {number}\n", stdout)
+    summary = stdout[stdout.index("HYBRID OPTIMIZATION SUMMARY") :].splitlines()
+    assert summary[1] == "=" * 60
+    patterns = (
+        r"Total Steps: 4", rf"Final Loss: {number}", r"Avg Learning Rate Multiplier: \d+\.\d\dx",
+        r"Constraint Activation Rate: \d+\.\d%", r"Final Trust Radius: \d\.\d{6}",
+    )  # fmt: skip
+    for line, pattern in zip(summary[2:7], patterns, strict=True):
+        assert re.fullmatch(pattern, line), line
+    code, stdout, _ = run("train", *arguments, "--optimizer", "adamw")
+    assert code == 0
+    assert "SUMMARY" not in stdout
+
+
 def test_train_is_reproducible(run: Run, text_file: Path, tmp_path: Path) -> None:
     """The same seed gives the same file for one and two threads; another seed gives another."""
     files = []

@@ -100,6 +100,15 @@ def test_model_config_names_field_value_and_remedy(field: str, value: object, hi
         ("schedule", "line"),
         ("warmup_fraction", 1.5),
         ("optimizer", "sgd"),
+        ("trust_norm", "nuclear"),
+        ("trust_radius", 0.0),
+        ("trust_radius", 1.0),
+        ("radius_rule", "guess"),
+        ("radius_form", "cubed"),
+        ("auxiliary_hidden_size", 0),
+        ("momentum", 1.0),
+        ("row_beta", -0.1),
+        ("vector_ratio", float("nan")),
         ("backward", "int4"),
         ("seed", -1),
         ("threads", 0),
@@ -118,6 +127,17 @@ def test_training_config_refuses_a_decay_longer_than_the_run() -> None:
     """Warm-up and decay of 'wsd' must fit into one run."""
     with pytest.raises(ConfigError, match="at most 0"):
         TrainingConfig(schedule="wsd", warmup_fraction=0.5, decay_fraction=0.6)
+
+
+def test_defaults_depend_on_optimizer_and_width() -> None:
+    """Rates of Adam's directions fall with the width, the spectral norm's do not; given values stay."""
+    wide = ModelConfig(dim=512, n_heads=8)
+    assert TrainingConfig(optimizer="adamw").for_model(ModelConfig()) == (8e-3, 1.0, 0.07)
+    assert TrainingConfig(optimizer="adamw").for_model(wide).learning_rate == pytest.approx(2e-3)
+    assert TrainingConfig().for_model(wide) == TrainingConfig().for_model(ModelConfig())
+    assert TrainingConfig(trust_norm="rms").for_model(wide).learning_rate == pytest.approx(2e-3)
+    given = TrainingConfig(learning_rate=0.3, weight_decay=0.2, trust_radius=0.1)
+    assert given.for_model(wide) == (0.3, 0.2, 0.1)
 
 
 def test_configs_take_keywords_only_and_are_frozen() -> None:
