@@ -363,6 +363,7 @@ def _tuning(options: Options, text: str) -> list[Row]:
             steps=steps,
             text=text,
             changes=f"training.optimizer=adamw {change}",
+            peers={"hybrid, defaults": "HybridDefaults"},
             seeds=1,
         )
         for steps in (600, 2000)
