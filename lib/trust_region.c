@@ -30,14 +30,20 @@ static hyb_status check_value(hyb_ctx *ctx, const char *name, float value, int b
                     below_one ? "at least 0 and below 1" : "0 or more, finite");
 }
 
+void hyb_trust_region_defaults(hyb_trust_region *options) {
+    if (options == NULL) return;
+    *options = (hyb_trust_region){.struct_size = sizeof *options,
+                                  .momentum = 0.8f,
+                                  .weight_decay = 0.1f,
+                                  .vector_ratio = 0.32f,
+                                  .gain_rate = 0.02f,
+                                  .beta1 = 0.8f,
+                                  .beta2 = 0.99f,
+                                  .epsilon = 1e-8f};
+}
+
 hyb_status hyb_trust_region_read(hyb_ctx *ctx, const hyb_trust_region *given, hyb_trust_region *o) {
-    *o = (hyb_trust_region){.momentum = 0.8f,
-                            .weight_decay = 0.1f,
-                            .vector_ratio = 0.32f,
-                            .gain_rate = 0.02f,
-                            .beta1 = 0.8f,
-                            .beta2 = 0.99f,
-                            .epsilon = 1e-8f};
+    hyb_trust_region_defaults(o);
     HYB_TRY(hyb_read_struct(ctx, "hyb_trust_region", o, given, sizeof *o));
     HYB_TRY(check_value(ctx, "learning_rate", o->learning_rate, 0));
     HYB_TRY(check_value(ctx, "radius", o->radius, 0));

@@ -38,18 +38,20 @@ static hyb_status train(hyb_language_model *model, const unsigned char *text, si
     uint32_t tokens[BATCH * (CONTEXT + 1)];
     uint64_t state = 1;
     hyb_schedule schedule = {.shape = HYB_SCHEDULE_LINEAR, .total_steps = steps, .warmup_steps = (steps + 19) / 20};
-    hyb_adamw adamw = {.beta1 = 0.8f, .beta2 = 0.99f, .epsilon = 1e-8f, .weight_decay = 1.0f, .gradient_scale = 1.0f};
-    hyb_status status = hyb_language_model_prepare(model, BATCH, CONTEXT);
+    hyb_trust_region options;
+    hyb_trust_region_defaults(&options);
+    hyb_status status = hyb_language_model_set_optimizer(model, HYB_OPTIMIZER_SPECTRAL);
+    if (status == HYB_OK) status = hyb_language_model_prepare(model, BATCH, CONTEXT);
     for (uint64_t step = 1; status == HYB_OK && step <= steps; step++) {
         hyb_gradient_statistics gradients = {0};
-        hyb_update_statistics update = {0};
+        hyb_trust_statistics update = {0};
         double multiplier = 0.0;
         draw_batch(text, n_bytes, &state, tokens);
         status = hyb_language_model_gradients(model, tokens, BATCH, CONTEXT, &gradients);
         if (status == HYB_OK) status = hyb_schedule_multiplier(&schedule, step, &multiplier);
-        adamw.learning_rate = (float)(8e-3 * multiplier);
-        adamw.step = step;
-        if (status == HYB_OK) status = hyb_language_model_apply(model, &adamw, 1.0f, &update);
+        options.learning_rate = options.radius = (float)(0.07 * multiplier);
+        options.step = step;
+        if (status == HYB_OK) status = hyb_language_model_apply_trust_region(model, &options, &update);
         if (status == HYB_OK && (step == 1 || step % 50 == 0 || step == steps))
             printf("step %llu: loss %.4f nats, %.2f %% of the weights flipped, %.1f %% are zero\n",
                    (unsigned long long)step, gradients.loss, 100 * update.flipped_share, 100 * update.zero_share);

@@ -80,6 +80,9 @@ typedef struct hyb_trust_region {
     uint64_t step;       /* 1 for the first update: used by the bias correction */
 } hyb_trust_region;
 
+/* Fills in struct_size and the defaults that the fields' comments name; learning_rate, radius and step remain 0. */
+HYB_API void hyb_trust_region_defaults(hyb_trust_region *options);
+
 /* Pushes the singular values of a matrix towards 1 by five Newton-Schulz steps of degree 5 and one of degree 3: those
  * above 1e-3 of the Frobenius norm end in 0.85..1, smaller ones in between, none above 1 + 1e-5. What remains of a
  * matrix whose values are all 0 is 0. x, out: fp32 [n_rows][n_cols], finite; out may be x. Errors: INVALID_ARGUMENT,

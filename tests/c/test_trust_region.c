@@ -312,6 +312,10 @@ static void test_wrong_calls(void) {
     CHECK_STATUS(hyb_language_model_apply(model, &adamw, 1.0f, NULL), HYB_ERROR_STATE);
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
         CHECK_STATUS(hyb_language_model_apply_trust_region(model, &bad[i], NULL), HYB_ERROR_INVALID_ARGUMENT);
+    hyb_trust_region defaults = good;
+    hyb_trust_region_defaults(NULL);
+    hyb_trust_region_defaults(&defaults);
+    CHECK(defaults.struct_size == sizeof defaults && defaults.radius == 0.0f && defaults.epsilon == 1e-8f);
     bad[0].struct_size = 0;
     CHECK_STATUS(hyb_language_model_apply_trust_region(model, &bad[0], NULL), HYB_ERROR_STRUCT_SIZE);
     CHECK_STATUS(hyb_language_model_apply_trust_region(model, NULL, NULL), HYB_ERROR_INVALID_ARGUMENT);
