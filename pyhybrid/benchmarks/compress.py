@@ -249,7 +249,7 @@ class _Signal:
         from pyhybrid.data import embedded_text
         from pyhybrid.language_model import LanguageModel
 
-        tokens = np.frombuffer(embedded_text().encode(), np.uint8)
+        tokens = np.frombuffer(embedded_text().text, np.uint8)
         batches = Batches(tokens, batch_size=8, context=64, seed=1)
         model = LanguageModel(PRESETS["tiny"].model, seed=1, context=Context(threads=self.threads))
         model.prepare(8, 64)

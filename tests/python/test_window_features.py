@@ -83,7 +83,7 @@ def test_features_do_not_depend_on_threads_or_pieces(rng: np.random.Generator) -
 
 def test_features_estimate_similarity() -> None:
     """Inner products are near the Bhattacharyya coefficients: within 5 deviations of 1/64."""
-    text = np.frombuffer(embedded_text().encode()[:12_800], np.uint8)
+    text = np.frombuffer(embedded_text().text[:12_800], np.uint8)
     rows = WindowFeatures(256, n_features=4096).transform(text).astype(np.float64)
     counts = [
         Counter(run for n in (1, 2, 3) for run in runs_of(text[first : first + 256], n))
@@ -97,7 +97,7 @@ def test_features_estimate_similarity() -> None:
 
 def test_features_tell_kinds_of_text_apart() -> None:
     """Windows of two kinds of text lie nearer to the mean of their own kind: 64 features are enough."""
-    prose = embedded_text().encode()[:40_000]
+    prose = embedded_text().text[:40_000]
     numbers = " ".join(str(i * i % 9973) for i in range(8000)).encode()[:40_000]
     rows = WindowFeatures(128).transform(np.frombuffer(prose + numbers, np.uint8))
     kinds = np.arange(len(rows)) * 128 < len(prose)
@@ -162,8 +162,10 @@ def test_signatures_estimate_similarity(rng: np.random.Generator) -> None:
     sets = shingle_sets(tokens, window, 5)
     exact = np.array([len(a & b) / len(a | b) for a, b in zip(sets[::2], sets[1::2], strict=True)])
     assert 0.3 < exact.mean() < 0.9
-    assert np.corrcoef(estimated, exact)[0, 1] > 0.9
-    assert abs((estimated - exact).mean()) < 5 * 0.125 / math.sqrt(pairs)
+    inner = (exact > 0.05) & (exact < 0.95)
+    deviations = ((estimated - exact) / np.sqrt(np.maximum(exact * (1 - exact), 1e-9) / 16))[inner]
+    assert abs(deviations.mean()) < 5 / math.sqrt(inner.sum())  # sampling errors, as 16 independent trials have
+    assert 0.7 < deviations.std() < 1.3
 
 
 def edited(passage: np.ndarray, rng: np.random.Generator, every: int) -> np.ndarray:
@@ -178,7 +180,7 @@ def edited(passage: np.ndarray, rng: np.random.Generator, every: int) -> np.ndar
 @pytest.fixture
 def repeated(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """A text of which 30 % is repeated with small edits at any place, and a mask of such tokens."""
-    text = np.frombuffer(embedded_text().encode()[:140_000], np.uint8)
+    text = np.frombuffer(embedded_text().text[:140_000], np.uint8)
     parts, masks = [], []
     for first in range(0, text.size, 7000):
         passage = text[first : first + 7000]
@@ -212,7 +214,7 @@ def test_repeated_text_counts_once(repeated: tuple[np.ndarray, np.ndarray]) -> N
 def test_duplicates_at_window_borders_are_grouped(rng: np.random.Generator) -> None:
     """Windows that repeat others with small edits share a group; others stay alone; weights are 1/size."""
     window, n = 128, 700
-    rows = np.frombuffer(embedded_text().encode()[: window * n], np.uint8).reshape(n, window)
+    rows = np.frombuffer(embedded_text().text[: window * n], np.uint8).reshape(n, window)
     rows = rows[np.array([len(set(runs_of(row, 8))) > 100 for row in rows])]
     n = len(rows)
     n_copies = n * 3 // 7
