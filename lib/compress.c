@@ -61,31 +61,30 @@ size_t hyb_compressed_bytes(const hyb_compressor *compressor, size_t n_rows, siz
 
 /* ---- packing; as hyb_pack does it, for codes that need no check ---- */
 
-/* Five digits at once: byte 4 of the product with 81, 27, 9, 3, 1 in bytes 0 to 4 is c0 + 3 c1 + 9 c2 + 27 c3 + 81 c4,
- * and no byte below exceeds 240. -1 is 3 in two bits, so (3, 0, 1) + 1 mod 4 is (0, 1, 2). */
-static void pack_ternary(const int8_t *codes, size_t n_bytes, uint8_t *bytes) {
+/* Five digits at once, in bytes 3 to 7: byte 7 of the product with 81, 27, 9, 3, 1 in bytes 0 to 4 is d0 + 3 d1 + 9 d2
+ * + 27 d3 + 81 d4, and no byte below exceeds 240. */
+static void pack_ternary(const uint8_t *digits, size_t n_bytes, uint8_t *bytes) {
     const uint64_t weights = 81u | 27u << 8 | 9u << 16 | 3u << 24 | (uint64_t)1 << 32;
-    for (size_t i = 0; i < n_bytes; ++i) {
-        uint64_t word = hyb_load_u64((const uint8_t *)codes + 5 * i);
-        word = ((word & 0x0303030303030303u) + 0x0101010101010101u) & 0x0303030303030303u;
-        bytes[i] = (uint8_t)((word & 0xffffffffffu) * weights >> 32);
-    }
+    for (size_t i = 0; i < n_bytes; ++i) bytes[i] = (uint8_t)((hyb_load_u64(digits + 5 * i) << 24) * weights >> 56);
 }
 
-/* Three digits at once in the same way: byte 2 of the product with 25, 5, 1; no byte below exceeds 120. */
-static uint32_t five_field(const int8_t *codes) {
-    uint32_t word = ((hyb_load_u32((const uint8_t *)codes) & 0x070707u) + 0x020202u) & 0x070707u;
-    return word * (25u | 5u << 8 | 1u << 16) >> 16 & 127u;
+/* Three digits at once in the same way. */
+static uint64_t five_field(const uint8_t *digits) {
+    return (hyb_load_u32(digits) << 8) * (25u | 5u << 8 | 1u << 16) >> 24;
 }
-static void pack_five(const int8_t *codes, size_t n_fields, uint8_t *bytes) {
-    for (size_t first = 0; first < n_fields; first += 8, bytes += 7) {
-        size_t n = hyb_min_size(8, n_fields - first);
+static void pack_five(const uint8_t *digits, size_t n_fields, uint8_t *bytes) {
+    uint8_t little_endian[8];
+    for (; n_fields >= 8; n_fields -= 8, digits += 24, bytes += 7) {
         uint64_t word = 0;
-        uint8_t little_endian[8];
-        for (size_t f = 0; f < n; ++f) word |= (uint64_t)five_field(codes + 3 * (first + f)) << (7 * f);
+        HYB_UNROLL
+        for (unsigned f = 0; f < 8; ++f) word |= five_field(digits + 3 * f) << (7 * f);
         hyb_store_u64(little_endian, word);
-        memcpy(bytes, little_endian, n - n / 8);
+        memcpy(bytes, little_endian, 7);
     }
+    uint64_t word = 0;
+    for (size_t f = 0; f < n_fields; ++f) word |= five_field(digits + 3 * f) << (7 * f);
+    hyb_store_u64(little_endian, word);
+    memcpy(bytes, little_endian, n_fields);
 }
 
 /* ---- compression ---- */
@@ -109,7 +108,7 @@ typedef struct span {
     const hyb_kernels *kernels;
     const float *gradient;
     float *residual, *values; /* or NULL */
-    int8_t *codes;            /* or NULL */
+    uint8_t *digits;          /* or NULL */
     size_t n;
 } span;
 
@@ -118,7 +117,7 @@ static span span_at(const span *whole, size_t first, size_t n) {
     s.gradient += first;
     if (s.residual != NULL) s.residual += first;
     if (s.values != NULL) s.values += first;
-    if (s.codes != NULL) s.codes += first;
+    if (s.digits != NULL) s.digits += first;
     s.n = n;
     return s;
 }
@@ -163,11 +162,11 @@ static void write_span(const span *s, int is_five, float threshold, float scale,
         job.gradient = piece.gradient;
         job.residual = piece.residual;
         job.values = piece.values;
-        job.codes = piece.codes;
+        job.digits = piece.digits;
         job.n = piece.n;
         hyb_compress_sums found = is_five ? s->kernels->compress_five(&job) : s->kernels->compress_ternary(&job);
-        sums[1] += (double)found.squares;
-        sums[2] += (double)found.product;
+        sums[1] += (double)found.squares * (double)scale * (double)scale;
+        sums[2] += (double)found.product * (double)scale;
     }
 }
 
@@ -198,15 +197,20 @@ static int is_small_enough(const hyb_kernels *kernels, const float *x, size_t n)
     return x == NULL || kernels->max_abs_bits(x, n) <= hyb_bits_of(LARGEST);
 }
 
+/* Without a residual the gradient is read once: that its squares add up to a small sum says the same of each. */
+static int row_is_small_enough(const span *row) {
+    if (row->residual == NULL) return 1;
+    return is_small_enough(row->kernels, row->gradient, row->n) && is_small_enough(row->kernels, row->residual, row->n);
+}
+
 /* 0 if the row holds what is not finite or too large: then nothing of it is changed. */
 static int compress_row(const compress_loop *loop, size_t r, uint8_t *work) {
     const layout *l = &loop->layout;
     span row = {.kernels = loop->kernels, .gradient = loop->gradient, .residual = loop->residual};
     row.values = loop->values;
     row = span_at(&row, r * loop->n_cols, loop->n_cols);
-    if (loop->bytes != NULL) row.codes = (int8_t *)work;
-    if (!is_small_enough(row.kernels, row.gradient, row.n) || !is_small_enough(row.kernels, row.residual, row.n))
-        return 0;
+    if (loop->bytes != NULL) row.digits = work;
+    if (!row_is_small_enough(&row)) return 0;
     double sum = 0, squares = 0, *sums = loop->row_sums + r * ROW_SUMS;
     for (size_t i = 0; i < row.n; i += PIECE) {
         hyb_gradient_moments found = row.kernels->gradient_moments(
@@ -215,6 +219,8 @@ static int compress_row(const compress_loop *loop, size_t r, uint8_t *work) {
         squares += (double)found.squares;
         sums[0] += (double)found.gradient_squares;
     }
+    int is_clearly_small = squares <= (double)LARGEST * (double)LARGEST;
+    if (!is_clearly_small && row.residual == NULL && !is_small_enough(row.kernels, row.gradient, row.n)) return 0;
     uint8_t *scales = loop->bytes;
     if (scales != NULL) scales += loop->n_rows * l->row_bytes + r * l->n_scales * 2;
     if (loop->compressor->scheme == HYB_COMPRESSION_BLOCK) {
@@ -233,9 +239,9 @@ static int compress_row(const compress_loop *loop, size_t r, uint8_t *work) {
     }
     if (loop->bytes == NULL) return 1;
     if (loop->compressor->scheme == HYB_COMPRESSION_FIVE)
-        pack_five(row.codes, hyb_ceil_div(row.n, 3), loop->bytes + r * l->row_bytes);
+        pack_five(row.digits, hyb_ceil_div(row.n, 3), loop->bytes + r * l->row_bytes);
     else
-        pack_ternary(row.codes, l->row_bytes, loop->bytes + r * l->row_bytes);
+        pack_ternary(row.digits, l->row_bytes, loop->bytes + r * l->row_bytes);
     return 1;
 }
 
@@ -243,7 +249,8 @@ static void compress_task(void *argument, size_t index, size_t worker) {
     compress_loop *loop = argument;
     uint8_t *work = loop->work + worker * loop->worker_bytes;
     size_t first = index * loop->rows_per_task, end = hyb_min_size(first + loop->rows_per_task, loop->n_rows);
-    memset(work + loop->n_cols, 0, PADDING); /* the last byte of a row is filled up with code 0 */
+    /* The last byte of a row is filled up with code 0. */
+    memset(work + loop->n_cols, loop->compressor->scheme == HYB_COMPRESSION_FIVE ? 2 : 1, PADDING);
     for (size_t r = first; r < end; ++r) {
         memset(loop->row_sums + r * ROW_SUMS, 0, ROW_SUMS * sizeof(double));
         if (compress_row(loop, r, work)) continue;

@@ -213,13 +213,13 @@ typedef struct hyb_compress_job {
     const float *gradient; /* [n] */
     float *residual;       /* [n]: x, receives x - q; or NULL: x is the gradient */
     float *values;         /* [n]: receives q = code * scale; may be gradient; or NULL */
-    int8_t *codes;         /* [n], or NULL */
-    size_t n;
+    uint8_t *digits;       /* [n]: code + 1 (ternary), code + 2 (five); or NULL */
+    size_t n;              /* at most 2^22 */
     float threshold; /* ternary: code = (x > threshold) - (x < -threshold) */
     float inverse;   /* five: code = round_half_even(clamp(x * inverse, -2, 2)) */
     float scale;
 } hyb_compress_job;
-/* 16-lane sums of gradient * q and q^2. */
+/* 16-lane sums of gradient * code, and of code^2. */
 typedef struct hyb_compress_sums {
     float product, squares;
 } hyb_compress_sums;
@@ -261,7 +261,7 @@ typedef struct hyb_compress_sums {
     X(scale_f32, void, (float *y, const float *x, size_t n, float s)) /* y = x * s; y may be x */ \
     /* x = gradient, or residual += gradient unless that is NULL; finite */ \
     X(gradient_moments, hyb_gradient_moments, (const float *gradient, float *residual, size_t n)) \
-    /* sum_above_f32 over 64 lanes; n at most 2^24, any threshold */ \
+    /* sum_above_f32 over 64 lanes; n below 2^24, any threshold */ \
     X(sum_above_wide, float, (const float *x, size_t n, float threshold, size_t *n_above)) \
     /* threshold, and mean magnitude above it (0 if none is), of each block of 32 or 64 values, from sum_above_wide */ \
     X(ternary_blocks, void, (const float *x, size_t n_blocks, size_t block_size, float *thresholds, float *scales)) \

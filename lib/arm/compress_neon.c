@@ -25,17 +25,30 @@ V16_FUNCTION v16 v16_ternary(v16 x, v16 t) {
     for (size_t i = 0; i < 4; ++i) one.part[i] = vbslq_f32(sign, x.part[i], one.part[i]);
     return v16_where_above(v16_abs(x), t, one);
 }
-V16_FUNCTION void v16_store_codes(int8_t *p, size_t n, v16 x) {
-    int16x4_t part[4];
+V16_FUNCTION v16 v16_count_above(v16 count, v16 a, v16 t) {
     HYB_UNROLL
-    for (size_t i = 0; i < 4; ++i) part[i] = vmovn_s32(vcvtq_s32_f32(x.part[i]));
-    int8x8_t low = vmovn_s16(vcombine_s16(part[0], part[1])), high = vmovn_s16(vcombine_s16(part[2], part[3]));
+    for (size_t i = 0; i < 4; ++i) { /* minus -1 where above */
+        uint32x4_t lanes = vreinterpretq_u32_f32(count.part[i]);
+        count.part[i] = vreinterpretq_f32_u32(vsubq_u32(lanes, vcgtq_f32(a.part[i], t.part[i])));
+    }
+    return count;
+}
+V16_FUNCTION v16 v16_counts(v16 count) {
+    HYB_UNROLL
+    for (size_t i = 0; i < 4; ++i) count.part[i] = vcvtq_f32_u32(vreinterpretq_u32_f32(count.part[i]));
+    return count;
+}
+V16_FUNCTION void v16_store_digits(uint8_t *p, size_t n, v16 x) {
+    uint16x4_t part[4];
+    HYB_UNROLL
+    for (size_t i = 0; i < 4; ++i) part[i] = vmovn_u32(vcvtq_u32_f32(x.part[i]));
+    uint8x8_t low = vmovn_u16(vcombine_u16(part[0], part[1])), high = vmovn_u16(vcombine_u16(part[2], part[3]));
     if (n == HYB_LANES) {
-        vst1q_s8(p, vcombine_s8(low, high));
+        vst1q_u8(p, vcombine_u8(low, high));
     } else {
-        int8_t codes[HYB_LANES];
-        vst1q_s8(codes, vcombine_s8(low, high));
-        memcpy(p, codes, n);
+        uint8_t digits[HYB_LANES];
+        vst1q_u8(digits, vcombine_u8(low, high));
+        memcpy(p, digits, n);
     }
 }
 

@@ -58,11 +58,12 @@ void hyb_ternary_blocks_ref(const float *x, size_t n_blocks, size_t block_size, 
 }
 
 /* q = s * code of one value, and what goes with it; lane i % 16 of both sums. */
-static void put(const hyb_compress_job *job, size_t i, float x, float code, float *products, float *squares) {
-    float gradient = job->gradient[i], q = code * job->scale;
-    products[i % HYB_LANES] += gradient * q;
-    squares[i % HYB_LANES] += q * q;
-    if (job->codes != NULL) job->codes[i] = (int8_t)code;
+static void put(const hyb_compress_job *job, size_t i, float x, float code, float bias, float *products,
+                float *squares) {
+    float q = code * job->scale;
+    products[i % HYB_LANES] += job->gradient[i] * code;
+    squares[i % HYB_LANES] += code * code;
+    if (job->digits != NULL) job->digits[i] = (uint8_t)(code + bias);
     if (job->residual != NULL) job->residual[i] = x - q;
     if (job->values != NULL) job->values[i] = q;
 }
@@ -77,7 +78,7 @@ hyb_compress_sums hyb_compress_ternary_ref(const hyb_compress_job *job) {
     for (size_t i = 0; i < job->n; ++i) {
         float x = job->residual != NULL ? job->residual[i] : job->gradient[i];
         float code = (float)((x > job->threshold) - (x < -job->threshold));
-        put(job, i, x, code, products, squares);
+        put(job, i, x, code, 1.0f, products, squares);
     }
     return result_of(products, squares);
 }
@@ -89,7 +90,7 @@ hyb_compress_sums hyb_compress_five_ref(const hyb_compress_job *job) {
         float v = x * job->inverse;
         v = v > 2.0f ? 2.0f : v;
         v = v < -2.0f ? -2.0f : v;
-        put(job, i, x, (v + ROUND_MAGIC) - ROUND_MAGIC, products, squares);
+        put(job, i, x, (v + ROUND_MAGIC) - ROUND_MAGIC, 2.0f, products, squares);
     }
     return result_of(products, squares);
 }

@@ -20,15 +20,26 @@ V16_FUNCTION __m256 v16_signed_one(__m256 x) {
 V16_FUNCTION v16 v16_ternary(v16 x, v16 t) {
     return v16_where_above(v16_abs(x), t, v16_join(v16_signed_one(x.low), v16_signed_one(x.high)));
 }
-V16_FUNCTION void v16_store_codes(int8_t *p, size_t n, v16 x) {
+V16_FUNCTION __m256 v16_count_half(__m256 count, __m256 a, __m256 t) {
+    __m256i above = _mm256_castps_si256(_mm256_cmp_ps(a, t, _CMP_GT_OQ)); /* -1 where true */
+    return _mm256_castsi256_ps(_mm256_sub_epi32(_mm256_castps_si256(count), above));
+}
+V16_FUNCTION v16 v16_count_above(v16 count, v16 a, v16 t) {
+    return v16_join(v16_count_half(count.low, a.low, t.low), v16_count_half(count.high, a.high, t.high));
+}
+V16_FUNCTION v16 v16_counts(v16 count) {
+    return v16_join(_mm256_cvtepi32_ps(_mm256_castps_si256(count.low)),
+                    _mm256_cvtepi32_ps(_mm256_castps_si256(count.high)));
+}
+V16_FUNCTION void v16_store_digits(uint8_t *p, size_t n, v16 x) {
     __m256i both = _mm256_packs_epi32(_mm256_cvtps_epi32(x.low), _mm256_cvtps_epi32(x.high));
     both = _mm256_permute4x64_epi64(both, 0xd8); /* packing took four of each in turn */
-    __m128i codes = _mm_packs_epi16(_mm256_castsi256_si128(both), _mm256_extracti128_si256(both, 1));
+    __m128i digits = _mm_packus_epi16(_mm256_castsi256_si128(both), _mm256_extracti128_si256(both, 1));
     if (n == HYB_LANES) {
-        _mm_storeu_si128((__m128i *)(void *)p, codes);
+        _mm_storeu_si128((__m128i *)(void *)p, digits);
     } else {
-        int8_t part[HYB_LANES];
-        _mm_storeu_si128((__m128i *)(void *)part, codes);
+        uint8_t part[HYB_LANES];
+        _mm_storeu_si128((__m128i *)(void *)part, digits);
         memcpy(p, part, n);
     }
 }

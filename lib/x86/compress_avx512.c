@@ -20,8 +20,18 @@ V16_FUNCTION v16 v16_ternary(v16 x, v16 t) {
     v16 sign = _mm512_and_ps(x, _mm512_set1_ps(-0.0f));
     return _mm512_maskz_or_ps(_mm512_cmp_ps_mask(v16_abs(x), t, _CMP_GT_OQ), sign, _mm512_set1_ps(1.0f));
 }
-V16_FUNCTION void v16_store_codes(int8_t *p, size_t n, v16 x) {
-    _mm_mask_storeu_epi8(p, v16_mask(n), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(x)));
+V16_FUNCTION v16 v16_count_above(v16 count, v16 a, v16 t) {
+    __m512i lanes = _mm512_castps_si512(count);
+    __mmask16 above = _mm512_cmp_ps_mask(a, t, _CMP_GT_OQ);
+    return _mm512_castsi512_ps(_mm512_mask_add_epi32(lanes, above, lanes, _mm512_set1_epi32(1)));
+}
+V16_FUNCTION v16 v16_counts(v16 count) { return _mm512_cvtepi32_ps(_mm512_castps_si512(count)); }
+V16_FUNCTION void v16_store_digits(uint8_t *p, size_t n, v16 x) {
+    __m128i digits = _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(x));
+    if (n == HYB_LANES)
+        _mm_storeu_si128((__m128i *)(void *)p, digits);
+    else
+        _mm_mask_storeu_epi8(p, v16_mask(n), digits);
 }
 
 #include "../simd/compress_template.h"

@@ -98,33 +98,33 @@ static void check_blocks(const hyb_kernels *k, size_t n_blocks, size_t block_siz
  */
 static void check_sweep(const hyb_kernels *k, size_t n, int is_five, unsigned wanted, uint64_t *state) {
     float *g[2], *e[2], *v[2];
-    int8_t *codes[2];
+    uint8_t *digits[2];
     hyb_compress_sums sums[2];
     uint64_t seed = *state;
     float threshold = test_random_float(state) + 1.0f, scale = test_random_float(state) + 1.1f;
     for (int side = 0; side < 2; ++side) {
         uint64_t same = seed;
         g[side] = test_guarded_alloc(n * 4), e[side] = test_guarded_alloc(n * 4);
-        v[side] = test_guarded_alloc(n * 4), codes[side] = test_guarded_alloc(n);
+        v[side] = test_guarded_alloc(n * 4), digits[side] = test_guarded_alloc(n);
         for (size_t i = 0; i < n; ++i) g[side][i] = awkward_value(&same);
         for (size_t i = 0; i < n; ++i) e[side][i] = awkward_value(&same);
         hyb_compress_job job = {.gradient = g[side], .n = n, .threshold = threshold, .scale = scale};
         job.inverse = 1.0f / scale;
         if (wanted & 1) job.residual = e[side];
         if (wanted & 2) job.values = v[side];
-        if (wanted & 4) job.codes = codes[side];
+        if (wanted & 4) job.digits = digits[side];
         if (wanted & 8) job.values = g[side];
         sums[side] = side == 0 ? (is_five ? k->compress_five(&job) : k->compress_ternary(&job))
                                : (is_five ? hyb_compress_five_ref(&job) : hyb_compress_ternary_ref(&job));
     }
     CHECK(memcmp(&sums[0], &sums[1], sizeof sums[0]) == 0);
     CHECK(same_floats(g[0], g[1], n) && same_floats(e[0], e[1], n) && same_floats(v[0], v[1], n));
-    CHECK(memcmp(codes[0], codes[1], n) == 0);
+    CHECK(memcmp(digits[0], digits[1], n) == 0);
     for (int side = 0; side < 2; ++side) {
         test_guarded_free(g[side], n * 4);
         test_guarded_free(e[side], n * 4);
         test_guarded_free(v[side], n * 4);
-        test_guarded_free(codes[side], n);
+        test_guarded_free(digits[side], n);
     }
 }
 
@@ -388,7 +388,8 @@ static void test_hostile_bytes(hyb_ctx *ctx) {
                 CHECK(status == HYB_OK || status == HYB_ERROR_FORMAT);
                 size_t n_bad = 0;
                 for (size_t j = 0; j < m.n; ++j)
-                    n_bad += (size_t)(status == HYB_OK ? !isfinite(m.values[j]) : hyb_bits_of(m.values[j]) != 0xa5a5a5a5u);
+                    n_bad +=
+                        (size_t)(status == HYB_OK ? !isfinite(m.values[j]) : hyb_bits_of(m.values[j]) != 0xa5a5a5a5u);
                 CHECK(n_bad == 0);
                 n_refused += status != HYB_OK;
                 m.bytes[at] = old;
