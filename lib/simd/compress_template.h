@@ -16,10 +16,10 @@ V16_FUNCTION void v16_moments(const float *gradient, float *residual, size_t n, 
     if (residual != NULL) {
         x = v16_add(v16_get(residual, n), g);
         v16_put(residual, n, x);
+        sums[2] = v16_add(sums[2], v16_mul(g, g));
     }
     sums[0] = v16_add(sums[0], v16_abs(x));
     sums[1] = v16_add(sums[1], v16_mul(x, x));
-    sums[2] = v16_add(sums[2], v16_mul(g, g));
 }
 SIMD_TARGET hyb_gradient_moments SIMD_NAME(gradient_moments)(const float *gradient, float *residual, size_t n) {
     v16 sums[3] = {v16_zero(), v16_zero(), v16_zero()};
@@ -27,7 +27,8 @@ SIMD_TARGET hyb_gradient_moments SIMD_NAME(gradient_moments)(const float *gradie
     for (; i + HYB_LANES <= n; i += HYB_LANES)
         v16_moments(gradient + i, residual != NULL ? residual + i : NULL, HYB_LANES, sums);
     if (i < n) v16_moments(gradient + i, residual != NULL ? residual + i : NULL, n - i, sums);
-    hyb_gradient_moments result = {v16_reduce_add(sums[0]), v16_reduce_add(sums[1]), v16_reduce_add(sums[2])};
+    hyb_gradient_moments result = {v16_reduce_add(sums[0]), v16_reduce_add(sums[1]), 0};
+    result.gradient_squares = residual != NULL ? v16_reduce_add(sums[2]) : result.squares;
     return result;
 }
 
