@@ -363,8 +363,16 @@ static void fill_table(decompress_loop *loop) {
 /* Eight fields, or what is left of a row's n_bytes. */
 static uint64_t load_fields(const uint8_t *bytes, size_t n_bytes) {
     uint8_t part[8] = {0};
+    if (n_bytes >= 8) return hyb_load_u64(bytes) & ((uint64_t)1 << 56) - 1;
     memcpy(part, bytes, hyb_min_size(7, n_bytes));
     return hyb_load_u64(part);
+}
+
+/* Eight fields of 7 bits to bytes: halves apart, then quarters, then eighths. */
+static uint64_t spread_fields(uint64_t word) {
+    word = (word & 0x00fffffff0000000u) << 4 | (word & 0x000000000fffffffu);
+    word = (word & 0x0fffc0000fffc000u) << 2 | (word & 0x00003fff00003fffu);
+    return (word & 0x3f803f803f803f80u) << 1 | (word & 0x007f007f007f007fu);
 }
 
 /* 1 if codes `n_used` and after of the last byte or field are 0, as packing fills them up. */
@@ -382,15 +390,14 @@ static int ternary_is_valid(const decompress_loop *loop, const uint8_t *bytes) {
 }
 
 static int five_is_valid(const decompress_loop *loop, const uint8_t *bytes) {
-    size_t n_fields = hyb_ceil_div(loop->n_cols, 3), n_bytes = loop->layout.row_bytes;
-    int bad = 0;
-    uint64_t word = 0, last = 0;
-    for (size_t f = 0; f < n_fields; ++f, word >>= 7) {
-        if (f % 8 == 0) word = load_fields(bytes + f / 8 * 7, n_bytes - f / 8 * 7);
-        last = word & 127u;
-        bad |= last > 124;
+    size_t n_fields = hyb_ceil_div(loop->n_cols, 3), n_bytes = loop->layout.row_bytes, n_last = (n_fields - 1) % 8;
+    uint64_t bad = 0, word = 0;
+    for (size_t at = 0; at < n_bytes; at += 7) {
+        word = load_fields(bytes + at, n_bytes - at);
+        bad |= (spread_fields(word) + 0x0303030303030303u) & 0x8080808080808080u; /* 125 + 3 = 128 */
     }
-    return !bad && word == 0 && tail_is_zero(loop->table[last], loop->n_cols - 3 * (n_fields - 1), 3);
+    uint64_t last = word >> (7 * n_last); /* what follows the last field is 0 */
+    return bad == 0 && last < 128 && tail_is_zero(loop->table[last], loop->n_cols - 3 * (n_fields - 1), 3);
 }
 
 /* Gradient and residual are at most 1e16 each, so a scale is below 2^55; negative ones and NaN are larger as bits. */
@@ -423,9 +430,9 @@ static void unpack_row(const decompress_loop *loop, const uint8_t *bytes, int8_t
         return;
     }
     for (size_t done = 0; done < n_bytes; done += 7) {
-        uint64_t word = load_fields(bytes + done, n_bytes - done);
+        uint64_t word = spread_fields(load_fields(bytes + done, n_bytes - done));
         size_t n_fields = hyb_min_size(8, (n_bytes - done) * 8 / 7);
-        for (size_t f = 0; f < n_fields; ++f, word >>= 7, codes += 3) memcpy(codes, loop->table[word & 127u], 4);
+        for (size_t f = 0; f < n_fields; ++f, word >>= 8, codes += 3) memcpy(codes, loop->table[word & 255u], 4);
     }
 }
 
