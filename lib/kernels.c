@@ -16,12 +16,14 @@ void hyb_kernels_select(hyb_kernels *table, uint32_t isa) {
     if ((isa & HYB_ISA_AVX2) != 0) {
         hyb_install_matmul_avx2(table);
         hyb_install_quantize_avx2(table);
+        hyb_install_compress_avx2(table);
         hyb_install_transpose_avx2(table);
         hyb_install_vector_avx2(table);
     }
     if ((isa & HYB_ISA_AVX_VNNI) != 0) hyb_install_matmul_avxvnni(table);
     if ((isa & HYB_ISA_AVX512) != 0) {
         hyb_install_quantize_avx512(table);
+        hyb_install_compress_avx512(table);
         hyb_install_transpose_avx512(table);
         hyb_install_vector_avx512(table);
     }
@@ -33,6 +35,7 @@ void hyb_kernels_select(hyb_kernels *table, uint32_t isa) {
     if ((isa & HYB_ISA_NEON) != 0) {
         hyb_install_matmul_neon(table);
         hyb_install_quantize_neon(table);
+        hyb_install_compress_neon(table);
         hyb_install_vector_neon(table);
     }
     if ((isa & HYB_ISA_NEON_DOTPROD) != 0) hyb_install_matmul_dotprod(table);

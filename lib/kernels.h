@@ -218,6 +218,34 @@ typedef struct hyb_pack_transposed_job {
     size_t block_bytes;     /* from one row block to the next, a multiple of 64 */
 } hyb_pack_transposed_job;
 
+/* Gradient compression. The least-squares ternary threshold t of values x is half of s(t), the mean of |x| above t.
+ * Lloyd's iteration t = s(t) / 2 comes closer by factors of .375 (Gaussian values) to .5 (Laplace) or worse; gone 1.6
+ * times as far, by 0 to .2. It starts at the optimum for a Gaussian. No threshold reaches the largest |x|. */
+#define HYB_WIDE_LANES 64
+#define HYB_TERNARY_START 0.75f /* threshold by mean |x| */
+#define HYB_TERNARY_EVALUATIONS 4
+#define HYB_TERNARY_BLOCKS 16 /* most that are done together */
+/* t + 1.6 (s / 2 - t), rounded as written. Below 0, which stands for 0, only where subnormals left nothing above t. */
+#define HYB_TERNARY_NEXT(scale, threshold) (0.8f * (scale)-0.6f * (threshold))
+/* 16-lane sums of |x|, x^2 and gradient^2. */
+typedef struct hyb_gradient_moments {
+    float sum, squares, gradient_squares;
+} hyb_gradient_moments;
+typedef struct hyb_compress_job {
+    const float *gradient; /* [n] */
+    float *residual;       /* [n]: x, receives x - q; or NULL: x is the gradient */
+    float *values;         /* [n]: receives q = code * scale; may be gradient; or NULL */
+    uint8_t *digits;       /* [n]: code + 1 (ternary), code + 2 (five); or NULL */
+    size_t n;              /* at most 2^22 */
+    float threshold; /* ternary: code = (x > threshold) - (x < -threshold) */
+    float inverse;   /* five: code = round_half_even(clamp(x * inverse, -2, 2)) */
+    float scale;
+} hyb_compress_job;
+/* 16-lane sums of gradient * code, and of code^2. */
+typedef struct hyb_compress_sums {
+    float product, squares;
+} hyb_compress_sums;
+
 /* clang-format off */
 #define HYB_KERNELS(X) \
     /* EXACT, integers */ \
@@ -253,6 +281,14 @@ typedef struct hyb_pack_transposed_job {
     X(dot_f32, float, (const float *a, const float *b, size_t n)) \
     X(add_f32, void, (float *y, const float *x, size_t n)) /* y += x */ \
     X(scale_f32, void, (float *y, const float *x, size_t n, float s)) /* y = x * s; y may be x */ \
+    /* x = gradient, or residual += gradient unless that is NULL; finite */ \
+    X(gradient_moments, hyb_gradient_moments, (const float *gradient, float *residual, size_t n)) \
+    /* sum_above_f32 over 64 lanes; n below 2^24, any threshold */ \
+    X(sum_above_wide, float, (const float *x, size_t n, float threshold, size_t *n_above)) \
+    /* threshold, and mean magnitude above it (0 if none is), of each block of 32 or 64 values, from sum_above_wide */ \
+    X(ternary_blocks, void, (const float *x, size_t n_blocks, size_t block_size, float *thresholds, float *scales)) \
+    X(compress_ternary, hyb_compress_sums, (const hyb_compress_job *job)) \
+    X(compress_five, hyb_compress_sums, (const hyb_compress_job *job)) \
     /* y = codes * s */ \
     X(dequantize_i8, void, (const int8_t *codes, size_t n, float s, float *y)) \
     /* r = 1 / sqrt(dot(x, x) / n + epsilon); y = (x * r) * gain; returns r; y may be x */ \
@@ -327,6 +363,8 @@ void hyb_install_matmul_lookup512(hyb_kernels *table); /* needs VNNI */
 int hyb_lookup512_is_faster(void);
 void hyb_install_quantize_avx2(hyb_kernels *table);
 void hyb_install_quantize_avx512(hyb_kernels *table);
+void hyb_install_compress_avx2(hyb_kernels *table);
+void hyb_install_compress_avx512(hyb_kernels *table);
 void hyb_install_transpose_avx2(hyb_kernels *table);
 void hyb_install_transpose_avx512(hyb_kernels *table);
 void hyb_install_vector_avx2(hyb_kernels *table);
@@ -335,6 +373,7 @@ void hyb_install_matmul_neon(hyb_kernels *table);
 void hyb_install_matmul_dotprod(hyb_kernels *table);
 void hyb_install_matmul_i8mm(hyb_kernels *table);
 void hyb_install_quantize_neon(hyb_kernels *table);
+void hyb_install_compress_neon(hyb_kernels *table);
 void hyb_install_vector_neon(hyb_kernels *table);
 
 #endif /* HYB_KERNELS_H */

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from pyhybrid.data import embedded_text as embedded_text
     from pyhybrid.data import load_dataset as load_dataset
     from pyhybrid.doctor import diagnose as diagnose
+    from pyhybrid.gradient_compression import GradientCompressor as GradientCompressor
     from pyhybrid.language_model import Evaluation as Evaluation
     from pyhybrid.language_model import Generation as Generation
     from pyhybrid.language_model import LanguageModel as LanguageModel
@@ -55,9 +56,11 @@ if TYPE_CHECKING:
     from pyhybrid.quantization import quantize as quantize
     from pyhybrid.quantization import quantize_activations as quantize_activations
     from pyhybrid.quantization import unpack as unpack
+    from pyhybrid.samplers import make_sampler as make_sampler
     from pyhybrid.tokenizer import Tokenizer as Tokenizer
     from pyhybrid.trainer import Trainer as Trainer
     from pyhybrid.trainer import TrainingResult as TrainingResult
+    from pyhybrid.window_features import WindowFeatures as WindowFeatures
 
 #: The version of the C library that runs.
 __version__: str
@@ -91,6 +94,7 @@ _HOMES: dict[str, tuple[str, ...]] = {
     ),
     "data": ("Dataset", "embedded_text", "load_dataset"),
     "doctor": ("diagnose",),
+    "gradient_compression": ("GradientCompressor",),
     "language_model": ("Evaluation", "Generation", "LanguageModel", "MemoryEstimate", "Parameter"),
     "model_file": ("ModelInfo", "inspect"),
     "quantization": (
@@ -103,8 +107,10 @@ _HOMES: dict[str, tuple[str, ...]] = {
         "quantize_activations",
         "unpack",
     ),
+    "samplers": ("make_sampler",),
     "tokenizer": ("Tokenizer",),
     "trainer": ("Trainer", "TrainingResult"),
+    "window_features": ("WindowFeatures",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

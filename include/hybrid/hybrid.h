@@ -3,6 +3,8 @@
 #define HYBRID_HYBRID_H
 
 #include <hybrid/base.h>
+#include <hybrid/compress.h>
+#include <hybrid/features.h>
 #include <hybrid/file.h>
 #include <hybrid/language_model.h>
 #include <hybrid/limits.h>
