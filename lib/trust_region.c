@@ -34,7 +34,7 @@ void hyb_trust_region_defaults(hyb_trust_region *options) {
     if (options == NULL) return;
     *options = (hyb_trust_region){.struct_size = sizeof *options,
                                   .momentum = 0.8f,
-                                  .weight_decay = 0.1f,
+                                  .weight_decay = 0.03f,
                                   .vector_ratio = 0.32f,
                                   .gain_rate = 0.02f,
                                   .beta1 = 0.8f,

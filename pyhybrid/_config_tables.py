@@ -237,7 +237,7 @@ class TrainingConfig(CheckedTable):
         beta1: decay of Adam's first moment.
         beta2: decay of Adam's second moment.
         epsilon: added to the root of the second moment.
-        weight_decay: decoupled, multiplied by the learning rate, on the layers' matrices only. None: 0.1
+        weight_decay: decoupled, multiplied by the learning rate, on the layers' matrices only. None: 0.03
             with the spectral norm, else 1.
         clip_norm: AdamW's gradients are scaled down to this Euclidean norm; 0 for no clipping.
         schedule: shape after warm-up: 'linear' or 'cosine' to final_ratio, 'constant', or 'wsd' (constant,
@@ -364,7 +364,7 @@ class TrainingConfig(CheckedTable):
             radius = min(radius, 0.5)
         return FilledTraining(
             learning_rate=rate if self.learning_rate is None else self.learning_rate,
-            weight_decay=(0.1 if spectral else 1.0) if self.weight_decay is None else self.weight_decay,
+            weight_decay=(0.03 if spectral else 1.0) if self.weight_decay is None else self.weight_decay,
             trust_radius=radius if self.trust_radius is None else self.trust_radius,
         )
 

@@ -426,7 +426,7 @@ class LanguageModel:
         step: int,
         momentum: float = 0.8,
         row_beta: float = 0.0,
-        weight_decay: float = 0.1,
+        weight_decay: float = 0.03,
         vector_ratio: float = 0.32,
         gain_rate: float = 0.02,
         beta1: float = 0.8,

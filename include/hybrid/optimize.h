@@ -71,7 +71,7 @@ typedef struct hyb_trust_region {
     float radius;        /* of the ball */
     float momentum;      /* 0.8 */
     float row_beta;      /* 0: rows are not normalised; 0.95 is usual where they are */
-    float weight_decay;  /* 0.1; decoupled, matrices only */
+    float weight_decay;  /* 0.03; decoupled, matrices only */
     float vector_ratio;  /* 0.32; SPECTRAL only */
     float gain_rate;     /* 0.02; SPECTRAL only */
     float beta1;         /* 0.8 */
