@@ -363,7 +363,7 @@ static void fill_table(decompress_loop *loop) {
 /* Eight fields, or what is left of a row's n_bytes. */
 static uint64_t load_fields(const uint8_t *bytes, size_t n_bytes) {
     uint8_t part[8] = {0};
-    if (n_bytes >= 8) return hyb_load_u64(bytes) & ((uint64_t)1 << 56) - 1;
+    if (n_bytes >= 8) return hyb_load_u64(bytes) & (((uint64_t)1 << 56) - 1);
     memcpy(part, bytes, hyb_min_size(7, n_bytes));
     return hyb_load_u64(part);
 }

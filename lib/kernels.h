@@ -237,8 +237,8 @@ typedef struct hyb_compress_job {
     float *values;         /* [n]: receives q = code * scale; may be gradient; or NULL */
     uint8_t *digits;       /* [n]: code + 1 (ternary), code + 2 (five); or NULL */
     size_t n;              /* at most 2^22 */
-    float threshold; /* ternary: code = (x > threshold) - (x < -threshold) */
-    float inverse;   /* five: code = round_half_even(clamp(x * inverse, -2, 2)) */
+    float threshold;       /* ternary: code = (x > threshold) - (x < -threshold) */
+    float inverse;         /* five: code = round_half_even(clamp(x * inverse, -2, 2)) */
     float scale;
 } hyb_compress_job;
 /* 16-lane sums of gradient * code, and of code^2. */

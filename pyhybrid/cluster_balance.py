@@ -40,7 +40,7 @@ def squared_distances(points: npt.ArrayLike, centroids: npt.ArrayLike) -> NDArra
     middle = c.mean(axis=0)  # the form below loses digits far from the origin
     x, c = x - middle, c - middle
     squares = (x * x).sum(axis=1)[:, None] - 2.0 * (x @ c.T) + (c * c).sum(axis=1)
-    return np.maximum(squares, 0.0)
+    return np.maximum(squares, 0.0, dtype=np.float64)
 
 
 def balanced_labels(

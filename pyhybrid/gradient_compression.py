@@ -10,7 +10,7 @@ Fixes SignSGD".
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -72,14 +72,17 @@ class CompressionStatistics(NamedTuple):
         """Bits of a value, scales included."""
         return 8 * self.bytes / self.values if self.values else 0.0
 
-    def __add__(self, other: object) -> CompressionStatistics:  # type: ignore[override]
-        """Statistics of two gradients taken together."""
-        if not isinstance(other, CompressionStatistics):
-            return NotImplemented
-        return CompressionStatistics(*(a + b for a, b in zip(self, other, strict=True)))
-
-
-_NOTHING = CompressionStatistics(0.0, 0.0, 0.0, 0, 0)
+    @classmethod
+    def together(cls, parts: Iterable[CompressionStatistics]) -> CompressionStatistics:
+        """Returns the statistics of several gradients taken as one vector."""
+        each = list(parts)
+        return cls(
+            math.fsum(part.gradient_squares for part in each),
+            math.fsum(part.compressed_squares for part in each),
+            math.fsum(part.product for part in each),
+            sum(part.bytes for part in each),
+            sum(part.values for part in each),
+        )
 
 
 def _cosine(squares_a: float, squares_b: float, product: float) -> float:
@@ -186,7 +189,7 @@ class GradientCompressor:
 
     def total(self) -> CompressionStatistics:
         """Returns the statistics of all names' last compressions, taken together as one vector."""
-        return sum(self._statistics.values(), start=_NOTHING)
+        return CompressionStatistics.together(self._statistics.values())
 
     def reset(self, name: str | None = None) -> None:
         """Forgets the residual of a name.
@@ -385,12 +388,15 @@ class SignalTracker:
         """Steps that were added, of the name with most."""
         return max(self._steps.values(), default=0)
 
-    def _each(self) -> Iterator[tuple[float, float, float]]:
-        for true, sent in self._sums.values():
-            yield float(np.vdot(true, true)), float(np.vdot(sent, sent)), float(np.vdot(true, sent))
-
     def statistics(self) -> CompressionStatistics:
         """Returns cosine and norm ratio of the sums, over all names as one vector; it counts no bytes."""
-        parts = [CompressionStatistics(*sums, 0, 0) for sums in self._each()]
-        values = sum(true.size for true, _ in self._sums.values())
-        return sum(parts, start=_NOTHING)._replace(values=values)
+        return CompressionStatistics.together(
+            CompressionStatistics(
+                float(np.vdot(true, true)),
+                float(np.vdot(sent, sent)),
+                float(np.vdot(true, sent)),
+                0,
+                true.size,
+            )
+            for true, sent in self._sums.values()
+        )

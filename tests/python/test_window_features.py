@@ -164,7 +164,8 @@ def test_signatures_estimate_similarity(rng: np.random.Generator) -> None:
     assert 0.3 < exact.mean() < 0.9
     inner = (exact > 0.05) & (exact < 0.95)
     deviations = ((estimated - exact) / np.sqrt(np.maximum(exact * (1 - exact), 1e-9) / 16))[inner]
-    assert abs(deviations.mean()) < 5 / math.sqrt(inner.sum())  # sampling errors, as 16 independent trials have
+    # Sampling errors, as 16 independent trials have.
+    assert abs(deviations.mean()) < 5 / math.sqrt(inner.sum())
     assert 0.7 < deviations.std() < 1.3
 
 
