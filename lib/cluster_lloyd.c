@@ -1,7 +1,9 @@
 /* cluster_lloyd.c - Lloyd's iterations: every point to its nearest centroid, every centroid to the mean of its points.
  *
  * Assignment runs over groups of points, sums over larger chunks, whose number depends on the sizes only: chunk sums
- * are added in order, so that no bit depends on the number of threads.
+ * are added in order, so that no bit depends on the number of threads. Where few labels changed, a chunk's sums follow
+ * the changes (at k = 10, making them anew takes as long as the assignment); since such sums keep the rounding of what
+ * left them, the last ones are always made anew, and if they differ where all seemed done, iterations go on.
  */
 #include <math.h>
 
@@ -21,6 +23,9 @@ typedef struct lloyd {
     void *centroids, *next_centroids; /* [k][d] */
     int32_t *labels, *next_labels;    /* [n] */
     size_t *n_changed;                /* of each group */
+    int sums_valid;                   /* chunk sums are those of next_labels, but for rounding */
+    int follow;                       /* chunk sums follow the changes */
+    int trusted;                      /* following never led astray so far */
     double *chunk_sums;               /* [n_chunks][k][d] */
     double *chunk_weights;            /* [n_chunks][k] */
     size_t *chunk_counts;             /* [n_chunks][k] */
@@ -97,6 +102,23 @@ static size_t assign_all(lloyd *l) {
 
 /* ---- means ---- */
 
+/* Moves the points of a group whose labels changed from sum to sum. */
+static void follow_changes(const lloyd *l, size_t group, double *sums, size_t *counts) {
+    const hyb_cluster_data *data = l->data;
+    const float minus_one_f32 = -1;
+    const double minus_one_f64 = -1;
+    const void *minus_one = data->type.bytes == sizeof(float) ? (const void *)&minus_one_f32 : &minus_one_f64;
+    const size_t first = group * HYB_CLUSTER_GROUP, end = hyb_min_size(data->n, first + HYB_CLUSTER_GROUP);
+    for (size_t i = first; i < end; ++i) {
+        if (l->labels[i] == l->next_labels[i]) continue;
+        const void *row = hyb_cluster_row(data, data->points, i);
+        data->type.add(sums, data->d, row, &l->next_labels[i], minus_one, 1); /* the old one: they were swapped */
+        data->type.add(sums, data->d, row, &l->labels[i], NULL, 1);
+        --counts[l->next_labels[i]];
+        ++counts[l->labels[i]];
+    }
+}
+
 static void sum_task(void *argument, size_t index, size_t worker) {
     lloyd *l = argument;
     const hyb_cluster_data *data = l->data;
@@ -106,6 +128,13 @@ static void sum_task(void *argument, size_t index, size_t worker) {
     size_t *counts = l->chunk_counts + index * l->k;
     const char *own = data->weights != NULL ? (const char *)data->weights + first * data->type.bytes : NULL;
     (void)worker;
+    if (l->follow) {
+        const size_t group = first / HYB_CLUSTER_GROUP, n_groups = hyb_cluster_n_groups(n);
+        for (size_t g = group; g < group + n_groups; ++g) {
+            if (l->n_changed[g] > 0) follow_changes(l, g, sums, counts);
+        }
+        return;
+    }
     memset(sums, 0, l->k * data->d * sizeof *sums);
     memset(weights, 0, l->k * sizeof *weights);
     memset(counts, 0, l->k * sizeof *counts);
@@ -141,13 +170,16 @@ static void mean_task(void *argument, size_t index, size_t worker) {
 }
 
 /* New centroids from the labels; *shift is the sum of the squared distances that they moved by. */
-static hyb_status move_centroids(lloyd *l, double *shift) {
+static hyb_status move_centroids(lloyd *l, int follow, double *shift) {
     const hyb_cluster_data *data = l->data;
     int any_empty = 0;
+    l->follow = follow;
+    l->sums_valid = data->weights == NULL; /* sums of weights would not follow exactly */
     hyb_parallel(data->ctx, l->n_chunks, sum_task, l);
     hyb_parallel(data->ctx, hyb_ceil_div(l->k, CLUSTERS_PER_TASK), mean_task, l);
     for (size_t c = 0; c < l->k; ++c) any_empty |= l->counts[c] == 0;
     if (any_empty) {
+        l->sums_valid = 0; /* the points that move are not followed */
         HYB_TRY(hyb_cluster_repair(data, l->k, l->next_centroids, l->labels, l->totals, l->weights, l->counts));
     }
     *shift = 0;
@@ -164,21 +196,36 @@ static hyb_status move_centroids(lloyd *l, double *shift) {
 
 /* ---- the run ---- */
 
+/* One iteration; *settled if no label changed, so that labels are those of the centroids. */
+static hyb_status iterate_once(lloyd *l, int is_last, int *settled, double *shift) {
+    const size_t n_changed = assign_all(l);
+    *shift = 0;
+    *settled = n_changed == 0;
+    if (*settled && !l->follow) return HYB_OK;
+    /* A change costs two additions, and finding it. */
+    int follow = l->sums_valid && l->trusted && n_changed > 0 && n_changed * 3 <= l->data->n && !is_last;
+    HYB_TRY(move_centroids(l, follow, shift));
+    if (*settled && *shift > 0) *settled = l->trusted = 0;
+    return HYB_OK;
+}
+
 static hyb_status iterate(lloyd *l, const hyb_kmeans_options *options, hyb_cluster_run *run) {
-    const hyb_cluster_data *data = l->data;
-    const double enough = options->tolerance * data->mean_variance;
-    int settled = 0;                                      /* no label changed: labels are those of the centroids */
-    memset(l->labels, 0xff, data->n * sizeof *l->labels); /* -1: no cluster */
+    const double enough = options->tolerance * l->data->mean_variance;
+    int settled = 0;
+    memset(l->labels, 0xff, l->data->n * sizeof *l->labels); /* -1: no cluster */
+    l->trusted = 1;
     run->result.converged = 0;
     for (uint32_t i = 1; i <= options->max_iterations && !run->result.converged; ++i) {
-        double shift = 0;
-        settled = assign_all(l) == 0;
-        if (!settled) HYB_TRY(move_centroids(l, &shift));
+        double shift;
+        HYB_TRY(iterate_once(l, i == options->max_iterations, &settled, &shift));
         run->result.n_iterations = i;
         run->result.converged = settled || shift <= enough;
-        HYB_TRY(hyb_cluster_report(data, options, i, shift));
+        HYB_TRY(hyb_cluster_report(l->data, options, i, shift));
     }
-    if (!settled) (void)assign_all(l);
+    if (settled) return HYB_OK;
+    double ignored;
+    if (l->follow) HYB_TRY(move_centroids(l, 0, &ignored));
+    (void)assign_all(l);
     return HYB_OK;
 }
 

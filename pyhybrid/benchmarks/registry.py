@@ -24,6 +24,7 @@ SECTIONS: dict[str, str] = {
     "matmul": "matmul",
     "gemm": "gemm",
     "kernels": "kernels",
+    "kmeans": "kmeans",
     "train": "training",
     "generate": "generation",
     "scaling": "scaling",
