@@ -105,14 +105,12 @@ static size_t assign_all(lloyd *l) {
 /* Moves the points of a group whose labels changed from sum to sum. */
 static void follow_changes(const lloyd *l, size_t group, double *sums, size_t *counts) {
     const hyb_cluster_data *data = l->data;
-    const float minus_one_f32 = -1;
-    const double minus_one_f64 = -1;
-    const void *minus_one = data->type.bytes == sizeof(float) ? (const void *)&minus_one_f32 : &minus_one_f64;
+    const float minus_one = -1;
     const size_t first = group * HYB_CLUSTER_GROUP, end = hyb_min_size(data->n, first + HYB_CLUSTER_GROUP);
     for (size_t i = first; i < end; ++i) {
         if (l->labels[i] == l->next_labels[i]) continue;
         const void *row = hyb_cluster_row(data, data->points, i);
-        data->type.add(sums, data->d, row, &l->next_labels[i], minus_one, 1); /* the old one: they were swapped */
+        data->type.add(sums, data->d, row, &l->next_labels[i], &minus_one, 1); /* the old one: they were swapped */
         data->type.add(sums, data->d, row, &l->labels[i], NULL, 1);
         --counts[l->next_labels[i]];
         ++counts[l->labels[i]];
@@ -174,7 +172,8 @@ static hyb_status move_centroids(lloyd *l, int follow, double *shift) {
     const hyb_cluster_data *data = l->data;
     int any_empty = 0;
     l->follow = follow;
-    l->sums_valid = data->weights == NULL; /* sums of weights would not follow exactly */
+    /* Means of floats hide how their sums in fp64 were rounded; means of doubles, and weights, would not. */
+    l->sums_valid = data->weights == NULL && data->type.bytes == sizeof(float);
     hyb_parallel(data->ctx, l->n_chunks, sum_task, l);
     hyb_parallel(data->ctx, hyb_ceil_div(l->k, CLUSTERS_PER_TASK), mean_task, l);
     for (size_t c = 0; c < l->k; ++c) any_empty |= l->counts[c] == 0;
