@@ -19,6 +19,7 @@ void hyb_kernels_select(hyb_kernels *table, uint32_t isa) {
         hyb_install_compress_avx2(table);
         hyb_install_transpose_avx2(table);
         hyb_install_vector_avx2(table);
+        hyb_install_cluster_avx2(table);
     }
     if ((isa & HYB_ISA_AVX_VNNI) != 0) hyb_install_matmul_avxvnni(table);
     if ((isa & HYB_ISA_AVX512) != 0) {
@@ -26,6 +27,7 @@ void hyb_kernels_select(hyb_kernels *table, uint32_t isa) {
         hyb_install_compress_avx512(table);
         hyb_install_transpose_avx512(table);
         hyb_install_vector_avx512(table);
+        hyb_install_cluster_avx512(table);
     }
     if ((isa & HYB_ISA_AVX512_VNNI) != 0) {
         hyb_install_matmul_avx512(table);
@@ -37,6 +39,7 @@ void hyb_kernels_select(hyb_kernels *table, uint32_t isa) {
         hyb_install_quantize_neon(table);
         hyb_install_compress_neon(table);
         hyb_install_vector_neon(table);
+        hyb_install_cluster_neon(table);
     }
     if ((isa & HYB_ISA_NEON_DOTPROD) != 0) hyb_install_matmul_dotprod(table);
     if ((isa & HYB_ISA_NEON_I8MM) != 0) hyb_install_matmul_i8mm(table);

@@ -151,6 +151,33 @@ typedef struct hyb_attention_backward_job {
     float *scratch;                 /* HYB_ATTENTION_BACKWARD_FLOATS(n, head_dim), aligned to 64 */
 } hyb_attention_backward_job;
 
+/* K-means. A panel holds 32 points side by side, [d + 1][32] elements of their type: row j their coordinates j less the
+ * centre's, row d the Euclidean norms of what is above; points that the last panel lacks are zeros. Centroids, less the
+ * centre too, lie in ceil(k / 12) blocks, [block][d][b]: b is k / n_blocks, and 1 more in the first k % n_blocks. */
+#define HYB_CLUSTER_PANEL ((size_t)32)
+#define HYB_CLUSTER_TILE ((size_t)12)
+#define HYB_CLUSTER_JOB_PANELS 16
+/* Scores s_j = offset_j + x . c_j with offset_j = -|c_j|^2 / 2: the nearest centroid has the largest one. Rounding
+ * moves a score by at most e = error_norm |x| + error_constant, and |x|^2 - 2 s_j by 2 e + error_square |x|^2. */
+typedef struct hyb_cluster_job {
+    const void *panels;
+    size_t n_panels; /* 1 .. HYB_CLUSTER_JOB_PANELS */
+    size_t d;
+    const void *centroids;
+    const void *offsets; /* [k] */
+    size_t k;
+    double error_norm, error_constant, error_square;
+    /* nearest; [32 n_panels] each. label: the first of the largest score. lower: -1 if another score is within 2 e of
+     * it, else 0, or, with upper, a lower bound of the distances to all other centroids (infinity for k = 1); upper: an
+     * upper bound of the distance to the nearest. upper may be NULL. */
+    int32_t *labels;
+    float *upper, *lower;
+    /* candidates, k <= HYB_CLUSTER_TILE; [k][ld]: (|x|^2 - 2 s_j) * scale, or -1 where rounding may be 1/32 of it. */
+    float *distances;
+    size_t ld;
+    double scale;
+} hyb_cluster_job;
+
 /* Of n floats: the 16-lane sum of |x|, and the largest bit pattern of |x| (0x7f800000 and above: an infinity or a NaN).
  */
 typedef struct hyb_magnitudes {
@@ -302,7 +329,20 @@ typedef struct hyb_compress_sums {
     X(rotate, void, (float *x, const float *cosines, const float *sines, size_t half)) \
     X(attention, void, (const hyb_attention_job *job)) \
     X(attention_block, void, (const hyb_attention_block_job *job)) \
+    /* K-means; void is float (_f32) or double (_f64). packs n <= 32 rows [d] into a panel; norm^2 adds up in order */ \
+    X(cluster_pack_f32, void, (const void *const *rows, size_t n, size_t d, const void *centre, void *panel)) \
+    X(cluster_pack_f64, void, (const void *const *rows, size_t n, size_t d, const void *centre, void *panel)) \
+    /* sums[labels[i]][d] += (double)weights[i] * (double)rows[i][d], i ascending; weights may be NULL: 1 */ \
+    X(cluster_add_f32, void, (double *sums, size_t d, const void *rows, const int32_t *labels, const void *weights, size_t n)) \
+    X(cluster_add_f64, void, (double *sums, size_t d, const void *rows, const int32_t *labels, const void *weights, size_t n)) \
+    /* 16-lane sum, in double, of ((double)a[i] - (double)b[i])^2 */ \
+    X(cluster_distance_f32, double, (const void *a, const void *b, size_t n)) \
+    X(cluster_distance_f64, double, (const void *a, const void *b, size_t n)) \
     /* RELAXED */ \
+    X(cluster_nearest_f32, void, (const hyb_cluster_job *job)) \
+    X(cluster_nearest_f64, void, (const hyb_cluster_job *job)) \
+    X(cluster_candidates_f32, void, (const hyb_cluster_job *job)) \
+    X(cluster_candidates_f64, void, (const hyb_cluster_job *job)) \
     X(gemm, void, (const hyb_gemm_job *job)) \
     X(attention_training, void, (const hyb_attention_training_job *job)) \
     X(attention_backward, void, (const hyb_attention_backward_job *job)) \
@@ -332,6 +372,7 @@ typedef struct hyb_kernels {
     HYB_KERNELS(HYB_KERNEL_FIELD)
 #undef HYB_KERNEL_FIELD
     uint32_t tier[64]; /* hyb_isa bit of each entry, in the order of HYB_KERNELS */
+    uint32_t tier[96]; /* hyb_isa bit of each entry, in the order of HYB_KERNELS */
 } hyb_kernels;
 
 enum {
@@ -369,11 +410,14 @@ void hyb_install_transpose_avx2(hyb_kernels *table);
 void hyb_install_transpose_avx512(hyb_kernels *table);
 void hyb_install_vector_avx2(hyb_kernels *table);
 void hyb_install_vector_avx512(hyb_kernels *table);
+void hyb_install_cluster_avx2(hyb_kernels *table);
+void hyb_install_cluster_avx512(hyb_kernels *table);
 void hyb_install_matmul_neon(hyb_kernels *table);
 void hyb_install_matmul_dotprod(hyb_kernels *table);
 void hyb_install_matmul_i8mm(hyb_kernels *table);
 void hyb_install_quantize_neon(hyb_kernels *table);
 void hyb_install_compress_neon(hyb_kernels *table);
 void hyb_install_vector_neon(hyb_kernels *table);
+void hyb_install_cluster_neon(hyb_kernels *table);
 
 #endif /* HYB_KERNELS_H */

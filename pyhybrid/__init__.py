@@ -29,6 +29,11 @@ if TYPE_CHECKING:
     from pyhybrid._errors import TruncatedFileError as TruncatedFileError
     from pyhybrid._errors import UnsupportedError as UnsupportedError
     from pyhybrid._errors import VersionError as VersionError
+    from pyhybrid.clustering import ClusterStatistics as ClusterStatistics
+    from pyhybrid.clustering import KMeans as KMeans
+    from pyhybrid.clustering import KSuggestion as KSuggestion
+    from pyhybrid.clustering import cluster_statistics as cluster_statistics
+    from pyhybrid.clustering import suggest_k as suggest_k
     from pyhybrid.config import PRESETS as PRESETS
     from pyhybrid.config import ConfigError as ConfigError
     from pyhybrid.config import DataConfig as DataConfig
@@ -83,6 +88,7 @@ _HOMES: dict[str, tuple[str, ...]] = {
         "UnsupportedError",
         "VersionError",
     ),
+    "clustering": ("ClusterStatistics", "KMeans", "KSuggestion", "cluster_statistics", "suggest_k"),
     "config": (
         "PRESETS",
         "ConfigError",

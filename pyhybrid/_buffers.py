@@ -23,6 +23,7 @@ Shape = Sequence[int | None]
 
 _C_TYPES = {
     np.dtype(np.float32): "float",
+    np.dtype(np.float64): "double",
     np.dtype(np.int8): "int8_t",
     np.dtype(np.uint8): "uint8_t",
     np.dtype(np.int32): "int32_t",

@@ -27,6 +27,11 @@ CALLBACKS = (
         "hyb_generate_options",
         "callback",
     ),
+    (
+        "int pyhybrid_on_iteration(void *user, uint32_t iteration, double shift);",
+        "hyb_kmeans_options",
+        "on_iteration",
+    ),
     ("void pyhybrid_on_log(void *user, int level, const char *message);", "hyb_ctx_options", "log"),
 )
 

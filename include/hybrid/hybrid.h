@@ -5,6 +5,7 @@
 #include <hybrid/base.h>
 #include <hybrid/compress.h>
 #include <hybrid/features.h>
+#include <hybrid/cluster.h>
 #include <hybrid/file.h>
 #include <hybrid/language_model.h>
 #include <hybrid/limits.h>

@@ -25,6 +25,7 @@ SECTIONS: dict[str, str] = {
     "gemm": "gemm",
     "kernels": "kernels",
     "compress": "compress",
+    "kmeans": "kmeans",
     "train": "training",
     "generate": "generation",
     "scaling": "scaling",
