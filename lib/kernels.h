@@ -372,7 +372,6 @@ typedef struct hyb_kernels {
     HYB_KERNELS(HYB_KERNEL_FIELD)
 #undef HYB_KERNEL_FIELD
     uint32_t tier[64]; /* hyb_isa bit of each entry, in the order of HYB_KERNELS */
-    uint32_t tier[96]; /* hyb_isa bit of each entry, in the order of HYB_KERNELS */
 } hyb_kernels;
 
 enum {

@@ -3,9 +3,9 @@
 #define HYBRID_HYBRID_H
 
 #include <hybrid/base.h>
+#include <hybrid/cluster.h>
 #include <hybrid/compress.h>
 #include <hybrid/features.h>
-#include <hybrid/cluster.h>
 #include <hybrid/file.h>
 #include <hybrid/language_model.h>
 #include <hybrid/limits.h>

@@ -25,6 +25,7 @@ HEADERS = (
     "optimize",
     "compress",
     "features",
+    "cluster",
     "tokenizer",
     "language_model",
     "file",
