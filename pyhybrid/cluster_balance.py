@@ -39,8 +39,8 @@ def squared_distances(points: npt.ArrayLike, centroids: npt.ArrayLike) -> NDArra
         return np.zeros((x.shape[0], c.shape[0]))
     middle = c.mean(axis=0)  # the form below loses digits far from the origin
     x, c = x - middle, c - middle
-    squares = (x * x).sum(axis=1)[:, None] - 2.0 * (x @ c.T) + (c * c).sum(axis=1)
-    return np.maximum(squares, 0.0, dtype=np.float64)
+    squares: NDArray[np.float64] = (x * x).sum(axis=1)[:, None] - 2.0 * (x @ c.T) + (c * c).sum(axis=1)
+    return np.maximum(squares, 0.0, out=squares)
 
 
 def balanced_labels(

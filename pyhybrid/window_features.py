@@ -46,7 +46,8 @@ def _tokens(tokens: npt.ArrayLike) -> Array:
     """Tokens as C reads them: uint8, uint16 or uint32, without a copy where they are that."""
     array = np.asarray(tokens)
     if array.dtype.kind == "u" and array.dtype.itemsize in (1, 2, 4):
-        return input_array(array, array.dtype, "tokens", (None,))
+        checked = input_array(array, array.dtype, "tokens", (None,))
+        return np.require(checked, requirements="A")  # a view into bytes may begin anywhere
     return input_array(tokens, np.uint32, "tokens", (None,))
 
 

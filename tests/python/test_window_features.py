@@ -77,6 +77,8 @@ def test_features_do_not_depend_on_threads_or_pieces(rng: np.random.Generator) -
     cuts = np.sort(rng.integers(0, tokens.size, 40))
     streamed = list(features.stream(np.split(tokens, cuts)))
     assert np.array_equal(np.concatenate(streamed), expected)
+    unaligned = np.frombuffer(b"x" + tokens.tobytes(), np.uint16, offset=1)
+    assert np.array_equal(features.transform(unaligned), expected)
     assert list(features.stream([])) == []
     assert list(features.stream([tokens[:63]])) == []
 
