@@ -1,10 +1,10 @@
 """K-means beside scikit-learn and faiss: twenty of Lloyd's iterations from one start; and how its cost grows.
 
-The points are standard normal: they have no clusters, so that labels keep changing, bounds spare little, and
-every side does all of the work in every iteration. OpenBLAS chooses kernels by the processor's model, and
-may take a new one for an older: scikit-learn and faiss run as they are and with the kernels of a SkylakeX,
-and the better of both is the peer. A figure counts the multiply-adds of the twenty assignments, over the time of the
-whole call.
+The points are standard normal: they have no clusters, so that labels keep changing, bounds spare little,
+and every side does all of the work in every iteration. OpenBLAS chooses kernels by the processor's model,
+and may take a new one for an older: scikit-learn and faiss run as they are and with the kernels of a
+SkylakeX, and the better of both is the peer. A figure counts the multiply-adds of the twenty assignments,
+over the time of the whole call.
 """
 
 from __future__ import annotations
@@ -101,14 +101,14 @@ class Faiss(_KMeans):
     def prepare(self, threads: int) -> None:
         import faiss
 
-        faiss.omp_set_num_threads(threads)
-        n, d = self.points.shape
-        self.make = lambda: faiss.Kmeans(
-            d, self.k, niter=_ITERATIONS, min_points_per_centroid=1, max_points_per_centroid=n
-        )
+        self.library: Any = faiss
+        self.library.omp_set_num_threads(threads)
 
     def call(self) -> Any:
-        self.found = self.make()
+        n, d = self.points.shape
+        self.found = self.library.Kmeans(
+            d, self.k, niter=_ITERATIONS, min_points_per_centroid=1, max_points_per_centroid=n
+        )
         self.found.train(self.points, init_centroids=self.start)
 
     def answer(self) -> Answer:
