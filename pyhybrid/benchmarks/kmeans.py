@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from pyhybrid.benchmarks.registry import Answer, Goal, Limit, Options, Row, UnavailableError
 from pyhybrid.benchmarks.timing import Operation, hidden, rounds
 
-__all__ = ["Faiss", "FaissSkylake", "Fit", "Ours", "Sklearn", "SklearnSkylake", "rows"]
+__all__ = ["Faiss", "FaissSkylake", "Fit", "FitSklearn", "Ours", "Sklearn", "SklearnSkylake", "rows"]
 
 _ITERATIONS = 20
 #: n, d, k, and how many times as fast as the best scikit-learn the fit must be.
@@ -130,12 +130,14 @@ class FaissSkylake(Faiss):
 class Fit:
     """Our time of a fit: a point of the curves of cost."""
 
+    side_class: type[_KMeans] = Ours
+
     def __init__(self, *, n: int, d: int, k: int, seconds: float, threads: int) -> None:
-        self.side = Ours(n=n, d=d, k=k, threads=threads)
+        self.side = self.side_class(n=n, d=d, k=k, threads=threads)
         self.seconds = seconds
 
     def answer(self) -> Answer:
-        """As `Ours`."""
+        """Labels and inertia, as above."""
         return self.side.answer()
 
     def run(self, _: int) -> float:
@@ -145,6 +147,12 @@ class Fit:
             self.side.call()
             calls += 1
         return 1e3 * seconds / calls / _ITERATIONS
+
+
+class FitSklearn(Fit):
+    """scikit-learn's."""
+
+    side_class = Sklearn
 
 
 def _row(n: int, d: int, k: int, factor: float, threads: int, options: Options) -> Row:
@@ -190,6 +198,8 @@ def _cost_rows(options: Options) -> list[Row]:
             unit="ms",
             better="lower",
             ours="pyhybrid.benchmarks.kmeans:Fit",
+            peers={"scikit-learn": "pyhybrid.benchmarks.kmeans:FitSklearn"},
+            agreement=_AGREEMENT,
             sizes=base | {name: value},
             hidden=hidden(options),
             rounds=3,

@@ -18,7 +18,17 @@ from pyhybrid._native import ffi, lib
 ROOT = Path(__file__).resolve().parent.parent.parent
 INCLUDE = ROOT / "include" / "hybrid"
 #: In the order of include/meson.build: each includes earlier ones only.
-HEADERS = ("base", "quantize", "matmul", "optimize", "tokenizer", "language_model", "file", "limits")
+HEADERS = (
+    "base",
+    "quantize",
+    "matmul",
+    "optimize",
+    "cluster",
+    "tokenizer",
+    "language_model",
+    "file",
+    "limits",
+)
 
 
 def load_tool(name: str) -> ModuleType:
