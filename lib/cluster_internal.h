@@ -7,6 +7,8 @@
 #ifndef HYB_CLUSTER_INTERNAL_H
 #define HYB_CLUSTER_INTERNAL_H
 
+#include <math.h>
+
 #include <hybrid/cluster.h>
 
 #include "common.h"
@@ -65,6 +67,8 @@ HYB_INLINE void hyb_cluster_put(const hyb_cluster_type *type, void *array, size_
         ((double *)array)[i] = value;
     }
 }
+/* Rounded to a float; what is too large becomes infinite. */
+HYB_INLINE float hyb_cluster_round(double value) { return value < 3.4028235e38 ? (float)value : HUGE_VALF; }
 HYB_INLINE const void *hyb_cluster_row(const hyb_cluster_data *data, const void *array, size_t i) {
     return (const char *)array + i * data->d * data->type.bytes;
 }

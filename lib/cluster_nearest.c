@@ -228,8 +228,8 @@ void hyb_cluster_find(const hyb_cluster_search *search, size_t worker, const siz
         labels[i] = find_exactly(search, row, &nearest, &second);
         if (upper == NULL) continue;
         /* 2^-20: the root, the rounding to float, and that of the distances themselves */
-        upper[i] = (float)(sqrt(nearest) * (1 + 0x1p-20) + 1e-37);
-        lower[i] = (float)(sqrt(second) * (1 - 0x1p-20));
+        upper[i] = hyb_cluster_round(sqrt(nearest) * (1 + 0x1p-20) + 1e-37);
+        lower[i] = hyb_cluster_round(sqrt(second) * (1 - 0x1p-20));
     }
 }
 

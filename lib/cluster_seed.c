@@ -108,7 +108,7 @@ static void measure_task(void *argument, size_t index, size_t worker) {
         for (size_t i = 0; i < n; ++i) {
             if (distances[i] >= 0) continue;
             const void *row = hyb_cluster_row(data, data->points, first + i);
-            distances[i] = (float)(data->type.distance(row, candidate, data->d) * job.scale);
+            distances[i] = hyb_cluster_round(data->type.distance(row, candidate, data->d) * job.scale);
         }
         s->potentials[index * HYB_CLUSTER_TILE + c] = sum_closer(data, s->closest + first, distances, first, n);
     }

@@ -62,7 +62,7 @@ def matrix(values: Any, name: str, dtype: npt.DTypeLike | None = None) -> Array:
     if array.ndim != 2:
         raise InvalidArgumentError(
             f"Expected 2D array, got {array.ndim}D array instead: {name} has shape {array.shape}. Reshape "
-            "your data with .reshape(-1, 1) if it has a single feature, or .reshape(1, -1) if it is one sample"
+            "your data with .reshape(-1, 1) if it has a single feature, or .reshape(1, -1) for one sample"
         )
     for axis, what in enumerate(("sample", "feature")):
         if array.shape[axis] == 0:

@@ -119,7 +119,8 @@ def suggest_k(
     inertias: dict[int, float] = {}
     silhouettes: dict[int, float] = {}
     for k in ks:
-        fit = run_kmeans(array, None, k, context, None, n_init=3, max_iterations=300, tolerance=1e-4, seed=seed)
+        options = {"n_init": 3, "max_iterations": 300, "tolerance": 1e-4, "seed": seed}
+        fit = run_kmeans(array, None, k, context, None, **options)
         inertias[k] = fit.inertia
         if distances is not None and k > 1:
             silhouettes[k] = _silhouette(distances, fit.labels, k)

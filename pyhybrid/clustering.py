@@ -293,10 +293,12 @@ class KMeans:
         if weights is not None and (weights == 0).any():
             chosen, weights = points[weights != 0], weights[weights != 0]
             if len(chosen) == 0:
-                raise InvalidArgumentError("sample_weight is zero for every sample; give one of them a weight")
+                raise InvalidArgumentError(
+                    "sample_weight is zero for every sample; give one of them a weight"
+                )
         if n_clusters > len(chosen):
             raise InvalidArgumentError(
-                f"n_samples={len(chosen)} (weight above 0) is below n_clusters={n_clusters}; ask for fewer"
+                f"n_samples={len(chosen)} (weight above 0), n_clusters={n_clusters}: ask for fewer clusters"
             )
         context = self.context or default_context()
         fit = run_kmeans(chosen, weights, n_clusters, context, self._start(points), **options)

@@ -1,10 +1,10 @@
 """K-means beside scikit-learn and faiss: twenty of Lloyd's iterations from one start; and how its cost grows.
 
-The points are standard normal: they have no clusters, so that labels keep changing, bounds spare little, and
-every side does all of the work in every iteration. OpenBLAS chooses kernels by the processor's model, and
-may take a new one for an older: scikit-learn and faiss run as they are and with the kernels of a SkylakeX,
-and the better of both is the peer. A figure counts the multiply-adds of the twenty assignments, over the time of the
-whole call.
+The points are standard normal: they have no clusters, so that labels keep changing, bounds spare little,
+and every side does all of the work in every iteration. OpenBLAS chooses kernels by the processor's model,
+and may take a new one for an older: scikit-learn and faiss run as they are and with the kernels of a
+SkylakeX, and the better of both is the peer. A figure counts the multiply-adds of the twenty assignments,
+over the time of the whole call.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from pyhybrid.benchmarks.registry import Answer, Goal, Limit, Options, Row, UnavailableError
 from pyhybrid.benchmarks.timing import Operation, hidden, rounds
 
-__all__ = ["Faiss", "FaissSkylake", "Fit", "Ours", "Sklearn", "SklearnSkylake", "rows"]
+__all__ = ["Faiss", "FaissSkylake", "Fit", "FitSklearn", "Ours", "Sklearn", "SklearnSkylake", "rows"]
 
 _ITERATIONS = 20
 #: n, d, k, and how many times as fast as the best scikit-learn the fit must be.
@@ -101,14 +101,14 @@ class Faiss(_KMeans):
     def prepare(self, threads: int) -> None:
         import faiss
 
-        faiss.omp_set_num_threads(threads)
-        n, d = self.points.shape
-        self.make = lambda: faiss.Kmeans(
-            d, self.k, niter=_ITERATIONS, min_points_per_centroid=1, max_points_per_centroid=n
-        )
+        self.library: Any = faiss
+        self.library.omp_set_num_threads(threads)
 
     def call(self) -> Any:
-        self.found = self.make()
+        n, d = self.points.shape
+        self.found = self.library.Kmeans(
+            d, self.k, niter=_ITERATIONS, min_points_per_centroid=1, max_points_per_centroid=n
+        )
         self.found.train(self.points, init_centroids=self.start)
 
     def answer(self) -> Answer:
@@ -130,12 +130,14 @@ class FaissSkylake(Faiss):
 class Fit:
     """Our time of a fit: a point of the curves of cost."""
 
+    side_class: type[_KMeans] = Ours
+
     def __init__(self, *, n: int, d: int, k: int, seconds: float, threads: int) -> None:
-        self.side = Ours(n=n, d=d, k=k, threads=threads)
+        self.side = self.side_class(n=n, d=d, k=k, threads=threads)
         self.seconds = seconds
 
     def answer(self) -> Answer:
-        """As `Ours`."""
+        """Labels and inertia, as above."""
         return self.side.answer()
 
     def run(self, _: int) -> float:
@@ -145,6 +147,12 @@ class Fit:
             self.side.call()
             calls += 1
         return 1e3 * seconds / calls / _ITERATIONS
+
+
+class FitSklearn(Fit):
+    """scikit-learn's."""
+
+    side_class = Sklearn
 
 
 def _row(n: int, d: int, k: int, factor: float, threads: int, options: Options) -> Row:
@@ -190,6 +198,8 @@ def _cost_rows(options: Options) -> list[Row]:
             unit="ms",
             better="lower",
             ours="pyhybrid.benchmarks.kmeans:Fit",
+            peers={"scikit-learn": "pyhybrid.benchmarks.kmeans:FitSklearn"},
+            agreement=_AGREEMENT,
             sizes=base | {name: value},
             hidden=hidden(options),
             rounds=3,

@@ -55,7 +55,8 @@ static int32_t nearest_of(const double *point, const double *centroids, size_t d
     return best;
 }
 
-/* Lloyd's iterations until no label or no centroid changes; centroids are rounded to floats if `single`. Returns the iterations. */
+/* Lloyd's iterations until no label or no centroid changes; centroids are rounded to floats if `single`. Returns the
+ * iterations. */
 static uint32_t plain_lloyd(const double *points, size_t n, size_t d, const double *weights, size_t k, int single,
                             uint32_t max_iterations, double *centroids, int32_t *labels) {
     double *sums = malloc(k * d * sizeof *sums), *total = malloc(k * sizeof *total);
@@ -142,8 +143,10 @@ static void check_definition(hyb_ctx *ctx, size_t n, size_t d, size_t k, int wei
     free(actual);
 }
 
-static void test_definition(uint32_t isa_mask) {
-    hyb_ctx *ctx = make_ctx(isa_mask, 1);
+static void test_definition(uint32_t isa_mask, uint32_t n_threads) {
+    hyb_ctx *ctx = make_ctx(isa_mask, n_threads);
+    check_definition(ctx, 1500, 24, 60, 0); /* so many centroids that bounds are kept */
+    check_definition(ctx, 1000, 40, 50, 1);
     check_definition(ctx, 3000, 5, 9, 0);
     check_definition(ctx, 1501, 17, 4, 1);
     check_definition(ctx, 700, 33, 25, 0);
@@ -646,8 +649,9 @@ static void test_every_allocation_may_fail(void) {
 
 int main(void) {
     hyb_ctx *ctx = make_ctx(0, 2);
-    test_definition(0);
-    test_definition(HYB_ISA_MASK_SCALAR);
+    test_definition(0, 1);
+    test_definition(0, 3);
+    test_definition(HYB_ISA_MASK_SCALAR, 1);
     test_bits();
     test_random_starts(ctx);
     test_plus_plus(ctx);
