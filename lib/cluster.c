@@ -5,8 +5,6 @@
 
 #include <math.h>
 
-#include "language_model.h" /* hyb_hash64 */
-
 /* Squares, and their sums over any number of dimensions, stay in the range of doubles. */
 #define MAX_ABS_F64 1e150
 /* Pieces of an array that are looked at in parallel. */

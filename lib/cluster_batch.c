@@ -4,7 +4,6 @@
 #include <math.h>
 
 #include "cluster_internal.h"
-#include "language_model.h" /* hyb_hash64 */
 
 /* Batches without a better average of their inertia that end a run. */
 #define PATIENCE 10

@@ -5,7 +5,6 @@
  * A draw walks over the masses of groups of points, then over the masses of a group's points.
  */
 #include "cluster_internal.h"
-#include "language_model.h" /* hyb_hash64 */
 #include "math_f64.h"
 
 /* Sums over a group are made in so many lanes. */

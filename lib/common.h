@@ -182,6 +182,14 @@ HYB_INLINE float hyb_float_of(uint32_t bits) {
 }
 HYB_INLINE int hyb_is_finite(float value) { return (hyb_bits_of(value) & 0x7f800000u) != 0x7f800000u; }
 
+/* splitmix64 as a hash of a counter: portable, and the same for any order of drawing. */
+HYB_INLINE uint64_t hyb_hash64(uint64_t value) {
+    value += 0x9e3779b97f4a7c15u;
+    value = (value ^ (value >> 30)) * 0xbf58476d1ce4e5b9u;
+    value = (value ^ (value >> 27)) * 0x94d049bb133111ebu;
+    return value ^ (value >> 31);
+}
+
 /* Little-endian loads and stores from unaligned bytes. */
 HYB_INLINE uint32_t hyb_load_u32(const uint8_t *p) {
     return (uint32_t)p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 | (uint32_t)p[3] << 24;

@@ -262,14 +262,6 @@ out_of_memory:
                     config->n_layers, config->dim, arena.used);
 }
 
-/* splitmix64 as a hash of a counter: portable, and the same for any order of drawing. */
-uint64_t hyb_hash64(uint64_t value) {
-    value += 0x9e3779b97f4a7c15u;
-    value = (value ^ (value >> 30)) * 0xbf58476d1ce4e5b9u;
-    value = (value ^ (value >> 27)) * 0x94d049bb133111ebu;
-    return value ^ (value >> 31);
-}
-
 /* Standard deviation of a tensor's initial values; 0 for a gain, which begins at 1. */
 static double initial_deviation(const hyb_language_model *m, const hyb_tensor *t) {
     if (!t->is_linear) return t == m->embedding || t == m->head ? 0.02 : 0.0;

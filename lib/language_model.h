@@ -22,8 +22,6 @@ hyb_status hyb_model_default_tokenizer(hyb_language_model *model);
 hyb_status hyb_model_rotary(hyb_language_model *model, size_t n_positions);
 /* Quantises master weights if they changed; adds to the counts (may be NULL) over the layers' matrices. */
 hyb_status hyb_model_refresh(hyb_language_model *model, uint64_t *n_flipped, uint64_t *n_zeros);
-/* splitmix64's output function: a 64-bit hash. */
-uint64_t hyb_hash64(uint64_t value);
 
 /* ---- train.c ---- */
 hyb_status hyb_training_check(hyb_ctx *ctx, const hyb_language_model_config *config, size_t n_sequences,

@@ -53,7 +53,7 @@ def check_memory(model: LanguageModel, config: TrainingConfig) -> None:
         config.batch_size,
         config.context,
         backward=config.backward,
-        optimizer="adamw" if config.optimizer == "adamw" else config.trust_norm,
+        optimizer=config.model_optimizer,
         context=model.context,
     )
     needed = estimate.training_bytes  # the weights are there already

@@ -136,9 +136,13 @@ def _resumed(arguments: argparse.Namespace, out: Path, context: Context) -> Trai
 def _announce(trainer: Trainer) -> None:
     data, config, shape, context = trainer.data, trainer.config, trainer.model.config, trainer.model.context
     count = trainer.model.count()
-    kind = "adamw" if config.optimizer == "adamw" else config.trust_norm
     estimate = trainer.model.memory_estimate(
-        shape, config.batch_size, config.context, backward=config.backward, optimizer=kind, context=context
+        shape,
+        config.batch_size,
+        config.context,
+        backward=config.backward,
+        optimizer=config.model_optimizer,
+        context=context,
     )
     length = (
         f"about {config.minutes:g} minutes" if config.minutes is not None else f"{trainer.total_steps} steps"

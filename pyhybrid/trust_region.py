@@ -9,8 +9,7 @@ the last change. Where it is above its target, the last step went too far. The s
 radius that was found to suit any length of run, in the operator norm of the matrices; it is what brings a
 base rate that is wrong by a factor of ten back.
 
-Sources: Baydin et al. 2018, "Online learning rate adaptation with hypergradient descent"; the tables of
-BENCHMARKS.md.
+Sources: Baydin et al. 2018, "Online learning rate adaptation with hypergradient descent".
 """
 
 from __future__ import annotations
@@ -44,7 +43,7 @@ class StepSize(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class FeedbackConfig:
-    """Constants of the feedback; the defaults are those of the committed experiments.
+    """Constants of the feedback; the defaults are those of the experiments behind them.
 
     Args:
         alignment_target: cosine between gradient and last change that is neither too far nor too short, at

@@ -1,4 +1,4 @@
-/* cluster_neon.c - the kernels of K-means for NEON: the template of lib/simd, instantiated for both types. */
+/* cluster_neon.c - the kernels of K-means for NEON: those of lib/simd, instantiated. */
 #include <math.h>
 
 #include "../common.h"
@@ -7,6 +7,8 @@
 
 #include "../simd/v8_neon.h"
 
+#define SIMD_NAME(op) hyb_##op##_neon
+#define SIMD_ISA HYB_ISA_NEON
 #define SIMD_TARGET
 /* Half of a common second-level cache. */
 #define CLUSTER_CACHED_BYTES ((size_t)128 << 10)
@@ -14,40 +16,9 @@
 #define CLUSTER_CENTROIDS 6
 #define CLUSTER_VECTORS ((size_t)1)
 
-#define CLUSTER_REAL float
-#define CLUSTER_VECTOR v16
-#define CLUSTER_LANES ((size_t)16)
-#define CLUSTER_OP(op) v16_##op
-#define CLUSTER_WIDEN(p) v8_load_f32(p)
-#define CLUSTER_NAME(op) hyb_cluster_##op##_f32_neon
-#include "../simd/cluster_template.h"
-#include "../simd/cluster_pack_template.h"
-#undef CLUSTER_REAL
-#undef CLUSTER_VECTOR
-#undef CLUSTER_LANES
-#undef CLUSTER_OP
-#undef CLUSTER_WIDEN
-#undef CLUSTER_NAME
+#include "../simd/cluster_kernels.h"
 
-#define CLUSTER_REAL double
-#define CLUSTER_VECTOR v8
-#define CLUSTER_LANES ((size_t)8)
-#define CLUSTER_OP(op) v8_##op
-#define CLUSTER_WIDEN(p) v8_load(p)
-#define CLUSTER_NAME(op) hyb_cluster_##op##_f64_neon
-#include "../simd/cluster_template.h"
-
-void hyb_install_cluster_neon(hyb_kernels *table) {
-    HYB_INSTALL(table, cluster_pack_f32, neon, HYB_ISA_NEON);
-    HYB_INSTALL(table, cluster_add_f32, neon, HYB_ISA_NEON);
-    HYB_INSTALL(table, cluster_add_f64, neon, HYB_ISA_NEON);
-    HYB_INSTALL(table, cluster_distance_f32, neon, HYB_ISA_NEON);
-    HYB_INSTALL(table, cluster_distance_f64, neon, HYB_ISA_NEON);
-    HYB_INSTALL(table, cluster_nearest_f32, neon, HYB_ISA_NEON);
-    HYB_INSTALL(table, cluster_nearest_f64, neon, HYB_ISA_NEON);
-    HYB_INSTALL(table, cluster_candidates_f32, neon, HYB_ISA_NEON);
-    HYB_INSTALL(table, cluster_candidates_f64, neon, HYB_ISA_NEON);
-}
+void hyb_install_cluster_neon(hyb_kernels *table) { cluster_install(table); }
 
 #else
 
