@@ -472,5 +472,7 @@ hyb_status hyb_language_model_touch(hyb_language_model *model) {
     if (model == NULL) return HYB_ERROR_INVALID_ARGUMENT;
     if (!model->trainable) return hyb_fail(model->ctx, HYB_ERROR_STATE, "a loaded model has no master weights");
     model->stale = 1;
+    for (size_t i = 0; i < model->n_tensors; i++) /* bounds of values that were there before */
+        if (model->tensors[i].spectral_bound != NULL) *model->tensors[i].spectral_bound = 0.0f;
     return HYB_OK;
 }

@@ -339,8 +339,8 @@ class Trainer:
     def _begin(self) -> None:
         """Puts weights and optimiser state where the run starts, and writes the first files."""
         if self._resumed is not None:
+            self.model.touch()  # before: it forgets what the optimiser knows of the weights, which comes next
             self._resumed.restore(state_tensors(self.model))
-            self.model.touch()
             self._saved_step = self.step
             return
         if self.out is not None:

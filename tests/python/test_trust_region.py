@@ -58,6 +58,27 @@ def test_change_stays_in_the_ball_of_the_spectral_norm() -> None:
     assert tightest > 0.9  # the ball is used
 
 
+def test_ball_holds_for_weights_written_from_outside() -> None:
+    """Weights that were made a hundred times larger in between are shortened for as what they are."""
+    model = _model()
+    for step in range(1, 4):
+        _gradients(model, step)
+        if step == 3:
+            for name, p in model.parameters().items():
+                if name.startswith("blk.") and "norm" not in name:
+                    p.values[...] *= 100  # type: ignore[index]
+            model.touch()
+            _gradients(model, step)
+        before = _values(model)
+        model.apply_trust_region(learning_rate=1.0, radius=0.05, weight_decay=1.0, step=step)
+    for name, after in _values(model).items():
+        if name.startswith("blk.") and "norm" not in name:
+            change = after - before[name]
+            rounding = np.linalg.norm(np.spacing(np.abs(after).astype(np.float32)) / 2)
+            unit = 0.05 * math.sqrt(max(1.0, change.shape[0] / change.shape[1]))
+            assert np.linalg.svd(change, compute_uv=False)[0] <= unit * (1 + 1e-3) + rounding, name
+
+
 @pytest.mark.parametrize("norm", ["rms", "l2"])
 def test_change_stays_in_the_ball_of_a_norm_of_elements(norm: str) -> None:
     """The same for balls around each tensor, and around all of them together."""
