@@ -254,7 +254,10 @@ class TrainingConfig(CheckedTable):
         radius_rule: 'network' (the auxiliary network sets radius and rate), 'adaptive' (the radius grows by
             1 % where it did not shorten the step, and shrinks by 5 % where it did), or 'fixed'.
         radius_form: 'norm' bounds the norm of a change by the radius, 'squared' by its square.
-        auxiliary_hidden_size: hidden units of the auxiliary network.
+        auxiliary_hidden_size: hidden units of the auxiliary network; 0: its answers follow the feedback
+            alone, whatever the run's state.
+        hypergradient_weight: of the cosine between gradient and last change in that feedback, against the
+            pull to trust_radius; 0: it is not measured.
         momentum: decay of the matrices' momentum with the spectral norm.
         row_beta: decay of the mean squares by which a direction's rows are made equal with the spectral
             norm; 0: rows stay as they are.
@@ -292,6 +295,7 @@ class TrainingConfig(CheckedTable):
     radius_rule: RadiusRule = "network"
     radius_form: RadiusForm = "norm"
     auxiliary_hidden_size: int = 16
+    hypergradient_weight: float = 0.0
     momentum: float = 0.8
     row_beta: float = 0.0
     vector_ratio: float = 0.32
@@ -346,7 +350,8 @@ class TrainingConfig(CheckedTable):
             # The auxiliary network's answers lie between these.
             low, high = (0.001, 1.0) if self.radius_rule == "network" else (0.0, 1e6)
             self._number("trust_radius", low, high, above_low=True, below_high=True)
-        self._integer("auxiliary_hidden_size", 1, 4096)
+        self._integer("auxiliary_hidden_size", 0, 4096)
+        self._number("hypergradient_weight", 0, 1e3)
         self._number("momentum", 0, 1, below_high=True)
         self._number("row_beta", 0, 1, below_high=True)
         self._number("vector_ratio", 0, 1e6)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from pyhybrid.config import ModelConfig, TrainingConfig
-from pyhybrid.trust_region import StepSize, TrustRegionController
+from pyhybrid.trust_region import FeedbackConfig, StepSize, TrustRegionController
 
 if TYPE_CHECKING:
     from pyhybrid.language_model import GradientStatistics, LanguageModel
@@ -126,6 +126,7 @@ class TrustRegionUpdate:
                 radius=self._filled.trust_radius,
                 hidden_size=config.auxiliary_hidden_size,
                 seed=config.seed,
+                feedback=FeedbackConfig(alignment_weight=config.hypergradient_weight),
             )
 
     def _size(
@@ -134,7 +135,7 @@ class TrustRegionUpdate:
         """Rate and radius before the schedule, and the alignment (NaN where nobody asked)."""
         if self.controller is None:
             return StepSize(self._filled.learning_rate, self._radius, 1.0), math.nan
-        alignment = model.alignment()
+        alignment = model.alignment() if self._config.hypergradient_weight > 0 else math.nan
         self.controller.observe(alignment, self._multiplier)
         size = self.controller.propose(
             loss=gradients.loss, gradient_norm=gradients.gradient_norm, step=number

@@ -73,14 +73,14 @@ class AuxiliaryNetwork:
 
     Args:
         input_size: features.
-        hidden_size: ReLU units.
+        hidden_size: ReLU units; 0: the outputs are integrators of what they learn from.
         output_size: tanh units; the first is the multiplier's, the second the radius's.
         initial_radius: what an untrained network answers, with a multiplier of 1; between 0.001 and 1.
         learning_rate: of the output layer; the hidden layer has a tenth.
         seed: of the hidden layer's initial weights.
 
     Raises:
-        InvalidArgumentError: a size below 1, or a radius out of its range.
+        InvalidArgumentError: a size below 1 (0 hidden units are fine), or a radius out of its range.
 
     Source: Widrow & Hoff 1960 (least mean squares); Nagumo & Noda 1967 (normalised).
     """
@@ -95,13 +95,13 @@ class AuxiliaryNetwork:
         learning_rate: float = 0.05,
         seed: int = 0,
     ) -> None:
-        for name, size in (
-            ("input_size", input_size),
-            ("hidden_size", hidden_size),
-            ("output_size", output_size),
+        for name, size, least in (
+            ("input_size", input_size, 1),
+            ("hidden_size", hidden_size, 0),
+            ("output_size", output_size, 1),
         ):
-            if size < 1:
-                raise InvalidArgumentError(f"{name} is {size}; give at least 1")
+            if size < least:
+                raise InvalidArgumentError(f"{name} is {size}; give at least {least}")
         if not 0.001 < initial_radius < 1.0:
             raise InvalidArgumentError(
                 f"initial_radius is {initial_radius!r}; give a number between 0.001 and 1"

@@ -56,7 +56,7 @@ class FeedbackConfig:
 
     alignment_target: float = 0.085
     alignment_scale: float = 0.1
-    alignment_weight: float = 0.5
+    alignment_weight: float = 0.0
     pull_scale: float = 0.3
     least_schedule: float = 0.15
 
@@ -135,15 +135,19 @@ class TrustRegionController:
         """Learns from what the last step led to.
 
         Args:
-            alignment: cosine between the new gradient and the last change.
+            alignment: cosine between the new gradient and the last change; ignored where its weight is 0.
             schedule: the schedule's multiplier of the last step, 0 to 1.
         """
         f, last = self.feedback, self._last
-        if last is None or schedule < f.least_schedule or not math.isfinite(alignment):
+        if last is None or schedule < f.least_schedule:
             return
-        overshoot = f.alignment_weight * _clip(
-            (alignment - f.alignment_target * schedule) / f.alignment_scale
-        )
+        overshoot = 0.0
+        if f.alignment_weight > 0.0:
+            if not math.isfinite(alignment):
+                return
+            overshoot = f.alignment_weight * _clip(
+                (alignment - f.alignment_target * schedule) / f.alignment_scale
+            )
         gradient_radius = overshoot + self._pull(last.radius)
         if last.radius < last.learning_rate:  # the radius decides: the rate follows it
             gradient_rate = _clip(math.log10(last.learning_rate / last.radius) / f.pull_scale)

@@ -1,33 +1,22 @@
 """The optimiser: validation losses of whole training runs, beside tuned AdamW and plain Muon + AdamW.
 
-A round is a seed, of the initial weights and of the batches. Each run is a function of its configuration,
-so it is kept as JSON (`--runs FOLDER`) and not done twice: a section that was interrupted goes on where it
-stopped. Text as bytes, the first 90 % to train on, the last 10 % to validate on. AdamW's settings are the
-best of the rows `optimizer/tuning/adamw`; the hybrid optimiser's are TrainingConfig's defaults everywhere.
+A round is a seed, of the initial weights and of the batches; a run is done once and kept (runs.py). Text as
+bytes, the first 90 % to train on, the last 10 % to validate on. AdamW's settings are the best of the rows
+`optimizer/tuning/adamw`; the hybrid optimiser's are TrainingConfig's defaults everywhere.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
-import sysconfig
-import time
-from collections.abc import Sequence
-from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pyhybrid.benchmarks.registry import Answer, Goal, Options, Row, UnavailableError
-from pyhybrid.config import PRESETS, apply_overrides, to_dict
+from pyhybrid.benchmarks.registry import Goal, Options, Row
+from pyhybrid.benchmarks.runs import TrainingRun
 
 __all__ = ["AdamW", "Hybrid", "HybridDefaults", "HybridFixed", "Muon", "rows"]
 
-# Version of what a run computes: a change of the library that changes losses makes the runs kept before void.
-_RUNS_VERSION = 1
 # By number of steps; to be replaced by the best of the tuning rows, which are not measured yet. Of rates
 # 1e-3, 2e-3, 4e-3 and 8e-3 this one ended lowest at 600 steps.
 _TUNED_ADAMW: dict[int, tuple[str, ...]] = {
@@ -38,158 +27,25 @@ _FACTORS = (0.1, 0.33, 1.0, 3.0, 10.0)
 _HERE = "pyhybrid.benchmarks.optimizer"
 
 
-def _library_sources() -> list[str]:
-    """The standard library's sources: a text that 2,000 steps of 2,048 bytes do not go through twice."""
-    folder = sysconfig.get_path("stdlib")
-    found = [os.path.join(folder, "*.py")]
-    packages = "asyncio concurrent ctypes email http idlelib importlib json lib2to3 logging multiprocessing"
-    packages += " pydoc_data tkinter unittest urllib xml"
-    folders = [os.path.join(folder, package) for package in packages.split()]
-    return found + [os.path.join(path, "**", "*.py") for path in folders if os.path.isdir(path)]
-
-
-class _Training:
-    """Trains from start to end for each round; `changes` are overrides such as 'training.trust_radius=0.1'.
-
-    Args:
-        preset: shape and run to start from.
-        steps: of the run.
-        text: 'documentation', 'library' or 'file'.
-        changes: of our side, separated by blanks; sides that compare with something fixed leave them out.
-        data: path of the text 'file'.
-        runs: folder of the runs that were done; None: none is kept.
-        threads: that compute.
-    """
-
-    def __init__(
-        self,
-        *,
-        preset: str,
-        steps: int,
-        text: str,
-        changes: str = "",
-        data: str | None = None,
-        runs: str | None = None,
-        threads: int = 1,
-    ) -> None:
-        if text == "file" and data is None:
-            raise UnavailableError("needs --data FILE")
-        sources: dict[str, Any] = {"documentation": None, "library": _library_sources(), "file": data}
-        self.source, self.runs, self.threads = sources[text], runs, threads
-        base = PRESETS[preset].config
-        base = replace(base, training=replace(base.training, steps=steps))
-        self.steps, self.changes = steps, changes.split()
-        self.config = apply_overrides(base, self.overrides())
-
-    def overrides(self) -> list[str]:
-        """What this side changes of the preset."""
-        return [change for change in self.changes if not change.startswith("peer.")]
-
-    def answer(self) -> Answer:
-        """The first batch: the sides differ in all but the text."""
-        from pyhybrid.batches import Batches
-        from pyhybrid.data import load_dataset
-
-        t = self.config.training
-        batches = Batches(load_dataset(self.source).train, batch_size=t.batch_size, context=t.context)
-        return {"first_batch": batches.batch(1).astype(np.float64)}
-
-    def run(self, round_number: int) -> float:
-        """Validation loss in nats per byte with the round as the seed."""
-        from pyhybrid.data import load_dataset
-
-        dataset = load_dataset(self.source)
-        key = {
-            "version": _RUNS_VERSION,
-            "side": type(self).__name__ if type(self).__name__ == "Muon" else "pyhybrid",
-            "seed": round_number,
-            "sha256": dataset.sha256,
-            "config": {"model": to_dict(self.config.model), "training": to_dict(self.config.training)},
-        }
-        name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:20] + ".json"
-        path = None if self.runs is None else Path(self.runs) / name
-        if path is not None and path.is_file():
-            return float(json.loads(path.read_text(encoding="utf-8"))["validation_loss"])
-        record: dict[str, Any] = {**key, **self.train(round_number, dataset)}
-        if path is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.with_suffix(".tmp").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-            path.with_suffix(".tmp").replace(path)
-        return float(record["validation_loss"])
-
-    def train(self, seed: int, dataset: Any) -> dict[str, Any]:
-        """Does a run; the loss behind it and what it took."""
-        from pyhybrid._context import Context
-        from pyhybrid._run_update import make_update
-        from pyhybrid.batches import Batches
-        from pyhybrid.language_model import LanguageModel
-        from pyhybrid.schedule import LearningRateSchedule
-
-        t = replace(self.config.training, seed=seed)
-        model = LanguageModel(self.config.model, seed=seed, context=Context(threads=self.threads))
-        update: Any = self.update() or make_update(t, self.config.model)
-        model.prepare(t.batch_size, t.context, backward=t.backward, optimizer=update.kind)
-        batches = Batches(dataset.train, batch_size=t.batch_size, context=t.context, seed=seed)
-        schedule = LearningRateSchedule(t, t.steps)
-        begun, busy, losses = time.perf_counter(), 0.0, []
-        trace: dict[str, list[float]] = {}
-        for number in range(1, t.steps + 1):
-            gradients = model.gradients(batches.batch(number))
-            losses.append(gradients.loss)
-            at = time.perf_counter()
-            found = update.apply(model, gradients, multiplier=schedule.multiplier(number), number=number)
-            busy += time.perf_counter() - at
-            for name in ("lr_multiplier", "trust_radius", "alignment", "constraint_active"):
-                if name in found:
-                    trace.setdefault(name, []).append(float(found[name]))
-        return {
-            "validation_loss": _validation_loss(model, dataset, t.batch_size, t.context),
-            "training_loss": float(np.mean(losses[-max(1, t.steps // 20) :])),
-            "losses": _thinned(losses),
-            "trace": {name: _thinned(values) for name, values in trace.items()},
-            "seconds": time.perf_counter() - begun,
-            "update_seconds": busy,
-        }
-
-    def update(self) -> Any:
-        """An optimiser of this side's own; None: the configuration's."""
-        return None
-
-
-def _thinned(values: Sequence[float], n: int = 20) -> list[float]:
-    """Means of n equal parts."""
-    return [float(np.mean(part)) for part in np.array_split(np.asarray(values), min(n, len(values)))]
-
-
-def _validation_loss(model: Any, dataset: Any, batch_size: int, context: int) -> float:
-    from pyhybrid.batches import validation_batches
-
-    total, count = 0.0, 0
-    for windows in validation_batches(dataset.validation, batch_size=batch_size, context=context):
-        total += model.loss_sum(windows)
-        count += windows.shape[0] * (windows.shape[1] - 1)
-    return total / count
-
-
-class Hybrid(_Training):
+class Hybrid(TrainingRun):
     """The hybrid optimiser with the row's changes."""
 
 
-class HybridDefaults(_Training):
+class HybridDefaults(TrainingRun):
     """The hybrid optimiser as it is."""
 
     def overrides(self) -> list[str]:
         return []
 
 
-class HybridFixed(_Training):
+class HybridFixed(TrainingRun):
     """The row's changes without feedback: radius and rate stay as they are given."""
 
     def overrides(self) -> list[str]:
         return [*self.changes, "training.radius_rule=fixed", "training.trust_radius=1000"]
 
 
-class AdamW(_Training):
+class AdamW(TrainingRun):
     """Tuned AdamW, at `peer.steps` of the changes where ours takes fewer."""
 
     def overrides(self) -> list[str]:
@@ -198,8 +54,10 @@ class AdamW(_Training):
         return ["training.optimizer=adamw", f"training.steps={steps}", *_TUNED_ADAMW[steps]]
 
 
-class Muon(_Training):
+class Muon(TrainingRun):
     """Plain Muon for the layers' matrices (momentum 0.95, five steps, decay 0.1), AdamW for the rest."""
+
+    side = "Muon + AdamW"
 
     def overrides(self) -> list[str]:
         return ["training.optimizer=adamw"]  # for the two moments a tensor

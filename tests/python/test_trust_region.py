@@ -12,7 +12,7 @@ from pyhybrid._errors import InvalidArgumentError, StateError
 from pyhybrid.auxiliary_nn import AuxiliaryNetwork, TrainingState
 from pyhybrid.config import ModelConfig
 from pyhybrid.language_model import LanguageModel
-from pyhybrid.trust_region import TrustRegionController
+from pyhybrid.trust_region import FeedbackConfig, TrustRegionController
 
 SHAPE = ModelConfig(
     vocab_size=60, dim=48, n_layers=2, n_heads=3, n_kv_heads=1, ffn_dim=80, max_context=32, sub_norms=True
@@ -110,9 +110,7 @@ def test_step_is_what_the_header_says() -> None:
         _gradients(model, step)
         before = _values(model)
         slopes = {name: np.array(p.gradient, np.float64) for name, p in model.parameters().items()}
-        model.apply_trust_region(
-            learning_rate=0.02, radius=0.5, weight_decay=0.3, row_beta=0.95, step=step
-        )
+        model.apply_trust_region(learning_rate=0.02, radius=0.5, weight_decay=0.3, row_beta=0.95, step=step)
         for name, p in model.parameters().items():
             if not name.startswith("blk.") or "norm" in name:
                 continue
@@ -234,13 +232,13 @@ def test_network_state_round_trip() -> None:
     with pytest.raises(InvalidArgumentError, match="bias2"):
         two.load_state({**one.state(), "bias2": [math.nan, 0.0]})
     with pytest.raises(InvalidArgumentError, match="hidden_size"):
-        AuxiliaryNetwork(hidden_size=0)
+        AuxiliaryNetwork(hidden_size=-1)
 
 
 @pytest.mark.parametrize("base_rate", [0.005, 0.05, 0.5])
 def test_controller_brings_any_base_rate_to_the_radius(base_rate: float) -> None:
     """With an alignment on target, rate and radius meet at the radius that is pulled to."""
-    controller = TrustRegionController(base_rate, radius=0.05)
+    controller = TrustRegionController(base_rate, radius=0.05, feedback=FeedbackConfig(alignment_weight=0.5))
     for step in range(1, 300):
         size = controller.propose(loss=2.0, gradient_norm=0.4, step=step)
         controller.observe(0.085, 1.0)
@@ -249,7 +247,8 @@ def test_controller_brings_any_base_rate_to_the_radius(base_rate: float) -> None
 
 def test_controller_state_round_trip() -> None:
     """A restored controller goes on as the first one does."""
-    one, two = TrustRegionController(0.5), TrustRegionController(0.5)
+    feedback = FeedbackConfig(alignment_weight=0.5)
+    one, two = (TrustRegionController(0.5, feedback=feedback) for _ in range(2))
     random = np.random.default_rng(0)
     for step in range(1, 20):
         one.observe(float(random.normal()), 0.9)

@@ -1,0 +1,249 @@
+"""Whole training runs as sides of a benchmark: each is done once and kept as JSON.
+
+A run is a function of its configuration, its text and its seed, so a folder of records (`--runs FOLDER`)
+is as good as doing it again: a section that was interrupted goes on where it stopped. A record is found by
+what it says, not by its name; fields of the configuration that came later have their default in it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sysconfig
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pyhybrid.benchmarks.registry import Answer, UnavailableError
+from pyhybrid.config import PRESETS, RunConfig, apply_overrides, from_dict, to_dict
+
+__all__ = ["RunFolder", "TrainingRun", "text_paths"]
+
+# Version of what a run computes: a change of the library that changes losses makes the runs kept before void.
+_VERSION = 1
+# Fields that do not change what a run computes.
+_WITHOUT_EFFECT = (
+    "minutes",
+    "threads",
+    "evaluation_interval",
+    "evaluation_tokens",
+    "checkpoint_interval",
+    "log_interval",
+)
+# Fields without a meaning for AdamW.
+_HYBRID_ONLY = (
+    "trust_norm",
+    "trust_radius",
+    "radius_rule",
+    "radius_form",
+    "auxiliary_hidden_size",
+    "hypergradient_weight",
+    "momentum",
+    "row_beta",
+    "vector_ratio",
+)
+
+
+def _library_sources() -> list[str]:
+    """The standard library's sources: a text that 2,000 steps of 2,048 bytes do not go through twice."""
+    folder = sysconfig.get_path("stdlib")
+    found = [os.path.join(folder, "*.py")]
+    packages = "asyncio concurrent ctypes email http idlelib importlib json lib2to3 logging multiprocessing"
+    packages += " pydoc_data tkinter unittest urllib xml"
+    folders = [os.path.join(folder, package) for package in packages.split()]
+    return found + [os.path.join(path, "**", "*.py") for path in folders if os.path.isdir(path)]
+
+
+def text_paths(text: str, data: str | None) -> Any:
+    """What `load_dataset` takes for the name of a text.
+
+    Args:
+        text: 'documentation' (the embedded text), 'library' (the standard library's sources) or 'file'.
+        data: path of the text 'file'.
+
+    Raises:
+        UnavailableError: the text is 'file' and no path is given.
+    """
+    if text == "file" and data is None:
+        raise UnavailableError("needs --data FILE")
+    return {"documentation": None, "library": _library_sources(), "file": data}[text]
+
+
+class RunFolder:
+    """Records of runs that were done.
+
+    Args:
+        path: folder, made when the first record is kept; None: nothing is found or kept.
+    """
+
+    def __init__(self, path: str | os.PathLike[str] | None) -> None:
+        self.path = None if path is None else Path(path)
+
+    def find(self, side: str, seed: int, sha256: str, config: RunConfig) -> dict[str, Any] | None:
+        """Returns the record of a run, or None.
+
+        Args:
+            side: who trained.
+            seed: of weights and batches.
+            sha256: of the text.
+            config: shape and run.
+        """
+        if self.path is None:
+            return None
+        wanted = _what(config)
+        for path in sorted(self.path.glob("*.json")):
+            record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            same = [record.get(name) for name in ("version", "side", "seed", "sha256")]
+            if same != [_VERSION, side, seed, sha256]:
+                continue
+            if _what(from_dict(record["config"], RunConfig())) == wanted:
+                return record
+        return None
+
+    def keep(
+        self, side: str, seed: int, sha256: str, config: RunConfig, found: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Writes the record of a run that was done, and returns it.
+
+        Args:
+            side: see `find`.
+            seed: see `find`.
+            sha256: see `find`.
+            config: see `find`.
+            found: losses and times, as JSON values.
+        """
+        key = {"version": _VERSION, "side": side, "seed": seed, "sha256": sha256, "config": _what(config)}
+        record = {**key, **found}
+        if self.path is not None:
+            name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:20]
+            self.path.mkdir(parents=True, exist_ok=True)
+            partial = self.path / f"{name}.tmp"
+            partial.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+            partial.replace(self.path / f"{name}.json")
+        return record
+
+
+def _what(config: RunConfig) -> dict[str, Any]:
+    """What of a configuration decides over the result, with the defaults of optimiser and width filled in."""
+    filled = config.training.for_model(config.model)
+    training = to_dict(replace(config.training, seed=0, **filled._asdict()))
+    hybrid_only = _HYBRID_ONLY if config.training.optimizer == "adamw" else ()
+    for name in ("seed", *_WITHOUT_EFFECT, *hybrid_only):
+        del training[name]
+    return {"model": to_dict(config.model), "training": training}
+
+
+class TrainingRun:
+    """Trains from start to end for each round; the round is the seed.
+
+    Args:
+        preset: shape and run to start from.
+        steps: of the run.
+        text: see `text_paths`.
+        changes: overrides such as 'training.trust_radius=0.1', separated by blanks; a side takes what
+            `overrides` makes of them.
+        data: path of the text 'file'.
+        runs: folder of the runs that were done; None: none is kept.
+        threads: that compute.
+    """
+
+    #: Who trains, in a record.
+    side = "pyhybrid"
+
+    def __init__(
+        self,
+        *,
+        preset: str,
+        steps: int,
+        text: str,
+        changes: str = "",
+        data: str | None = None,
+        runs: str | None = None,
+        threads: int = 1,
+    ) -> None:
+        self.source, self.threads = text_paths(text, data), threads
+        self.runs = RunFolder(runs)
+        base = PRESETS[preset].config
+        base = replace(base, training=replace(base.training, steps=steps))
+        self.steps, self.changes = steps, changes.split()
+        self.config = apply_overrides(base, self.overrides())
+
+    def overrides(self) -> list[str]:
+        """What this side changes of the preset."""
+        return [change for change in self.changes if not change.startswith("peer.")]
+
+    def answer(self) -> Answer:
+        """The first batch: the sides differ in all but the text."""
+        from pyhybrid.batches import Batches
+        from pyhybrid.data import load_dataset
+
+        t = self.config.training
+        batches = Batches(load_dataset(self.source).train, batch_size=t.batch_size, context=t.context)
+        return {"first_batch": batches.batch(1).astype(np.float64)}
+
+    def run(self, round_number: int) -> float:
+        """Validation loss in nats per byte with the round as the seed."""
+        from pyhybrid.data import load_dataset
+
+        dataset = load_dataset(self.source)
+        key = self.side, round_number, dataset.sha256, self.config
+        record = self.runs.find(*key) or self.runs.keep(*key, self.train(round_number, dataset))
+        return float(record["validation_loss"])
+
+    def train(self, seed: int, dataset: Any) -> dict[str, Any]:
+        """Does a run; the loss behind it and what it took."""
+        from pyhybrid._context import Context
+        from pyhybrid._run_update import make_update
+        from pyhybrid.batches import Batches
+        from pyhybrid.language_model import LanguageModel
+        from pyhybrid.schedule import LearningRateSchedule
+
+        t = replace(self.config.training, seed=seed)
+        model = LanguageModel(self.config.model, seed=seed, context=Context(threads=self.threads))
+        update: Any = self.update() or make_update(t, self.config.model)
+        model.prepare(t.batch_size, t.context, backward=t.backward, optimizer=update.kind)
+        batches = Batches(dataset.train, batch_size=t.batch_size, context=t.context, seed=seed)
+        schedule = LearningRateSchedule(t, t.steps)
+        begun, busy, losses = time.perf_counter(), 0.0, []
+        trace: dict[str, list[float]] = {}
+        for number in range(1, t.steps + 1):
+            gradients = model.gradients(batches.batch(number))
+            losses.append(gradients.loss)
+            at = time.perf_counter()
+            found = update.apply(model, gradients, multiplier=schedule.multiplier(number), number=number)
+            busy += time.perf_counter() - at
+            for name in ("lr_multiplier", "trust_radius", "alignment", "constraint_active"):
+                if name in found:
+                    trace.setdefault(name, []).append(float(found[name]))
+        return {
+            "validation_loss": _validation_loss(model, dataset, t.batch_size, t.context),
+            "training_loss": float(np.mean(losses[-max(1, t.steps // 20) :])),
+            "losses": _thinned(losses),
+            "trace": {name: _thinned(values) for name, values in trace.items()},
+            "seconds": time.perf_counter() - begun,
+            "update_seconds": busy,
+        }
+
+    def update(self) -> Any:
+        """An optimiser of this side's own; None: the configuration's."""
+        return None
+
+
+def _thinned(values: Sequence[float], n: int = 20) -> list[float]:
+    """Means of n equal parts."""
+    return [float(np.mean(part)) for part in np.array_split(np.asarray(values), min(n, len(values)))]
+
+
+def _validation_loss(model: Any, dataset: Any, batch_size: int, context: int) -> float:
+    from pyhybrid.batches import validation_batches
+
+    total, count = 0.0, 0
+    for windows in validation_batches(dataset.validation, batch_size=batch_size, context=context):
+        total += model.loss_sum(windows)
+        count += windows.shape[0] * (windows.shape[1] - 1)
+    return total / count
