@@ -315,7 +315,7 @@ def render_claims(results: Mapping[str, Mapping[str, Any]]) -> str:
         "|---|---:|---:|---|---|",
     ]
     signs = dict.fromkeys(("ratio", "gain", "share"), "at least")
-    signs |= {"difference": "within", "value": "at most"}
+    signs |= {"difference": "within", "value": "at most", "worst": "at most"}
     for document in results.values():
         for row in document["rows"]:
             for goal in row.get("goals", [row["goal"]] if row["goal"] else []):
