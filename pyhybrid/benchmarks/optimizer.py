@@ -129,11 +129,12 @@ class _MuonUpdate:
         rate = self.rate * multiplier
         for name, p in model.parameters().items():
             if name.startswith("blk.") and p.shape[0] > 1:
-                p.first_moment *= 0.95
-                p.first_moment += p.gradient
-                direction = _orthogonal(0.95 * p.first_moment + p.gradient)
-                p.values *= 1 - rate * self.decay
-                p.values -= rate * max(1.0, p.shape[0] / p.shape[1]) ** 0.5 * direction
+                momentum, values = p.first_moment, p.values
+                momentum *= 0.95
+                momentum += p.gradient
+                direction = _orthogonal(0.95 * momentum + p.gradient)
+                values *= 1 - rate * self.decay
+                values -= rate * max(1.0, p.shape[0] / p.shape[1]) ** 0.5 * direction
             else:
                 _adam(p, rate * self.ratio, number)
         model.touch()
@@ -153,12 +154,13 @@ def _orthogonal(x: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _adam(p: Any, rate: float, number: int, betas: tuple[float, float] = (0.9, 0.95)) -> None:
-    p.first_moment *= betas[0]
-    p.first_moment += (1 - betas[0]) * p.gradient
-    p.second_moment *= betas[1]
-    p.second_moment += (1 - betas[1]) * p.gradient**2
-    size = np.sqrt(p.second_moment / (1 - betas[1] ** number)) + 1e-8
-    p.values -= np.float32(rate / (1 - betas[0] ** number)) * p.first_moment / size
+    first, second, values = p.first_moment, p.second_moment, p.values
+    first *= betas[0]
+    first += (1 - betas[0]) * p.gradient
+    second *= betas[1]
+    second += (1 - betas[1]) * p.gradient**2
+    size = np.sqrt(second / (1 - betas[1] ** number)) + 1e-8
+    values -= np.float32(rate / (1 - betas[0] ** number)) * first / size
 
 
 # ---- rows ----

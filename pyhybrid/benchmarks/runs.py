@@ -92,16 +92,23 @@ class RunFolder:
             seed: of weights and batches.
             sha256: of the text.
             config: shape and run.
+
+        Raises:
+            ValueError: a file of the folder is not a record.
         """
         if self.path is None:
             return None
         wanted = _what(config)
         for path in sorted(self.path.glob("*.json")):
-            record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-            same = [record.get(name) for name in ("version", "side", "seed", "sha256")]
-            if same != [_VERSION, side, seed, sha256]:
-                continue
-            if _what(from_dict(record["config"], RunConfig())) == wanted:
+            try:
+                record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+                same = [record[name] for name in ("version", "side", "seed", "sha256")]
+                if same != [_VERSION, side, seed, sha256]:
+                    continue
+                found = _what(from_dict(record["config"], RunConfig()))
+            except (ValueError, KeyError, TypeError) as error:
+                raise ValueError(f"{path} is not the record of a run ({error}); delete it") from error
+            if found == wanted:
                 return record
         return None
 
