@@ -23,15 +23,15 @@ __all__ = [
     "HybridDefaults",
     "HybridFixed",
     "HybridTime",
+    "HybridTrace",
     "Muon",
     "rows",
 ]
 
-# By number of steps; to be replaced by the best of the tuning rows, which are not measured yet. Of rates
-# 1e-3, 2e-3, 4e-3 and 8e-3 this one ended lowest at 600 steps.
+# The best of the rows optimizer/tuning/adamw, by number of steps.
 _TUNED_ADAMW: dict[int, tuple[str, ...]] = {
-    600: ("training.learning_rate=2e-3",),
-    2000: ("training.learning_rate=2e-3",),
+    600: ("training.learning_rate=2e-3", "training.weight_decay=0.3"),
+    2000: ("training.learning_rate=2e-3", "training.weight_decay=0.3"),
 }
 # Of matrices, at 600 steps: the best of the rows optimizer/tuning/muon.
 _TUNED_MUON = 0.02
@@ -62,6 +62,22 @@ class HybridTime(Hybrid):
 
     def run(self, round_number: int) -> float:
         return _processor_seconds(self.record(round_number))
+
+
+class HybridTrace(Hybrid):
+    """Mean over a run of what the optimiser did.
+
+    Args:
+        quantity: 'lr_multiplier', 'trust_radius' or 'constraint_active'.
+        run: see TrainingRun.
+    """
+
+    def __init__(self, *, quantity: str, **run: Any) -> None:
+        super().__init__(**run)
+        self.quantity = quantity
+
+    def run(self, round_number: int) -> float:
+        return float(np.mean(self.record(round_number)["trace"][self.quantity]))
 
 
 class AdamW(TrainingRun):
@@ -176,7 +192,8 @@ def _row(name: str, options: Options, *, steps: int, text: str, changes: str = "
         better="lower",
         ours=f"{_HERE}:{fields.pop('ours', 'Hybrid')}",
         peers={label: f"{_HERE}:{side}" for label, side in fields.pop("peers", {}).items()},
-        sizes={"preset": fields.pop("preset", "small"), "steps": steps, "text": text, "changes": changes},
+        sizes={"preset": fields.pop("preset", "small"), "steps": steps, "text": text, "changes": changes}
+        | fields.pop("sizes", {}),
         hidden=hidden,
         threads=max(options.threads),
         agreement={"first_batch": 0.0},
@@ -314,7 +331,10 @@ ADAMW_GRID: dict[int, tuple[str, ...]] = {
         "learning_rate=2e-3 beta2=0.95",
         "learning_rate=2e-3 weight_decay=0.1",
         "learning_rate=2e-3 weight_decay=0.3",
+        "learning_rate=2e-3 weight_decay=0.5",
         "learning_rate=2e-3 weight_decay=2",
+        "learning_rate=1.5e-3 weight_decay=0.3",
+        "learning_rate=3e-3 weight_decay=0.3",
     ),
     2000: ("learning_rate=1e-3", "learning_rate=2e-3", "learning_rate=4e-3"),
 }
@@ -373,6 +393,19 @@ def rows(options: Options) -> list[Row]:
     for name, changes in SHAPES.items():
         found += _base_rates(options, text, steps=600, seeds=1, changes=changes, name=name)
     found.append(_short_runs(options, text))
+    found += [
+        _row(
+            f"trace/{quantity}/{text}",
+            options,
+            steps=600,
+            text=text,
+            seeds=5,
+            ours="HybridTrace",
+            unit="mean of a run",
+            sizes={"quantity": quantity},
+        )
+        for quantity in ("constraint_active", "lr_multiplier", "trust_radius")
+    ]
     found += [
         _row(
             f"ablation/{name}/{text}",

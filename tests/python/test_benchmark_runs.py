@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from pyhybrid.benchmarks.optimizer import AdamW, Hybrid, HybridDefaults, HybridFixed, Muon
-from pyhybrid.benchmarks.registry import UnavailableError
+from pyhybrid.benchmarks.promises import PROMISES, render_promises
+from pyhybrid.benchmarks.registry import Options, UnavailableError, rows
 from pyhybrid.benchmarks.runs import RunFolder, text_paths
 from pyhybrid.config import PRESETS
 
@@ -76,3 +77,22 @@ def test_a_file_must_be_given() -> None:
         text_paths("file", None)
     assert text_paths("file", "x.txt") == "x.txt"
     assert len(text_paths("library", None)) > 1
+
+
+def test_promises_are_judged_by_the_rows_that_measure_them() -> None:
+    """Figure and verdict follow from results; without them nothing is said."""
+    assert all("not measured yet" in line for line in render_promises({})[2:])
+    names = {name for promise in PROMISES for name in promise.rows}
+    options = Options(data=Path("x.txt"))
+    known = {row.name for section in ("optimizer", "update", "compress") for row in rows(section, options)}
+    assert names <= known
+    good = {"median": 0.005, "samples": [1.0, 1.01]}
+    peer = {**good, "samples": [1.5, 1.4], "gain": 0.1, "difference": 0.01}
+    peers = dict.fromkeys(("AdamW, tuned", "default rate", "no feedback"), peer)
+    results = {"x": {"command": "c", "rows": [{"name": n, "ours": good, "peers": peers} for n in names]}}
+    table = render_promises(results)[2:]
+    assert "+0.100 nats | true | `c`" in table[0]
+    assert "30.7% lower | true" in table[3]
+    peer["gain"], good["median"] = -0.1, 0.5
+    table = render_promises(results)[2:]
+    assert all("**no**" in table[i] for i in (0, -1))
