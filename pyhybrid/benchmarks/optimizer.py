@@ -34,7 +34,7 @@ _TUNED_ADAMW: dict[int, tuple[str, ...]] = {
     2000: ("training.learning_rate=2e-3", "training.weight_decay=0.3"),
 }
 # Of matrices, at 600 steps: the best of the rows optimizer/tuning/muon.
-_TUNED_MUON = 0.02
+_TUNED_MUON = 0.04
 _FACTORS = (0.1, 0.33, 1.0, 3.0, 10.0)
 _HERE = "pyhybrid.benchmarks.optimizer"
 
@@ -321,14 +321,14 @@ ABLATION: dict[str, str] = {
 #: What was tried of AdamW, one value at a time around the best; the first is the rate.
 ADAMW_GRID: dict[int, tuple[str, ...]] = {
     600: (
-        "learning_rate=1e-3",
-        "learning_rate=2e-3",
-        "learning_rate=3e-3",
-        "learning_rate=4e-3",
-        "learning_rate=8e-3",
-        "learning_rate=2e-3 beta1=0.9",
-        "learning_rate=2e-3 beta1=0.7",
-        "learning_rate=2e-3 beta2=0.95",
+        "learning_rate=1e-3 weight_decay=1",
+        "learning_rate=2e-3 weight_decay=1",
+        "learning_rate=3e-3 weight_decay=1",
+        "learning_rate=4e-3 weight_decay=1",
+        "learning_rate=8e-3 weight_decay=1",
+        "learning_rate=2e-3 beta1=0.9 weight_decay=1",
+        "learning_rate=2e-3 beta1=0.7 weight_decay=1",
+        "learning_rate=2e-3 beta2=0.95 weight_decay=1",
         "learning_rate=2e-3 weight_decay=0.1",
         "learning_rate=2e-3 weight_decay=0.3",
         "learning_rate=2e-3 weight_decay=0.5",
@@ -336,10 +336,14 @@ ADAMW_GRID: dict[int, tuple[str, ...]] = {
         "learning_rate=1.5e-3 weight_decay=0.3",
         "learning_rate=3e-3 weight_decay=0.3",
     ),
-    2000: ("learning_rate=1e-3", "learning_rate=2e-3", "learning_rate=4e-3"),
+    2000: (
+        "learning_rate=1e-3 weight_decay=1",
+        "learning_rate=2e-3 weight_decay=1",
+        "learning_rate=4e-3 weight_decay=1",
+    ),
 }
 
-MUON_RATES = (0.01, 0.02, 0.04)
+MUON_RATES = (0.01, 0.02, 0.04, 0.08)
 
 
 def _tuning(options: Options, text: str, steps: int) -> list[Row]:
