@@ -28,10 +28,11 @@ __all__ = [
     "rows",
 ]
 
-# The best of the rows optimizer/tuning/adamw, by number of steps.
-_TUNED_ADAMW: dict[int, tuple[str, ...]] = {
-    600: ("training.learning_rate=2e-3", "training.weight_decay=0.3"),
-    2000: ("training.learning_rate=2e-3", "training.weight_decay=0.3"),
+# The best of the rows optimizer/tuning/adamw, by number of steps and text.
+_TUNED_ADAMW: dict[str, tuple[str, ...]] = {
+    "600/file": ("training.learning_rate=2e-3", "training.weight_decay=0.3"),
+    "600/documentation": ("training.learning_rate=4e-3", "training.weight_decay=1"),
+    "2000/library": ("training.learning_rate=2e-3", "training.weight_decay=0.3"),
 }
 # Of matrices, at 600 steps: the best of the rows optimizer/tuning/muon.
 _TUNED_MUON = 0.04
@@ -81,12 +82,12 @@ class HybridTrace(Hybrid):
 
 
 class AdamW(TrainingRun):
-    """Tuned AdamW."""
+    """AdamW, tuned for this text and number of steps where that was done."""
 
     def overrides(self) -> list[str]:
         changes = self.changes_of("peer")
-        own = [int(c.partition("=")[2]) for c in changes if c.startswith("training.steps=")]
-        tuned = _TUNED_ADAMW[600 if (own or [self.steps])[-1] < 1000 else 2000]
+        own = [c.partition("=")[2] for c in changes if c.startswith("training.steps=")]
+        tuned = _TUNED_ADAMW.get(f"{[self.steps, *own][-1]}/{self.text}", ())
         return ["training.optimizer=adamw", *tuned, *changes]
 
 
@@ -319,8 +320,8 @@ ABLATION: dict[str, str] = {
 }
 
 #: What was tried of AdamW, one value at a time around the best; the first is the rate.
-ADAMW_GRID: dict[int, tuple[str, ...]] = {
-    600: (
+ADAMW_GRID: dict[str, tuple[str, ...]] = {
+    "600/file": (
         "learning_rate=1e-3 weight_decay=1",
         "learning_rate=2e-3 weight_decay=1",
         "learning_rate=3e-3 weight_decay=1",
@@ -336,41 +337,40 @@ ADAMW_GRID: dict[int, tuple[str, ...]] = {
         "learning_rate=1.5e-3 weight_decay=0.3",
         "learning_rate=3e-3 weight_decay=0.3",
     ),
-    2000: (
+    "600/documentation": (
         "learning_rate=1e-3 weight_decay=1",
         "learning_rate=2e-3 weight_decay=1",
         "learning_rate=4e-3 weight_decay=1",
+        "learning_rate=8e-3 weight_decay=1",
+        "learning_rate=2e-3 weight_decay=0.3",
+        "learning_rate=4e-3 weight_decay=0.3",
+    ),
+    "2000/library": (
+        "learning_rate=1e-3 weight_decay=1",
+        "learning_rate=2e-3 weight_decay=1",
+        "learning_rate=4e-3 weight_decay=1",
+        "learning_rate=2e-3 weight_decay=0.3",
     ),
 }
 
 MUON_RATES = (0.01, 0.02, 0.04, 0.08)
 
 
-def _tuning(options: Options, text: str, steps: int) -> list[Row]:
-    return [
-        _row(
-            f"tuning/adamw/{steps}/{text}/{values.replace(' ', ',')}",
-            options,
-            steps=steps,
-            text=text,
-            changes=" ".join(f"ours.training.{value}" for value in ("optimizer=adamw", *values.split())),
-            peers={"hybrid, defaults": "HybridDefaults"},
-            seeds=1,
-        )
-        for values in ADAMW_GRID[steps]
-    ] + [
-        _row(
-            f"tuning/muon/{steps}/{text}/learning_rate={rate:g}",
-            options,
-            steps=steps,
-            text=text,
-            changes=f"peer.training.learning_rate={rate:g}",
-            ours="Muon",
-            peers={"hybrid, defaults": "HybridDefaults"},
-            seeds=1,
-        )
-        for rate in MUON_RATES
-    ]
+def _tuning(options: Options) -> list[Row]:
+    found = []
+    for key, grid in ADAMW_GRID.items():
+        steps, _, text = key.partition("/")
+        if text == "file" and options.data is None:
+            continue
+        for values in grid:
+            name = f"tuning/adamw/{key}/{values.replace(' ', ',')}"
+            own = " ".join(f"ours.training.{value}" for value in ("optimizer=adamw", *values.split()))
+            found.append(_row(name, options, steps=int(steps), text=text, changes=own, seeds=1))
+    for rate in MUON_RATES:
+        text = "documentation" if options.data is None else "file"
+        name, own = f"tuning/muon/600/{text}/learning_rate={rate:g}", f"peer.training.learning_rate={rate:g}"
+        found.append(_row(name, options, steps=600, text=text, changes=own, ours="Muon", seeds=1))
+    return found
 
 
 def rows(options: Options) -> list[Row]:
@@ -422,4 +422,4 @@ def rows(options: Options) -> list[Row]:
         )
         for name, changes in ABLATION.items()
     ]
-    return found + _tuning(options, text, 600) + _tuning(options, "library", 2000)
+    return found + _tuning(options)

@@ -177,7 +177,7 @@ class TrainingRun:
         self.runs = RunFolder(runs)
         base = PRESETS[preset].config
         base = replace(base, training=replace(base.training, steps=steps))
-        self.steps, self.changes = steps, changes.split()
+        self.steps, self.text, self.changes = steps, text, changes.split()
         self.config = apply_overrides(base, self.overrides())
 
     def overrides(self) -> list[str]:
