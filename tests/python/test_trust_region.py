@@ -119,7 +119,7 @@ def test_step_is_what_the_header_says() -> None:
                 row_beta=0.95, weight_decay=0.3,
             )  # fmt: skip
             found = np.array(p.values, np.float64) - before[name]
-            # Five quintic steps amplify the rounding of small singular values.
+            # Quintic steps amplify the rounding of small singular values.
             assert np.linalg.norm(found - change) <= 2e-3 * np.linalg.norm(change), (name, step)
             assert np.array(p.last_change) == pytest.approx(found, abs=1e-6)
 
