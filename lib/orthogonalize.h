@@ -19,8 +19,9 @@ typedef struct hyb_orthogonal_work {
     double *rows;                           /* [n_rows]; trust_region.c only */
 } hyb_orthogonal_work;
 
-/* x [n_rows][n_cols], of Frobenius norm 1, goes through Newton-Schulz steps that bring its singular values close to 1,
- * the small ones less so; none is above HYB_ORTHOGONAL_BOUND. work->next is swapped with *x: the result is in *x. */
+/* x [n_rows][n_cols], of a Frobenius norm in 1e-5..1e5, goes through Newton-Schulz steps that bring its singular values
+ * close to 1, the small ones less so; none is above HYB_ORTHOGONAL_BOUND. work->next is swapped with *x: the result is
+ * in *x. */
 void hyb_orthogonal_direction(hyb_ctx *ctx, size_t n_rows, size_t n_cols, float **x, hyb_orthogonal_work *work);
 /* One step of degree 3: singular values in 0..2 come to lie in 0..1, those near 1 the closest. *x as above. */
 void hyb_newton_schulz_cubic(hyb_ctx *ctx, size_t n_rows, size_t n_cols, float **x, hyb_orthogonal_work *work);

@@ -17,6 +17,9 @@
 #define MAX_ROW_FACTOR 1.6
 /* A momentum of a smaller Frobenius norm gives no direction: its inverse would leave the range of floats. */
 #define SMALLEST_NORM 1e-30
+/* Up to this Frobenius norm and from its inverse on, powers of singular values up to the fifth and their coefficients
+ * are in the range of floats: the momentum need not be scaled, which saves a pass over it. */
+#define PLAIN_NORM 1e5
 
 /* ---- options ---- */
 
@@ -174,8 +177,10 @@ static void direction(row_loop *loop, hyb_orthogonal_work *work) {
         memset(loop->x, 0, t->n_rows * t->n_cols * sizeof *loop->x);
         return;
     }
-    loop->scale = 1.0 / norm;
-    for_rows(loop, scale_task);
+    if (norm < 1.0 / PLAIN_NORM || norm > PLAIN_NORM) {
+        loop->scale = 1.0 / norm;
+        for_rows(loop, scale_task);
+    }
     hyb_orthogonal_direction(loop->ctx, t->n_rows, t->n_cols, &loop->x, work);
     if (!(loop->options->row_beta > 0.0f)) return;
     normalize_rows(loop);
