@@ -395,9 +395,8 @@ def adamw(
 
 #: Coefficients of the Newton-Schulz steps that orthogonalise a momentum: lib/orthogonalize.c.
 ORTHOGONAL_STEPS = (
-    (5.3230, -13.6958, 9.5976),
-    (3.9421, -5.9675, 2.3735),
-    (3.6734, -4.7904, 1.8849),
+    (5.7281, -16.2972, 11.9651),
+    (3.9382, -5.0150, 1.8211),
     (1.5, -0.5, 0.0),
 )
 

@@ -57,8 +57,8 @@ typedef enum hyb_optimizer {
 /* A trust-region step; the norm is the model's (hyb_language_model_set_optimizer). All values finite and >= 0; betas,
  * momentum and row_beta below 1. For a matrix with SPECTRAL:
  *   m = momentum m + (1 - momentum) g;   u = momentum m + (1 - momentum) g
- *   O = u orthogonalised: Newton-Schulz steps of degree 5 with fitted coefficients (lib/orthogonalize.c) and one of
- *       degree 3, no singular value above 1
+ *   O = u orthogonalised: two Newton-Schulz steps of degree 5 with fitted coefficients (lib/orthogonalize.c) and one
+ *       of degree 3, no singular value above 1
  *   change = -min(learning_rate, radius / b) (f O + weight_decay w),   f = sqrt(max(1, n_rows / n_cols))
  * with b >= 1 a bound of the norm of (f O + weight_decay w) / f. row_beta > 0 divides the rows of O by the root of a
  * running mean of their mean squares, where the Frobenius norm stays and no row grows more than 1.6 times; then O goes
