@@ -221,7 +221,7 @@ def _against_adamw(options: Options, text: str, steps: int, seeds: int) -> list[
             options,
             **same,
             steps=steps,
-            peers={tuned: "AdamW", "Muon + AdamW": "Muon"},
+            peers={tuned: "AdamW"} | ({} if text == "documentation" else {"Muon + AdamW": "Muon"}),
             goal=_gain(f"{where}: at least {gain} nats below tuned AdamW.", gain, tuned),
         ),
         _row(
