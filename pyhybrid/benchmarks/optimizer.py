@@ -31,7 +31,7 @@ __all__ = [
 # The best of the rows optimizer/tuning/adamw, by number of steps and text.
 _TUNED_ADAMW: dict[str, tuple[str, ...]] = {
     "600/file": ("training.learning_rate=2e-3", "training.weight_decay=0.3"),
-    "600/documentation": ("training.learning_rate=4e-3", "training.weight_decay=1"),
+    "600/documentation": ("training.learning_rate=4e-3", "training.weight_decay=0.3"),
     "2000/library": ("training.learning_rate=2e-3", "training.weight_decay=0.3"),
 }
 # Of matrices, at 600 steps: the best of the rows optimizer/tuning/muon.
