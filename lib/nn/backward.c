@@ -3,23 +3,30 @@
  * The quantisers are passed straight through (Bengio et al. 2013): the gradient of a layer's effective weights goes to
  * its master weights, the gradient of its quantised input to the input. Per linear layer y = W x:
  *   dW = dY^T X (TN product),  dX = dY W (NN product), with the dequantised X and effective W of the forward pass,
- * or the integer products of backward_int8.c, unless W is blended with the master weights. The head's products are
- * always fp32: most gradients of its logits are far smaller than the target's, and their codes would be 0.
+ * or the integer products of backward_int8.c; dX in fp32 where W is blended with the master weights. The head's
+ * products are always fp32: most gradients of its logits are far smaller than the target's, and their codes would be 0.
  */
 #include "training.h"
 
 /* ---- linear layers ---- */
 
-static void linear_backward(hyb_ctx *ctx, hyb_tensor *tensor, const float *x, size_t n_tokens, const float *dy,
-                            int accumulate_dx, float *dx, hyb_training *t) {
+static void weight_gradient(hyb_ctx *ctx, hyb_tensor *tensor, const float *x, size_t n_tokens, const float *dy,
+                            hyb_training *t) {
     size_t rows = tensor->n_rows, cols = tensor->n_cols;
     for (size_t first = 0, n; first < n_tokens; first += n) {
         n = hyb_tokens_in_scope(t, first, n_tokens, t->scope);
         hyb_gemm_parallel(ctx, HYB_GEMM_TN, rows, cols, n, dy + first * rows, rows, x + first * cols, cols,
                           t->accumulate || first > 0, tensor->gradient, cols, t->work.gemm_scratch);
     }
-    hyb_gemm_parallel(ctx, HYB_GEMM_NN, n_tokens, cols, rows, dy, rows, hyb_training_weights(ctx, tensor, &t->work),
-                      cols, accumulate_dx, dx, cols, t->work.gemm_scratch);
+}
+
+static void input_gradient(hyb_ctx *ctx, const hyb_linear_group *group, size_t n_tokens, float *dx, hyb_training *t) {
+    for (size_t i = 0; i < group->n_tensors; i++) {
+        size_t rows = group->tensors[i]->n_rows, cols = group->tensors[i]->n_cols;
+        const float *weights = hyb_training_weights(ctx, group->tensors[i], &t->work);
+        hyb_gemm_parallel(ctx, HYB_GEMM_NN, n_tokens, cols, rows, group->dy[i], rows, weights, cols, i > 0, dx, cols,
+                          t->work.gemm_scratch);
+    }
 }
 
 typedef struct finish_loop {
@@ -43,16 +50,18 @@ static void group_backward(hyb_language_model *model, size_t layer, int which, c
     hyb_linear_group group = {.input = input, .finish = finish, .user = user};
     group.n_tensors = hyb_group_tensors(&model->layers[layer], which, group.tensors);
     for (size_t i = 0; i < group.n_tensors; i++) group.dy[i] = dy[i];
-    if (t->int8.transposed != NULL && !hyb_is_blended(group.tensors[0], &t->work)) {
-        group.transposed = &t->int8.transposed[layer * HYB_N_GROUPS + (size_t)which];
+    if (t->int8.transposed != NULL) {
+        int blended = hyb_is_blended(group.tensors[0], &t->work);
+        group.transposed = blended ? NULL : &t->int8.transposed[layer * HYB_N_GROUPS + (size_t)which];
         hyb_linear_backward_int8(model->ctx, &group, n_tokens, dx, t);
+        if (blended) input_gradient(model->ctx, &group, n_tokens, dx, t);
         return;
     }
     finish_loop loop = {&group, n_tokens};
     if (finish != NULL) hyb_parallel(model->ctx, hyb_ceil_div(n_tokens, HYB_TOKENS_PER_TASK), finish_task, &loop);
     const float *x = hyb_training_input(model->ctx, group.tensors[0], input, n_tokens, &t->work);
-    for (size_t i = 0; i < group.n_tensors; i++)
-        linear_backward(model->ctx, group.tensors[i], x, n_tokens, dy[i], i > 0, dx, t);
+    for (size_t i = 0; i < group.n_tensors; i++) weight_gradient(model->ctx, group.tensors[i], x, n_tokens, dy[i], t);
+    input_gradient(model->ctx, &group, n_tokens, dx, t);
 }
 
 /* ---- norms ---- */

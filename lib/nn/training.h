@@ -26,7 +26,7 @@ typedef struct hyb_linear_group {
     hyb_tensor *tensors[HYB_GROUP_TENSORS];
     const float *dy[HYB_GROUP_TENSORS];       /* [n][n_rows of the tensor] */
     const hyb_input *input;                   /* what the forward pass gave them */
-    const hyb_weights *transposed;            /* integer backward only */
+    const hyb_weights *transposed;            /* integer backward only; NULL: no dx */
     void (*finish)(void *user, size_t token); /* NULL, or makes a token's row of every dy, which is read next */
     void *user;
 } hyb_linear_group;
@@ -118,7 +118,8 @@ void hyb_attention_backward(const hyb_language_model *model, const hyb_layer_sta
 size_t hyb_group_tensors(const hyb_layer *layer, int group, hyb_tensor *tensors[HYB_GROUP_TENSORS]);
 /* Packs the transposed weights if codes changed since. */
 void hyb_backward_int8_refresh(hyb_language_model *model);
-/* Gradients of a group's tensors, added to if training->accumulate, and dx [n][n_cols], overwritten. */
+/* Gradients of a group's tensors, added to if training->accumulate, and dx [n][n_cols], overwritten, unless the group
+ * has no transposed weights. */
 void hyb_linear_backward_int8(hyb_ctx *ctx, const hyb_linear_group *group, size_t n_tokens, float *dx,
                               hyb_training *training);
 /* The longest sum of its products, for the size of the matmul's scratch. */
