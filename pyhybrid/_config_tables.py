@@ -247,9 +247,9 @@ class TrainingConfig(CheckedTable):
         decay_fraction: share of the steps in which 'wsd' decays.
         ramp_start: gradual ternarising, with ramp_end: the layers' matrices are trained as fp32 weights on
             int8 activations for this share of the steps; then their quantisation sets in linearly.
-        ramp_end: share of the steps from which on they are trained fully quantised, as evaluations, model files
-            and generation have them all the time. 0.5 and 0.9 are good values; both 0: quantised from the first
-            step on. The steps before ramp_end compute in fp32 and take longer.
+        ramp_end: share of the steps from which on they are trained fully quantised, as evaluations, model
+            files and generation have them all the time. 0.5 and 0.9 are good values; both 0: quantised from
+            the first step on. A step before ramp_end takes about 1.6 times as long (preset `small`).
         optimizer: 'hybrid' (steps in a trust region whose rate and radius are under feedback) or 'adamw'.
         trust_norm: of the hybrid optimiser's region: 'spectral' (each matrix's largest singular value;
             steps along orthogonalised momentum), 'rms' (each tensor, relative to its own) or 'l2' (all

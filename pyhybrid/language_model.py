@@ -260,7 +260,13 @@ class LanguageModel:
         with context.lock:
             context.check(
                 lib.hyb_language_model_memory_with(
-                    context.handle, config_to_struct(config), *kinds, ternary_blend < 1, *sizes, weights, training
+                    context.handle,
+                    config_to_struct(config),
+                    *kinds,
+                    ternary_blend < 1,
+                    *sizes,
+                    weights,
+                    training,
                 )
             )
         return MemoryEstimate(weights[0], training[0])
@@ -384,7 +390,9 @@ class LanguageModel:
         try:
             value = float(blend)
         except (TypeError, ValueError) as error:
-            raise InvalidArgumentError(f"the ternary blend is {blend!r}; give a number from 0 to 1") from error
+            raise InvalidArgumentError(
+                f"the ternary blend is {blend!r}; give a number from 0 to 1"
+            ) from error
         with self.context.lock:
             self.context.check(lib.hyb_language_model_set_ternary_blend(self.handle, value))
 

@@ -466,7 +466,8 @@ class Trainer:
         """Turns the time budget into a number of steps.
 
         The steps that are measured run with a learning rate of 0, and the optimiser state is cleared behind
-        them, so the run that follows depends on the number of steps alone, not on how it was found.
+        them, so the run that follows depends on the number of steps alone, not on how it was found. With a
+        ramp they are steps before it, which are slow ones.
         """
         batches = self._batches()
 

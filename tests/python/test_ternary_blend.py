@@ -40,9 +40,7 @@ def test_reference_gradients_match_golden() -> None:
         parts = {
             kind: {
                 name: part.reshape(shape)
-                for (name, shape), part in zip(
-                    layout.items(), np.split(arrays[kind], ends[:-1]), strict=True
-                )
+                for (name, shape), part in zip(layout.items(), np.split(arrays[kind], ends[:-1]), strict=True)
             }
             for kind in ("weights", "gradients")
         }
@@ -71,9 +69,7 @@ MODELS = {
 }  # fmt: skip
 
 
-def blended_gradients(
-    model: LanguageModel, tokens: Array, blend: float
-) -> tuple[float, dict[str, Array]]:
+def blended_gradients(model: LanguageModel, tokens: Array, blend: float) -> tuple[float, dict[str, Array]]:
     """Loss and a copy of every gradient."""
     model.prepare(tokens.shape[0], tokens.shape[1] - 1, backward="fp32", ternary_blend=0.0)
     model.set_ternary_blend(blend)
