@@ -158,9 +158,9 @@ HYB_API hyb_status hyb_language_model_set_optimizer(hyb_language_model *model, h
  * activations as ever. Raised slowly from 0 to 1 during a run, it makes the weights gradually ternary (or whatever the
  * format is). Below 1 these matrices are multiplied in fp32, forward and for the gradients of their inputs (those of
  * the weights are as chosen for the backward pass): a step takes about 1.6 times as long. At 1 nothing differs from a
- * run that never set it. Embedding, head and F32 matrices do not
- * take part. Evaluation, generation and files always have the quantised weights. No allocation: steps below 1 need a
- * hyb_language_model_prepare that was called with the blend below 1. Errors: INVALID_ARGUMENT (NaN, out of range). */
+ * run that never set it. Embedding, head and F32 matrices do not take part. Evaluation, generation and files always
+ * have the quantised weights. No allocation: steps below 1 need a hyb_language_model_prepare that was called with the
+ * blend below 1. Errors: INVALID_ARGUMENT (NaN, out of range). */
 HYB_API hyb_status hyb_language_model_set_ternary_blend(hyb_language_model *model, float blend);
 
 /* Allocates gradients, the optimiser's state (zero) and activations for batches of at most n_sequences x n_context
