@@ -221,17 +221,26 @@ class TrainingRun:
         from pyhybrid._run_update import make_update
         from pyhybrid.batches import Batches
         from pyhybrid.language_model import LanguageModel
-        from pyhybrid.schedule import LearningRateSchedule
+        from pyhybrid.schedule import LearningRateSchedule, ternary_blend
 
         t = replace(self.config.training, seed=seed)
         model = LanguageModel(self.config.model, seed=seed, context=Context(threads=self.threads))
         update: Any = self.update() or make_update(t, self.config.model)
-        model.prepare(t.batch_size, t.context, backward=t.backward, optimizer=update.kind)
+        model.prepare(
+            t.batch_size,
+            t.context,
+            backward=t.backward,
+            optimizer=update.kind,
+            ternary_blend=t.initial_ternary_blend,
+        )
         batches = Batches(dataset.train, batch_size=t.batch_size, context=t.context, seed=seed)
         schedule = LearningRateSchedule(t, t.steps)
         begun, at_work, busy, losses = time.perf_counter(), time.process_time(), 0.0, []
         trace: dict[str, list[float]] = {}
         for number in range(1, t.steps + 1):
+            blend = ternary_blend(t, number, t.steps)
+            if blend is not None:
+                model.set_ternary_blend(blend)
             gradients = model.gradients(batches.batch(number))
             losses.append(gradients.loss)
             at = time.process_time()
