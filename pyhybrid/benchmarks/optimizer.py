@@ -314,6 +314,8 @@ ABLATION: dict[str, str] = {
     "row-normalisation": "training.row_beta=0.95",
     "momentum-0.9": "training.momentum=0.9",
     "no-decay": "training.weight_decay=0",
+    "ramp": "training.ramp_start=0.5 training.ramp_end=0.9",
+    "ramp-no-network": "training.ramp_start=0.5 training.ramp_end=0.9 training.radius_rule=fixed",
     "sub-norms": "model.sub_norms=true",
     "squared-relu": "model.activation=squared_relu",
     "sub-norms-squared-relu": "model.sub_norms=true model.activation=squared_relu",
@@ -422,4 +424,15 @@ def rows(options: Options) -> list[Row]:
         )
         for name, changes in ABLATION.items()
     ]
+    found.append(
+        _row(
+            "ramp/2000/library",
+            options,
+            steps=2000,
+            text="library",
+            seeds=3,
+            changes="ours.training.ramp_start=0.5 ours.training.ramp_end=0.9",
+            peers={"default": "HybridDefaults"},
+        )
+    )
     return found + _tuning(options)
