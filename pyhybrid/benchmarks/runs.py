@@ -8,21 +8,22 @@ what it says, not by its name; fields of the configuration that came later have 
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
 import os
 import sysconfig
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from pyhybrid.benchmarks.registry import Answer, UnavailableError
+from pyhybrid.benchmarks.registry import Answer, Row, UnavailableError
 from pyhybrid.config import PRESETS, RunConfig, apply_overrides, from_dict, to_dict
 
-__all__ = ["RunFolder", "TrainingRun", "text_paths"]
+__all__ = ["RunFolder", "TrainingRun", "kept_rows", "text_paths"]
 
 # Version of what a run computes: a change of the library that changes losses makes the runs kept before void.
 _VERSION = 1
@@ -74,6 +75,21 @@ def text_paths(text: str, data: str | None) -> Any:
     return {"documentation": None, "library": _library_sources(), "file": data}[text]
 
 
+_records: dict[str, tuple[list[Any], dict[str, Any]]] = {}
+
+
+def _read(path: Path) -> tuple[list[Any], dict[str, Any]]:
+    """A record, behind what it is a record of; nothing finds one of another version."""
+    try:
+        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if record["version"] != _VERSION:
+            return [], record
+        key = [record["side"], record["seed"], record["sha256"]]
+        return [*key, _what(from_dict(record["config"], RunConfig()))], record
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is not the record of a run ({error}); delete it") from error
+
+
 class RunFolder:
     """Records of runs that were done.
 
@@ -98,17 +114,12 @@ class RunFolder:
         """
         if self.path is None:
             return None
-        wanted = _what(config)
+        wanted = [side, seed, sha256, _what(config)]
         for path in sorted(self.path.glob("*.json")):
-            try:
-                record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-                same = [record[name] for name in ("version", "side", "seed", "sha256")]
-                if same != [_VERSION, side, seed, sha256]:
-                    continue
-                found = _what(from_dict(record["config"], RunConfig()))
-            except (ValueError, KeyError, TypeError) as error:
-                raise ValueError(f"{path} is not the record of a run ({error}); delete it") from error
-            if found == wanted:
+            if str(path) not in _records:  # a record never changes
+                _records[str(path)] = _read(path)
+            key, record = _records[str(path)]
+            if key == wanted:
                 return record
         return None
 
@@ -143,6 +154,9 @@ def _what(config: RunConfig) -> dict[str, Any]:
     for name in ("seed", *_WITHOUT_EFFECT, *hybrid_only):
         del training[name]
     return {"model": to_dict(config.model), "training": training}
+
+
+_datasets: dict[str, Any] = {}
 
 
 class TrainingRun:
@@ -197,10 +211,9 @@ class TrainingRun:
     def answer(self) -> Answer:
         """The first batch: the sides differ in all but the text."""
         from pyhybrid.batches import Batches
-        from pyhybrid.data import load_dataset
 
         t = self.config.training
-        batches = Batches(load_dataset(self.source).train, batch_size=t.batch_size, context=t.context)
+        batches = Batches(self.dataset.train, batch_size=t.batch_size, context=t.context)
         return {"first_batch": batches.batch(1).astype(np.float64)}
 
     def run(self, round_number: int) -> float:
@@ -209,11 +222,25 @@ class TrainingRun:
 
     def record(self, seed: int) -> dict[str, Any]:
         """Losses and times of the run with a seed, which is done now if it was not before."""
-        from pyhybrid.data import load_dataset
+        found = self.kept(seed)
+        if found is None:
+            key = self.side, seed, self.dataset.sha256, self.config
+            found = self.runs.keep(*key, self.train(seed, self.dataset))
+        return found
 
-        dataset = load_dataset(self.source)
-        key = self.side, seed, dataset.sha256, self.config
-        return self.runs.find(*key) or self.runs.keep(*key, self.train(seed, dataset))
+    def kept(self, seed: int) -> dict[str, Any] | None:
+        """The record of the run with a seed if it was done before."""
+        return self.runs.find(self.side, seed, self.dataset.sha256, self.config)
+
+    @property
+    def dataset(self) -> Any:
+        """The text, loaded once a process."""
+        name = repr(self.source)
+        if name not in _datasets:
+            from pyhybrid.data import load_dataset
+
+            _datasets[name] = load_dataset(self.source)
+        return _datasets[name]
 
     def train(self, seed: int, dataset: Any) -> dict[str, Any]:
         """Does a run; the loss behind it and what it took."""
@@ -262,6 +289,34 @@ class TrainingRun:
     def update(self) -> Any:
         """An optimiser of this side's own; None: the configuration's."""
         return None
+
+
+def kept_rows(rows: Iterable[Row]) -> list[Row]:
+    """Rows with as many seeds as there are runs of all of their sides: nothing is trained.
+
+    Args:
+        rows: of whole training runs.
+
+    Returns:
+        Those with at least one seed; without all of their seeds they claim nothing, and say how many there
+        are.
+    """
+    found = []
+    for row in rows:
+        sides = []
+        for path in (row.ours, *row.peers.values()):
+            module, _, name = path.partition(":")
+            side = getattr(importlib.import_module(module), name)(**row.sizes, **row.hidden)
+            sides.append(side)
+        done = 0
+        while done < row.rounds and all(side.kept(done) is not None for side in sides):
+            done += 1
+        if done == row.rounds:
+            found.append(row)
+        elif done:
+            note = f"{row.note} {row.name}: {done} of {row.rounds} seeds so far."
+            found.append(replace(row, rounds=done, goal=None, goals=(), note=note))
+    return found
 
 
 def _thinned(values: Sequence[float], n: int = 20) -> list[float]:
