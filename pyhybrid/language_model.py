@@ -358,6 +358,34 @@ class LanguageModel:
             self.context.check(lib.hyb_language_model_set_optimizer(self.handle, update))
             self.context.check(lib.hyb_language_model_prepare(self.handle, *sizes))
 
+    def set_row_multipliers(self, multipliers: Mapping[str, npt.ArrayLike]) -> None:
+        """Multiplies the learning rate of the rows of the layers' matrices from the next update on.
+
+        Args:
+            multipliers: float32 [rows] by the parameter's name, 0 to 10, which are copied; a matrix that is
+                not named has 1 in each row again, as all have after the first `prepare` or with another
+                optimiser. With 'spectral' a radius that binds shortens rows of smaller multipliers, and
+                lengthens none.
+
+        Raises:
+            InvalidArgumentError: no layer's matrix has this name, a wrong shape, or a multiplier out of its
+                range.
+            StateError: `prepare` was not called.
+        """
+        matrices = {name: p for name, p in self.parameters().items() if p.is_layer_matrix}
+        for name in multipliers:
+            if name not in matrices:
+                choices = ", ".join(matrices)
+                raise InvalidArgumentError(f"{name!r} is no layer's matrix; choose one of {choices}")
+        arrays = {
+            name: input_array(values, np.float32, f"multipliers of {name}", matrices[name].shape[:1])
+            for name, values in multipliers.items()
+        }
+        with self.context.lock:
+            for name, p in matrices.items():
+                rows = pointer(arrays[name]) if name in arrays else ffi.NULL
+                self.context.check(lib.hyb_language_model_set_row_multipliers(self.handle, p.index, rows))
+
     def gradients(self, tokens: npt.ArrayLike) -> GradientStatistics:
         """Runs forward and backward over a batch; the gradients replace those before.
 

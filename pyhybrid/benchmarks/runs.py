@@ -26,6 +26,15 @@ __all__ = ["RunFolder", "TrainingRun", "text_paths"]
 
 # Version of what a run computes: a change of the library that changes losses makes the runs kept before void.
 _VERSION = 1
+# Metrics of an update that a record keeps.
+_TRACED = (
+    "lr_multiplier",
+    "trust_radius",
+    "alignment",
+    "constraint_active",
+    "gradient_cosine",
+    "cluster_cohesion",
+)
 # Fields that do not change what a run computes.
 _WITHOUT_EFFECT = (
     "minutes",
@@ -217,7 +226,7 @@ class TrainingRun:
             at = time.perf_counter()
             found = update.apply(model, gradients, multiplier=schedule.multiplier(number), number=number)
             busy += time.perf_counter() - at
-            for name in ("lr_multiplier", "trust_radius", "alignment", "constraint_active"):
+            for name in _TRACED:
                 if name in found:
                     trace.setdefault(name, []).append(float(found[name]))
         return {
