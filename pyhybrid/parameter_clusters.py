@@ -1,4 +1,4 @@
-"""Clusters of a model's parameters: what the rows of each layer's matrices have in common, and how much they matter.
+"""Clusters of a model's parameters: what the rows of a layer's matrices share, and how much they matter.
 
     model.gradients(tokens)
     layers = cluster_rows(model, 4)
