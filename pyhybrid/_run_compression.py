@@ -42,9 +42,11 @@ class CompressedUpdate:
         self._inner = inner
         self._scheme = _SCHEMES[config.gradient_compression]
         self._compressor: GradientCompressor | None = None
+        self._gradients: dict[str, Array] = {}  # of the model's matrices
+        self._n_values = 0  # in the whole gradient
 
     def apply(
-        self, model: LanguageModel, gradients: GradientStatistics, *, multiplier: float, number: int
+        self, model: LanguageModel, gradients: GradientStatistics, *, number: int, **rest: Any
     ) -> dict[str, Any]:
         """Replaces the gradients, and updates the model.
 
@@ -53,30 +55,26 @@ class CompressedUpdate:
             gradient) and gradient_bits (a value of the whole gradient, what is not compressed counted with
             32).
         """
-        found = _replace(self._compressor_of(model), model)
+        compressor = self._compressor_of(model)
+        found = _replace(compressor, self._gradients)
         squares = gradients.gradient_norm**2 - found.gradient_squares + found.compressed_squares
         seen = gradients._replace(gradient_norm=math.sqrt(max(squares, 0.0)))
-        metrics = self._inner.apply(model, seen, multiplier=multiplier, number=number)
-        n_values = model.count().total
-        bits = (8 * found.bytes + 32 * (n_values - found.values)) / n_values
+        metrics = self._inner.apply(model, seen, number=number, **rest)
+        bits = (8 * found.bytes + 32 * (self._n_values - found.values)) / self._n_values
         return metrics | {"gradient_cosine": found.cosine, "gradient_bits": bits}
 
     def _compressor_of(self, model: LanguageModel) -> GradientCompressor:
         """The compressor, with a residual of zeros for each matrix at first."""
         if self._compressor is None:
             self._compressor = GradientCompressor(self._scheme, context=model.context)
-            self._compressor.restore(
-                {
-                    name: np.zeros(p.shape, np.float32)
-                    for name, p in model.parameters().items()
-                    if p.is_layer_matrix
-                }
-            )
+            self._gradients = _gradients_of(model)
+            self._n_values = model.count().total
+            self._compressor.restore({name: np.zeros_like(g) for name, g in self._gradients.items()})
         return self._compressor
 
     def probe(self, model: LanguageModel) -> None:
         """Does the work of an update, with residuals of its own."""
-        _replace(GradientCompressor(self._scheme, context=model.context), model)
+        _replace(GradientCompressor(self._scheme, context=model.context), _gradients_of(model))
         self._inner.probe(model)
 
     def arrays(self, model: LanguageModel) -> dict[str, Array]:
@@ -93,9 +91,14 @@ class CompressedUpdate:
         self._inner.load_state(state)
 
 
-def _replace(compressor: GradientCompressor, model: LanguageModel) -> CompressionStatistics:
-    """Compresses the gradients of a model's matrices in place."""
-    for name, p in model.parameters().items():
-        if p.is_layer_matrix and p.gradient is not None:
-            compressor.round_trip(name, p.gradient, out=p.gradient)
+def _gradients_of(model: LanguageModel) -> dict[str, Array]:
+    """The gradients of the layers' matrices, as views."""
+    each = model.parameters().items()
+    return {name: p.gradient for name, p in each if p.is_layer_matrix and p.gradient is not None}
+
+
+def _replace(compressor: GradientCompressor, gradients: Mapping[str, Array]) -> CompressionStatistics:
+    """Compresses gradients in place."""
+    for name, gradient in gradients.items():
+        compressor.round_trip(name, gradient, out=gradient)
     return compressor.total()

