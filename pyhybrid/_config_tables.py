@@ -234,13 +234,13 @@ class TrainingConfig(CheckedTable):
         batch_size: sequences a step.
         context: tokens a sequence; at most the model's max_context.
         learning_rate: peak of the schedule. None: 0.07 in the unit of the spectral norm, which suits any
-            width and length; for AdamW and Adam's directions 8e-3 up to a width of 128, less in proportion
+            width and length; for AdamW and Adam's directions 2e-3 up to a width of 128, less in proportion
             above.
         beta1: decay of Adam's first moment.
         beta2: decay of Adam's second moment.
         epsilon: added to the root of the second moment.
         weight_decay: decoupled, multiplied by the learning rate, on the layers' matrices only. None: 0.03
-            with the spectral norm, else 1.
+            with the spectral norm, else 0.3.
         clip_norm: AdamW's gradients are scaled down to this Euclidean norm; 0 for no clipping.
         schedule: shape after warm-up: 'linear' or 'cosine' to final_ratio, 'constant', or 'wsd' (constant,
             then linear).
@@ -382,13 +382,13 @@ class TrainingConfig(CheckedTable):
             model: gives the width.
         """
         spectral = self.optimizer == "hybrid" and self.trust_norm == "spectral"
-        rate = 0.07 if spectral else 8e-3 * min(1.0, 128 / model.dim)
+        rate = 0.07 if spectral else 2e-3 * min(1.0, 128 / model.dim)
         radius = {"spectral": 0.07, "rms": 0.05, "l2": 1.0}[self.trust_norm]
         if self.radius_rule == "network":
             radius = min(radius, 0.5)
         return FilledTraining(
             learning_rate=rate if self.learning_rate is None else self.learning_rate,
-            weight_decay=(0.03 if spectral else 1.0) if self.weight_decay is None else self.weight_decay,
+            weight_decay=(0.03 if spectral else 0.3) if self.weight_decay is None else self.weight_decay,
             trust_radius=radius if self.trust_radius is None else self.trust_radius,
         )
 

@@ -186,7 +186,9 @@ static void layout_update(const hyb_language_model_config *c, int optimizer, hyb
     if (optimizer != HYB_OPTIMIZER_SPECTRAL) return;
     t->orthogonal.next = take_floats(arena, c->dim, widest(c));
     t->orthogonal.gram = take_floats(arena, c->dim, c->dim);
-    t->orthogonal.squared = take_floats(arena, c->dim, c->dim);
+    t->orthogonal.factor = take_floats(arena, c->dim, c->dim);
+    t->orthogonal.product = take_floats(arena, c->dim, c->dim);
+    t->orthogonal.spare = take_floats(arena, c->dim, c->dim);
     t->orthogonal.rows = t->row_sums;
     t->direction = take_floats(arena, c->dim, widest(c));
 }

@@ -255,6 +255,7 @@ def _relation(row: Row, ours: Sequence[float], theirs: Sequence[float]) -> dict[
         "ratio": statistics.median(ratios),
         "difference": statistics.fmean(a - b for a, b in pairs),
         "gain": statistics.fmean(a - b if row.better == "higher" else b - a for a, b in pairs),
+        "worst": 1.0 / min(ratios),
         "half_width": _half_width([a - b for a, b in pairs]),
     }
 
@@ -288,7 +289,8 @@ def _judge(
     if goal.peer is None or goal.peer not in peers:
         return verdict | {"figure": None, "holds": None}
     figure = peers[goal.peer][goal.kind]
-    holds = abs(figure) <= goal.limit if goal.kind == "difference" else figure >= goal.limit
+    at_most = goal.kind in ("difference", "worst")
+    holds = abs(figure) <= goal.limit if at_most else figure >= goal.limit
     return verdict | {"figure": figure, "holds": holds}
 
 

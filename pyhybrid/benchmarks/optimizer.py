@@ -15,55 +15,119 @@ from numpy.typing import NDArray
 from pyhybrid.benchmarks.registry import Goal, Options, Row
 from pyhybrid.benchmarks.runs import TrainingRun
 
-__all__ = ["AdamW", "Hybrid", "HybridDefaults", "HybridFixed", "Muon", "rows"]
+__all__ = [
+    "AdamW",
+    "AdamWDefaults",
+    "AdamWTime",
+    "Hybrid",
+    "HybridDefaults",
+    "HybridFixed",
+    "HybridTime",
+    "HybridTrace",
+    "Muon",
+    "rows",
+]
 
-# By number of steps; to be replaced by the best of the tuning rows, which are not measured yet. Of rates
-# 1e-3, 2e-3, 4e-3 and 8e-3 this one ended lowest at 600 steps.
-_TUNED_ADAMW: dict[int, tuple[str, ...]] = {
-    600: ("training.learning_rate=2e-3",),
-    2000: ("training.learning_rate=2e-3",),
+# The best of the rows optimizer/tuning/adamw, by number of steps and text.
+_TUNED_ADAMW: dict[str, tuple[str, ...]] = {
+    "600/file": ("training.learning_rate=2e-3", "training.weight_decay=0.3"),
+    "600/documentation": ("training.learning_rate=4e-3", "training.weight_decay=1"),
+    "2000/library": ("training.learning_rate=2e-3", "training.weight_decay=0.3"),
 }
+# Of matrices, at 600 steps: the best of the rows optimizer/tuning/muon.
+_TUNED_MUON = 0.04
 _FACTORS = (0.1, 0.33, 1.0, 3.0, 10.0)
 _HERE = "pyhybrid.benchmarks.optimizer"
 
 
 class Hybrid(TrainingRun):
-    """The hybrid optimiser with the row's changes."""
+    """The hybrid optimiser with our own changes."""
 
 
 class HybridDefaults(TrainingRun):
     """The hybrid optimiser as it is."""
 
     def overrides(self) -> list[str]:
-        return []
+        return self.changes_of(None)
 
 
 class HybridFixed(TrainingRun):
-    """The row's changes without feedback: radius and rate stay as they are given."""
+    """Our own changes without feedback or ball: the rate stays as it is given."""
 
     def overrides(self) -> list[str]:
-        return [*self.changes, "training.radius_rule=fixed", "training.trust_radius=1000"]
+        return [*self.changes_of("ours"), "training.radius_rule=fixed", "training.trust_radius=1000"]
+
+
+class HybridTime(Hybrid):
+    """Processor seconds of a run."""
+
+    def run(self, round_number: int) -> float:
+        return _processor_seconds(self.record(round_number))
+
+
+class HybridTrace(Hybrid):
+    """Mean over a run of what the optimiser did.
+
+    Args:
+        quantity: 'lr_multiplier', 'trust_radius' or 'constraint_active'.
+        run: see TrainingRun.
+    """
+
+    def __init__(self, *, quantity: str, **run: Any) -> None:
+        super().__init__(**run)
+        self.quantity = quantity
+
+    def run(self, round_number: int) -> float:
+        return float(np.mean(self.record(round_number)["trace"][self.quantity]))
 
 
 class AdamW(TrainingRun):
-    """Tuned AdamW, at `peer.steps` of the changes where ours takes fewer."""
+    """AdamW, tuned for this text and number of steps where that was done."""
 
     def overrides(self) -> list[str]:
-        full = [change.partition("=")[2] for change in self.changes if change.startswith("peer.steps=")]
-        steps = int(full[0]) if full else self.steps
-        return ["training.optimizer=adamw", f"training.steps={steps}", *_TUNED_ADAMW[steps]]
+        changes = self.changes_of("peer")
+        own = [c.partition("=")[2] for c in changes if c.startswith("training.steps=")]
+        tuned = _TUNED_ADAMW.get(f"{[self.steps, *own][-1]}/{self.text}", ())
+        return ["training.optimizer=adamw", *tuned, *changes]
+
+
+class AdamWDefaults(TrainingRun):
+    """AdamW with its default rate, which goes with the inverse of the width."""
+
+    def overrides(self) -> list[str]:
+        return ["training.optimizer=adamw", *self.changes_of("peer")]
+
+
+class AdamWTime(AdamW):
+    """Processor seconds of a run of tuned AdamW."""
+
+    def run(self, round_number: int) -> float:
+        return _processor_seconds(self.record(round_number))
+
+
+def _processor_seconds(record: dict[str, Any]) -> float:
+    return float(
+        record.get("cpu_seconds", record["seconds"])
+    )  # one thread: the oldest records have only this
 
 
 class Muon(TrainingRun):
-    """Plain Muon for the layers' matrices (momentum 0.95, five steps, decay 0.1), AdamW for the rest."""
+    """Plain Muon for the layers' matrices (momentum 0.95, five steps), AdamW for the rest."""
 
     side = "Muon + AdamW"
 
     def overrides(self) -> list[str]:
-        return ["training.optimizer=adamw"]  # for the two moments a tensor
+        # AdamW's two moments a tensor; rate and decay are those of the matrices.
+        own = [
+            "training.optimizer=adamw",
+            f"training.learning_rate={_TUNED_MUON}",
+            "training.weight_decay=0.1",
+        ]
+        return [*own, *self.changes_of("peer")]
 
     def update(self) -> Any:
-        return _MuonUpdate()
+        t = self.config.training
+        return _MuonUpdate(float(t.learning_rate or 0.0), float(t.weight_decay or 0.0))
 
 
 class _MuonUpdate:
@@ -71,7 +135,10 @@ class _MuonUpdate:
 
     kind = "adamw"  # gradients and two moments a tensor
 
-    rate, decay, ratio = 0.02, 0.1, 0.4  # of matrices; decay; Adam's rate by theirs
+    ratio = 0.4  # Adam's rate by the matrices'
+
+    def __init__(self, rate: float, decay: float) -> None:
+        self.rate, self.decay = rate, decay
 
     def apply(self, model: Any, gradients: Any, *, multiplier: float, number: int) -> dict[str, float]:
         """One step; the learning rate is that of matrices times the multiplier."""
@@ -79,11 +146,12 @@ class _MuonUpdate:
         rate = self.rate * multiplier
         for name, p in model.parameters().items():
             if name.startswith("blk.") and p.shape[0] > 1:
-                p.first_moment *= 0.95
-                p.first_moment += p.gradient
-                direction = _orthogonal(0.95 * p.first_moment + p.gradient)
-                p.values *= 1 - rate * self.decay
-                p.values -= rate * max(1.0, p.shape[0] / p.shape[1]) ** 0.5 * direction
+                momentum, values = p.first_moment, p.values
+                momentum *= 0.95
+                momentum += p.gradient
+                direction = _orthogonal(0.95 * momentum + p.gradient)
+                values *= 1 - rate * self.decay
+                values -= rate * max(1.0, p.shape[0] / p.shape[1]) ** 0.5 * direction
             else:
                 _adam(p, rate * self.ratio, number)
         model.touch()
@@ -103,12 +171,13 @@ def _orthogonal(x: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _adam(p: Any, rate: float, number: int, betas: tuple[float, float] = (0.9, 0.95)) -> None:
-    p.first_moment *= betas[0]
-    p.first_moment += (1 - betas[0]) * p.gradient
-    p.second_moment *= betas[1]
-    p.second_moment += (1 - betas[1]) * p.gradient**2
-    size = np.sqrt(p.second_moment / (1 - betas[1] ** number)) + 1e-8
-    p.values -= np.float32(rate / (1 - betas[0] ** number)) * p.first_moment / size
+    first, second, values = p.first_moment, p.second_moment, p.values
+    first *= betas[0]
+    first += (1 - betas[0]) * p.gradient
+    second *= betas[1]
+    second += (1 - betas[1]) * p.gradient**2
+    size = np.sqrt(second / (1 - betas[1] ** number)) + 1e-8
+    values -= np.float32(rate / (1 - betas[0] ** number)) * first / size
 
 
 # ---- rows ----
@@ -120,11 +189,12 @@ def _row(name: str, options: Options, *, steps: int, text: str, changes: str = "
     return Row(
         name=f"optimizer/{name}",
         section="optimizer",
-        unit="nats/byte",
+        unit=fields.pop("unit", "nats/byte"),
         better="lower",
         ours=f"{_HERE}:{fields.pop('ours', 'Hybrid')}",
         peers={label: f"{_HERE}:{side}" for label, side in fields.pop("peers", {}).items()},
-        sizes={"preset": fields.pop("preset", "small"), "steps": steps, "text": text, "changes": changes},
+        sizes={"preset": fields.pop("preset", "small"), "steps": steps, "text": text, "changes": changes}
+        | fields.pop("sizes", {}),
         hidden=hidden,
         threads=max(options.threads),
         agreement={"first_batch": 0.0},
@@ -138,65 +208,107 @@ def _gain(text: str, limit: float, peer: str) -> Goal:
     return Goal(text=text, kind="gain", limit=limit, peer=peer)
 
 
-def _against_adamw(options: Options, text: str) -> list[Row]:
-    found = []
-    peers = {"AdamW, tuned": "AdamW", "Muon + AdamW": "Muon"}
-    for steps, gain, share in ((600, 0.09, 0.65), (2000, 0.03, 0.75)):
-        where = f"{steps} steps of 2,048 bytes, {text}"
-        found.append(
-            _row(
-                f"steps-{steps}/{text}",
-                options,
-                steps=steps,
-                text=text,
-                peers=peers,
-                goal=_gain(f"{where}: at least {gain} nats below tuned AdamW.", gain, "AdamW, tuned"),
-            )
-        )
-        fewer = round(share * steps)
-        found.append(
-            _row(
-                f"fewer-steps-{steps}/{text}",
-                options,
-                steps=fewer,
-                text=text,
-                changes=f"peer.steps={steps}",
-                peers={"AdamW, tuned": "AdamW"},
-                goal=_gain(f"{where}: {fewer} steps suffice for tuned AdamW's loss.", 0.0, "AdamW, tuned"),
-            )
-        )
-    return found
+def _against_adamw(options: Options, text: str, steps: int, seeds: int) -> list[Row]:
+    """At equal steps, and with fewer: their loss and their time."""
+    gain, share = (0.09, 0.65) if steps < 1000 else (0.03, 0.75)
+    where, fewer = f"{steps} steps of 2,048 bytes, {text}", round(share * steps)
+    same: dict[str, Any] = {"text": text, "seeds": seeds}
+    less: dict[str, Any] = {**same, "steps": fewer, "changes": f"peer.training.steps={steps}"}
+    tuned = "AdamW, tuned"
+    return [
+        _row(
+            f"steps-{steps}/{text}",
+            options,
+            **same,
+            steps=steps,
+            peers={tuned: "AdamW", "Muon + AdamW": "Muon"},
+            goal=_gain(f"{where}: at least {gain} nats below tuned AdamW.", gain, tuned),
+        ),
+        _row(
+            f"fewer-steps-{steps}/{text}",
+            options,
+            **less,
+            peers={tuned: "AdamW"},
+            goal=_gain(f"{where}: {fewer} steps suffice for tuned AdamW's loss.", 0.0, tuned),
+        ),
+        _row(
+            f"fewer-steps-{steps}-time/{text}",
+            options,
+            **less,
+            unit="processor s",
+            ours="HybridTime",
+            peers={tuned: "AdamWTime"},
+            goal=Goal(text=f"{where}: {fewer} steps take less time.", kind="ratio", limit=1.0, peer=tuned),
+        ),
+    ]
 
 
-def _base_rates(options: Options, text: str) -> list[Row]:
+def _base_rates(
+    options: Options, text: str, *, steps: int, seeds: int, changes: str = "", name: str = ""
+) -> list[Row]:
+    """The base rate wrong by a factor, with feedback and without."""
     found = []
     for factor in _FACTORS:
         limit = 0.04 if factor == 0.1 else 0.02
-        goal = Goal(
-            text=f"A base rate of {factor:g} times the default ends within {limit} nats of it.",
-            kind="difference",
-            limit=limit,
-            peer="default rate",
-        )
+        where = f"{name or 'small'}, {steps} steps, {text}"
+        goals = [
+            Goal(
+                text=f"{where}: a base rate of {factor:g} times the default ends within {limit} nats of it.",
+                kind="difference",
+                limit=limit,
+                peer="default rate",
+            )
+        ]
+        if factor == 1:
+            text_of = f"{where}: the feedback loses at most 0.5 % to the tuned fixed rate."
+            goals = [Goal(text=text_of, kind="ratio", limit=0.995, peer="no feedback")]
         found.append(
             _row(
-                f"base-rate/x{factor:g}/{text}",
+                f"base-rate/x{factor:g}/{steps}/{text}{name and '/' + name}",
                 options,
-                steps=600,
+                steps=steps,
                 text=text,
-                changes=f"training.learning_rate={0.07 * factor:g}",
+                seeds=seeds,
+                changes=f"{changes} ours.training.learning_rate={0.07 * factor:g}".strip(),
                 peers={"default rate": "HybridDefaults", "no feedback": "HybridFixed"},
-                goal=goal,
+                goals=goals,
             )
         )
     return found
 
+
+def _short_runs(options: Options, text: str) -> Row:
+    return _row(
+        f"short-runs/x4/{text}",
+        options,
+        steps=100,
+        text=text,
+        seeds=50,
+        changes="ours.training.learning_rate=0.28",
+        peers={"default rate": "HybridDefaults", "no feedback": "HybridFixed"},
+        goal=Goal(
+            text="Each of 50 short runs at 4 times the rate ends within 5 % of the loss at the default rate.",
+            kind="worst",
+            limit=1.05,
+            peer="default rate",
+        ),
+    )
+
+
+#: Other shapes that the base rates are varied at, with no constant changed.
+SHAPES: dict[str, str] = {
+    "width-192": "model.dim=192 model.n_heads=6 model.n_kv_heads=6 model.ffn_dim=576",
+    "depth-8": "model.n_layers=8",
+    "batch-4096": "training.batch_size=32",
+}
 
 #: What each component is worth: changes that leave it out or replace it.
 ABLATION: dict[str, str] = {
     "no-network": "training.radius_rule=fixed",
+    "no-hidden-layer": "training.auxiliary_hidden_size=0",
+    "hypergradient": "training.hypergradient_weight=0.5",
     "adaptive-radius": "training.radius_rule=adaptive",
-    "squared-radius": "training.radius_form=squared training.trust_radius=0.22",
+    "squared-radius": "training.radius_form=squared training.trust_radius=0.2646",
     "norm-rms": "training.trust_norm=rms",
     "norm-l2": "training.trust_norm=l2 training.radius_rule=fixed",
     "row-normalisation": "training.row_beta=0.95",
@@ -212,44 +324,107 @@ ABLATION: dict[str, str] = {
     "sub-norms-squared-relu": "model.sub_norms=true model.activation=squared_relu",
 }
 
+#: What was tried of AdamW, one value at a time around the best; the first is the rate.
+ADAMW_GRID: dict[str, tuple[str, ...]] = {
+    "600/file": (
+        "learning_rate=1e-3 weight_decay=1",
+        "learning_rate=2e-3 weight_decay=1",
+        "learning_rate=3e-3 weight_decay=1",
+        "learning_rate=4e-3 weight_decay=1",
+        "learning_rate=8e-3 weight_decay=1",
+        "learning_rate=2e-3 beta1=0.9 weight_decay=1",
+        "learning_rate=2e-3 beta1=0.7 weight_decay=1",
+        "learning_rate=2e-3 beta2=0.95 weight_decay=1",
+        "learning_rate=2e-3 weight_decay=0.1",
+        "learning_rate=2e-3 weight_decay=0.3",
+        "learning_rate=2e-3 weight_decay=0.5",
+        "learning_rate=2e-3 weight_decay=2",
+        "learning_rate=1.5e-3 weight_decay=0.3",
+        "learning_rate=3e-3 weight_decay=0.3",
+    ),
+    "600/documentation": (
+        "learning_rate=1e-3 weight_decay=1",
+        "learning_rate=2e-3 weight_decay=1",
+        "learning_rate=4e-3 weight_decay=1",
+        "learning_rate=8e-3 weight_decay=1",
+        "learning_rate=2e-3 weight_decay=0.3",
+        "learning_rate=4e-3 weight_decay=0.3",
+    ),
+    "2000/library": (
+        "learning_rate=1e-3 weight_decay=1",
+        "learning_rate=2e-3 weight_decay=1",
+        "learning_rate=4e-3 weight_decay=1",
+        "learning_rate=2e-3 weight_decay=0.3",
+    ),
+}
 
-def _tuning(options: Options, text: str) -> list[Row]:
-    """AdamW one value at a time around the best; the same number of runs for ours."""
-    changes = [f"training.learning_rate={rate:g}" for rate in (1e-3, 2e-3, 4e-3, 8e-3)]
-    changes += [f"{c} training.beta1=0.9" for c in changes] + [
-        f"{c} training.weight_decay=0.1" for c in changes
-    ]
-    changes += [f"{c} training.beta2=0.95" for c in changes[:4]]
-    return [
-        _row(
-            f"tuning/adamw/{steps}/{text}/{change.replace('training.', '').replace(' ', ',')}",
-            options,
-            steps=steps,
-            text=text,
-            changes=f"training.optimizer=adamw {change}",
-            peers={"hybrid, defaults": "HybridDefaults"},
-            seeds=1,
-        )
-        for steps in (600, 2000)
-        for change in changes
-    ]
+MUON_RATES = (0.01, 0.02, 0.04, 0.08)
+
+
+def _tuning(options: Options) -> list[Row]:
+    found = []
+    for key, grid in ADAMW_GRID.items():
+        steps, _, text = key.partition("/")
+        if text == "file" and options.data is None:
+            continue
+        for values in grid:
+            name = f"tuning/adamw/{key}/{values.replace(' ', ',')}"
+            own = " ".join(f"ours.training.{value}" for value in ("optimizer=adamw", *values.split()))
+            found.append(_row(name, options, steps=int(steps), text=text, changes=own, seeds=1))
+    for rate in MUON_RATES:
+        text = "documentation" if options.data is None else "file"
+        name, own = f"tuning/muon/600/{text}/learning_rate={rate:g}", f"peer.training.learning_rate={rate:g}"
+        found.append(_row(name, options, steps=600, text=text, changes=own, ours="Muon", seeds=1))
+    return found
 
 
 def rows(options: Options) -> list[Row]:
     """Against AdamW and Muon; base rates; components; AdamW's tuning. --filter chooses."""
     text = "documentation" if options.data is None else "file"
-    found = _against_adamw(options, text)
-    found += _against_adamw(options, "library")
-    found += _base_rates(options, text)
+    found = []
+    for each in dict.fromkeys((text, "documentation")):
+        found += _against_adamw(options, each, 600, 5)
+    found += _against_adamw(options, "library", 2000, 3)
+    found.append(
+        _row(
+            "base/library",
+            options,
+            preset="base",
+            steps=300,
+            text="library",
+            changes="training.batch_size=4",
+            peers={"AdamW, default rate": "AdamWDefaults"},
+            seeds=1,
+        )
+    )
+    found += _base_rates(options, text, steps=600, seeds=3)
+    found += _base_rates(options, "library", steps=2000, seeds=1)
+    for name, changes in SHAPES.items():
+        found += _base_rates(options, text, steps=600, seeds=1, changes=changes, name=name)
+    found.append(_short_runs(options, text))
+    found += [
+        _row(
+            f"trace/{quantity}/{text}",
+            options,
+            steps=600,
+            text=text,
+            seeds=5,
+            ours="HybridTrace",
+            unit="mean of a run",
+            sizes={"quantity": quantity},
+        )
+        for quantity in ("constraint_active", "lr_multiplier", "trust_radius")
+    ]
     found += [
         _row(
             f"ablation/{name}/{text}",
             options,
             steps=600,
             text=text,
-            changes=changes,
+            seeds=3,
+            changes=" ".join(f"ours.{change}" for change in changes.split()),
             peers={"default": "HybridDefaults"},
         )
         for name, changes in ABLATION.items()
     ]
-    return found + _tuning(options, text)
+    return found + _tuning(options)

@@ -90,14 +90,15 @@ class Goal:
         text: the claim, one sentence.
         kind: 'ratio' (median of ours / peer, or its inverse where lower is better, at least the limit),
             'difference' (mean of ours - peer at most the limit in magnitude), 'gain' (mean of ours - peer,
-            or its inverse where lower is better, at least the limit), 'value' (median of ours at
-            most the limit), or 'share' (of the machine's limit, at least the limit).
+            or its inverse where lower is better, at least the limit), 'worst' (the largest ours / peer of a
+            round, or its inverse where higher is better, at most the limit), 'value' (median of ours at most
+            the limit), or 'share' (of the machine's limit, at least the limit).
         limit: see kind.
         peer: the peer's name; None for 'value' and 'share'.
     """
 
     text: str
-    kind: Literal["ratio", "difference", "gain", "value", "share"]
+    kind: Literal["ratio", "difference", "gain", "worst", "value", "share"]
     limit: float
     peer: str | None = None
 

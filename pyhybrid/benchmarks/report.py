@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pyhybrid.benchmarks.promises import render_promises
 from pyhybrid.benchmarks.registry import SECTIONS
 from pyhybrid.benchmarks.scaling import fits
 
@@ -309,13 +310,19 @@ def render_claims(results: Mapping[str, Mapping[str, Any]]) -> str:
         "",
         _GENERATED,
         "",
+        "## Promises of the design documents",
+        "",
+        *render_promises(results),
+        "",
+        "## Claims of the benchmarks",
+        "",
         "What the benchmarks claim, the measured figure (BENCHMARKS.md) and the command that measures it.",
         "",
         "| claim | limit | measured | holds | command |",
         "|---|---:|---:|---|---|",
     ]
     signs = dict.fromkeys(("ratio", "gain", "share"), "at least")
-    signs |= {"difference": "within", "value": "at most"}
+    signs |= {"difference": "within", "value": "at most", "worst": "at most"}
     for document in results.values():
         for row in document["rows"]:
             for goal in row.get("goals", [row["goal"]] if row["goal"] else []):

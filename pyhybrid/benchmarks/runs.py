@@ -101,16 +101,23 @@ class RunFolder:
             seed: of weights and batches.
             sha256: of the text.
             config: shape and run.
+
+        Raises:
+            ValueError: a file of the folder is not a record.
         """
         if self.path is None:
             return None
         wanted = _what(config)
         for path in sorted(self.path.glob("*.json")):
-            record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-            same = [record.get(name) for name in ("version", "side", "seed", "sha256")]
-            if same != [_VERSION, side, seed, sha256]:
-                continue
-            if _what(from_dict(record["config"], RunConfig())) == wanted:
+            try:
+                record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+                same = [record[name] for name in ("version", "side", "seed", "sha256")]
+                if same != [_VERSION, side, seed, sha256]:
+                    continue
+                found = _what(from_dict(record["config"], RunConfig()))
+            except (ValueError, KeyError, TypeError) as error:
+                raise ValueError(f"{path} is not the record of a run ({error}); delete it") from error
+            if found == wanted:
                 return record
         return None
 
@@ -154,8 +161,8 @@ class TrainingRun:
         preset: shape and run to start from.
         steps: of the run.
         text: see `text_paths`.
-        changes: overrides such as 'training.trust_radius=0.1', separated by blanks; a side takes what
-            `overrides` makes of them.
+        changes: overrides of all sides such as 'model.dim=192', separated by blanks; with the prefix 'ours.'
+            or 'peer.' of one side only, see `overrides`.
         data: path of the text 'file'.
         runs: folder of the runs that were done; None: none is kept.
         threads: that compute.
@@ -179,12 +186,22 @@ class TrainingRun:
         self.runs = RunFolder(runs)
         base = PRESETS[preset].config
         base = replace(base, training=replace(base.training, steps=steps))
-        self.steps, self.changes = steps, changes.split()
+        self.steps, self.text, self.changes = steps, text, changes.split()
         self.config = apply_overrides(base, self.overrides())
 
     def overrides(self) -> list[str]:
-        """What this side changes of the preset."""
-        return [change for change in self.changes if not change.startswith("peer.")]
+        """What this side changes of the preset: here what all do, and our own."""
+        return self.changes_of("ours")
+
+    def changes_of(self, side: str | None) -> list[str]:
+        """The changes of all sides, and behind them those of one.
+
+        Args:
+            side: 'ours', 'peer', or None for neither.
+        """
+        shared = [change for change in self.changes if not change.startswith(("ours.", "peer."))]
+        own = [change.removeprefix(f"{side}.") for change in self.changes if change.startswith(f"{side}.")]
+        return shared + own
 
     def answer(self) -> Answer:
         """The first batch: the sides differ in all but the text."""
@@ -197,12 +214,15 @@ class TrainingRun:
 
     def run(self, round_number: int) -> float:
         """Validation loss in nats per byte with the round as the seed."""
+        return float(self.record(round_number)["validation_loss"])
+
+    def record(self, seed: int) -> dict[str, Any]:
+        """Losses and times of the run with a seed, which is done now if it was not before."""
         from pyhybrid.data import load_dataset
 
         dataset = load_dataset(self.source)
-        key = self.side, round_number, dataset.sha256, self.config
-        record = self.runs.find(*key) or self.runs.keep(*key, self.train(round_number, dataset))
-        return float(record["validation_loss"])
+        key = self.side, seed, dataset.sha256, self.config
+        return self.runs.find(*key) or self.runs.keep(*key, self.train(seed, dataset))
 
     def train(self, seed: int, dataset: Any) -> dict[str, Any]:
         """Does a run; the loss behind it and what it took."""
@@ -218,24 +238,25 @@ class TrainingRun:
         model.prepare(t.batch_size, t.context, backward=t.backward, optimizer=update.kind)
         batches = Batches(dataset.train, batch_size=t.batch_size, context=t.context, seed=seed)
         schedule = LearningRateSchedule(t, t.steps)
-        begun, busy, losses = time.perf_counter(), 0.0, []
+        begun, at_work, busy, losses = time.perf_counter(), time.process_time(), 0.0, []
         trace: dict[str, list[float]] = {}
         for number in range(1, t.steps + 1):
             gradients = model.gradients(batches.batch(number))
             losses.append(gradients.loss)
-            at = time.perf_counter()
+            at = time.process_time()
             found = update.apply(model, gradients, multiplier=schedule.multiplier(number), number=number)
-            busy += time.perf_counter() - at
+            busy += time.process_time() - at
             for name in _TRACED:
                 if name in found:
                     trace.setdefault(name, []).append(float(found[name]))
+        seconds = {"seconds": time.perf_counter() - begun, "cpu_seconds": time.process_time() - at_work}
         return {
             "validation_loss": _validation_loss(model, dataset, t.batch_size, t.context),
             "training_loss": float(np.mean(losses[-max(1, t.steps // 20) :])),
             "losses": _thinned(losses),
             "trace": {name: _thinned(values) for name, values in trace.items()},
-            "seconds": time.perf_counter() - begun,
-            "update_seconds": busy,
+            **seconds,
+            "update_cpu_seconds": busy,
         }
 
     def update(self) -> Any:
