@@ -210,8 +210,8 @@ int hyb_trust_matrix_step(hyb_ctx *ctx, const hyb_trust_region *o, const hyb_tru
     if (decay > 0.0 && (bound == 0.0 || o->step % BOUND_STEPS == 0))
         bound = hyb_spectral_bound_of(ctx, t->n_rows, t->n_cols, t->weights, &own);
     direction(&loop, &own);
-    /* The norm of a matrix whose rows are multiplied grows by the largest multiplier at most. (Ahead of the cubic, which
-     * falls beyond 1, a larger multiplier would make a smaller step.) */
+    /* The norm of a matrix whose rows are multiplied grows by the largest multiplier at most. (Ahead of the cubic,
+     * which falls beyond 1, a larger multiplier would make a smaller step.) */
     multiplier_range(t, &least, &most);
     double longest = most * (HYB_ORTHOGONAL_BOUND + decay * bound / shape);
     double rate = longest > 0.0 ? fmin((double)o->learning_rate, (double)o->radius / longest) : 0.0;

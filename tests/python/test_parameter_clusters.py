@@ -23,6 +23,7 @@ from pyhybrid.parameter_clusters import (
     cluster_values,
     row_multipliers,
 )
+from pyhybrid.trainer import Trainer
 
 SHAPE = ModelConfig(
     vocab_size=60, dim=48, n_layers=2, n_heads=3, n_kv_heads=1, ffn_dim=80, max_context=32, sub_norms=True
@@ -274,3 +275,19 @@ def test_configuration_is_checked() -> None:
     ):  # fmt: skip
         with pytest.raises(ConfigError, match=name):
             TrainingConfig(**{name: value})
+
+
+def test_multipliers_end_with_their_run() -> None:
+    """A model that was trained with clusters goes on without them as one that holds the same weights does."""
+    text = b"the cat has four legs. " * 40
+    config = TrainingConfig(steps=3, batch_size=2, context=16, threads=1, parameter_clusters=3)
+    shape = dataclasses.replace(SHAPE, vocab_size=256)
+    models = [LanguageModel(shape, seed=seed) for seed in (1, 2)]
+    Trainer(models[0], text, config).train()
+    for name, p in models[1].parameters().items():
+        assert p.values is not None
+        p.values[...] = models[0].parameters()[name].values
+    models[1].touch()
+    for model in models:
+        Trainer(model, text, dataclasses.replace(config, parameter_clusters=0)).train()
+    assert _weights(models[0]) == _weights(models[1])
