@@ -46,6 +46,8 @@ typedef struct adamw_loop {
     const hyb_kernels *kernels;
     hyb_adamw_job whole;
     size_t length, pieces_per_task;
+    double decay;               /* learning rate * weight decay */
+    const float *multipliers;   /* of each piece's learning rate, or NULL */
     hyb_magnitudes *magnitudes; /* of each piece, or NULL */
 } adamw_loop;
 
@@ -61,6 +63,10 @@ static void adamw_task(void *argument, size_t index, size_t worker) {
         job.weights += first;
         job.first_moment += first;
         job.second_moment += first;
+        if (loop->multipliers != NULL) {
+            job.step_size *= loop->multipliers[piece];
+            job.decay = (float)(1.0 - loop->decay * (double)loop->multipliers[piece]);
+        }
         hyb_magnitudes found = loop->kernels->adamw(&job);
         if (loop->magnitudes != NULL) loop->magnitudes[piece] = found;
     }
@@ -82,9 +88,13 @@ static void fold_constants(const hyb_adamw *adamw, hyb_adamw_job *job) {
 
 hyb_status hyb_adamw_update_rows(hyb_ctx *ctx, const hyb_adamw *adamw, size_t n_rows, size_t n_cols,
                                  const float *gradient, float *weights, float *first_moment, float *second_moment,
-                                 hyb_magnitudes *magnitudes) {
+                                 const float *row_multipliers, hyb_magnitudes *magnitudes) {
     HYB_TRY(check_adamw(ctx, adamw));
-    adamw_loop loop = {.kernels = &ctx->kernels, .length = n_cols, .magnitudes = magnitudes};
+    adamw_loop loop = {.kernels = &ctx->kernels,
+                       .length = n_cols,
+                       .decay = (double)adamw->learning_rate * (double)adamw->weight_decay,
+                       .multipliers = row_multipliers,
+                       .magnitudes = magnitudes};
     hyb_adamw_job *job = &loop.whole;
     job->gradient = gradient;
     job->weights = weights;

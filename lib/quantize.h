@@ -33,9 +33,10 @@ hyb_status hyb_quantize_run(hyb_ctx *ctx, hyb_quantize_job *job, void *work);
 /* INVALID_ARGUMENT for an unknown format, granularity or threshold, or sizes that do not fit in memory. */
 hyb_status hyb_quantize_check(hyb_ctx *ctx, const hyb_quantizer *quantizer, size_t n_rows, size_t n_cols);
 
-/* optimize.c: hyb_adamw_update of a matrix, and the magnitudes [n_rows] of its new rows. */
+/* optimize.c: hyb_adamw_update of a matrix, with its learning rate times row_multipliers [n_rows] (NULL: 1 each), and
+ * the magnitudes [n_rows] of its new rows. */
 hyb_status hyb_adamw_update_rows(hyb_ctx *ctx, const hyb_adamw *adamw, size_t n_rows, size_t n_cols,
                                  const float *gradient, float *weights, float *first_moment, float *second_moment,
-                                 hyb_magnitudes *magnitudes);
+                                 const float *row_multipliers, hyb_magnitudes *magnitudes);
 
 #endif /* HYB_QUANTIZE_INTERNAL_H */

@@ -73,6 +73,7 @@ void hyb_moments_layout(hyb_tensor *tensors, size_t n_tensors, int optimizer, hy
         t->last_change = take_state(arena, has_change, n);
         t->row_moment = take_state(arena, is_orthogonal, t->n_rows);
         t->spectral_bound = take_state(arena, is_orthogonal, 1);
+        t->row_multipliers = take_state(arena, t->is_linear, t->n_rows);
     }
 }
 
@@ -88,7 +89,10 @@ static hyb_status prepare_moments(hyb_language_model *model) {
         memset(*memory, 0, n_bytes);
     else if (fits)
         *memory = hyb_alloc_zeroed(model->ctx, 1, n_bytes);
-    if (*memory != NULL) model->moments_optimizer = model->optimizer;
+    if (*memory != NULL) {
+        model->moments_optimizer = model->optimizer;
+        for (size_t i = 0; i < model->n_tensors; i++) model->tensors[i].has_row_multipliers = 0;
+    }
     arena = (hyb_arena){model->moment_memory[model->moments_optimizer], 0, 0}; /* those before, where memory is out */
     hyb_moments_layout(model->tensors, model->n_tensors, model->moments_optimizer, &arena);
     if (*memory != NULL) return HYB_OK;
@@ -152,6 +156,29 @@ static hyb_status prepare(hyb_language_model *model, int blends, size_t n_sequen
 hyb_status hyb_language_model_prepare(hyb_language_model *model, size_t n_sequences, size_t n_context) {
     if (model == NULL) return HYB_ERROR_INVALID_ARGUMENT;
     return prepare(model, model->master_share > 0.0f, n_sequences, n_context);
+}
+
+/* Beyond this a multiplier is a mistake: rates differ between the rows of a matrix by less. */
+#define MAX_ROW_MULTIPLIER 10.0f
+
+hyb_status hyb_language_model_set_row_multipliers(hyb_language_model *model, size_t index, const float *multipliers) {
+    if (model == NULL) return HYB_ERROR_INVALID_ARGUMENT;
+    hyb_ctx *ctx = model->ctx;
+    if (index >= model->n_tensors)
+        return hyb_fail(ctx, HYB_ERROR_INVALID_ARGUMENT, "parameter index %zu, the model has %zu", index,
+                        model->n_tensors);
+    hyb_tensor *t = &model->tensors[index];
+    if (!t->is_linear)
+        return hyb_fail(ctx, HYB_ERROR_INVALID_ARGUMENT, "%s has no row multipliers: only a layer's matrix has",
+                        t->name);
+    if (t->row_multipliers == NULL) return hyb_fail(ctx, HYB_ERROR_STATE, "call hyb_language_model_prepare first");
+    for (uint32_t r = 0; multipliers != NULL && r < t->n_rows; r++)
+        if (!(multipliers[r] >= 0.0f && multipliers[r] <= MAX_ROW_MULTIPLIER))
+            return hyb_fail(ctx, HYB_ERROR_INVALID_ARGUMENT, "%s: the multiplier of row %u is %g, must be 0 to %g",
+                            t->name, r, (double)multipliers[r], (double)MAX_ROW_MULTIPLIER);
+    if (multipliers != NULL) memcpy(t->row_multipliers, multipliers, t->n_rows * sizeof *multipliers);
+    t->has_row_multipliers = multipliers != NULL;
+    return HYB_OK;
 }
 
 /* ---- gradients ---- */

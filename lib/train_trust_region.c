@@ -18,6 +18,7 @@ static hyb_trust_tensor trust_tensor(const hyb_tensor *t, hyb_magnitudes *magnit
                               .change = t->last_change,
                               .row_moment = t->row_moment,
                               .spectral_bound = t->spectral_bound,
+                              .row_multipliers = hyb_tensor_multipliers(t),
                               .magnitudes = magnitudes};
 }
 

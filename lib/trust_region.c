@@ -73,7 +73,8 @@ typedef struct row_loop {
     size_t ld_x;         /* so many values apart */
     double *row_sums;    /* [n_rows]: sums of squares */
     double scale;        /* of all values, or of rows times row_moment's factors */
-    float factor, decay; /* of apply */
+    float factor, decay; /* of apply, and what a row of both is multiplied by (NULL: 1) */
+    const float *multipliers;
     hyb_adam_change_job adam;
 } row_loop;
 
@@ -89,6 +90,8 @@ static size_t task_rows(const row_loop *loop, size_t index, size_t *end) {
     *end = first + hyb_min_size(loop->rows_per_task, loop->tensor->n_rows - first);
     return first;
 }
+
+static float multiplier_of(const float *multipliers, size_t r) { return multipliers != NULL ? multipliers[r] : 1.0f; }
 
 static double sum_rows(const row_loop *loop) {
     double sum = 0.0;
@@ -144,13 +147,24 @@ static void apply_task(void *argument, size_t index, size_t worker) {
     (void)worker;
     for (size_t r = first; r < end; r++) {
         size_t at = r * t->n_cols;
-        hyb_magnitudes found = loop->ctx->kernels.apply_change(loop->x + at, t->n_cols, loop->factor, loop->decay,
-                                                               t->weights + at, t->change + at);
+        float multiplier = multiplier_of(loop->multipliers, r);
+        hyb_magnitudes found =
+            loop->ctx->kernels.apply_change(loop->x + at, t->n_cols, loop->factor * multiplier,
+                                            loop->decay * multiplier, t->weights + at, t->change + at);
         if (t->magnitudes != NULL) t->magnitudes[r] = found;
     }
 }
 
 /* ---- SPECTRAL ---- */
+
+/* The smallest and the largest row multiplier. */
+static void multiplier_range(const hyb_trust_tensor *t, double *least, double *most) {
+    *least = *most = (double)multiplier_of(t->row_multipliers, 0);
+    for (size_t r = 1; r < t->n_rows; r++) {
+        *least = fmin(*least, (double)multiplier_of(t->row_multipliers, r));
+        *most = fmax(*most, (double)multiplier_of(t->row_multipliers, r));
+    }
+}
 
 /* Divides the rows by the roots of the running means of their mean squares, and keeps the Frobenius norm. */
 static void normalize_rows(row_loop *loop) {
@@ -192,19 +206,24 @@ int hyb_trust_matrix_step(hyb_ctx *ctx, const hyb_trust_region *o, const hyb_tru
     hyb_orthogonal_work own = *work; /* the steps swap its buffers with x */
     row_loop loop = {.ctx = ctx, .options = o, .tensor = t, .x = x, .row_sums = own.rows};
     double decay = (double)o->weight_decay, bound = (double)*t->spectral_bound;
-    double shape = t->n_rows > t->n_cols ? sqrt((double)t->n_rows / (double)t->n_cols) : 1.0;
+    double shape = t->n_rows > t->n_cols ? sqrt((double)t->n_rows / (double)t->n_cols) : 1.0, least, most;
     if (decay > 0.0 && (bound == 0.0 || o->step % BOUND_STEPS == 0))
         bound = hyb_spectral_bound_of(ctx, t->n_rows, t->n_cols, t->weights, &own);
     direction(&loop, &own);
-    double longest = HYB_ORTHOGONAL_BOUND + decay * bound / shape;
-    double rate = fmin((double)o->learning_rate, (double)o->radius / longest);
+    /* The norm of a matrix whose rows are multiplied grows by the largest multiplier at most. (Ahead of the cubic,
+     * which falls beyond 1, a larger multiplier would make a smaller step.) */
+    multiplier_range(t, &least, &most);
+    double longest = most * (HYB_ORTHOGONAL_BOUND + decay * bound / shape);
+    double rate = longest > 0.0 ? fmin((double)o->learning_rate, (double)o->radius / longest) : 0.0;
     loop.factor = (float)(-rate * shape);
     loop.decay = (float)(-rate * decay);
+    loop.multipliers = t->row_multipliers;
     for_rows(&loop, apply_task);
     /* The next one, rounded up. */
-    bound = (fabs(1.0 - rate * decay) * bound + rate * shape * HYB_ORTHOGONAL_BOUND) * (1.0 + 1e-6);
+    double kept = fmax(fabs(1.0 - rate * decay * least), fabs(1.0 - rate * decay * most));
+    bound = (kept * bound + rate * most * shape * HYB_ORTHOGONAL_BOUND) * (1.0 + 1e-6);
     *t->spectral_bound = decay > 0.0 ? (float)bound : 0.0f;
-    return rate < (double)o->learning_rate;
+    return longest > 0.0 && rate < (double)o->learning_rate;
 }
 
 /* ---- Adam's direction ---- */
@@ -225,6 +244,8 @@ static double adam_row(const row_loop *loop, size_t r, float *change) {
     const hyb_trust_tensor *t = loop->tensor;
     size_t at = r * t->n_cols;
     hyb_adam_change_job job = loop->adam;
+    job.step_size *= multiplier_of(t->row_multipliers, r);
+    job.decay *= multiplier_of(t->row_multipliers, r);
     job.gradient = t->gradient + at;
     job.weights = t->weights + at;
     job.first_moment = t->first_moment + at;

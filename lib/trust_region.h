@@ -15,11 +15,12 @@ typedef struct hyb_trust_tensor {
     const float *gradient;
     float *weights;
     float *first_moment;
-    float *second_moment;       /* NULL for a matrix with SPECTRAL */
-    float *change;              /* of the last step; NULL with SPECTRAL for what is no matrix */
-    float *row_moment;          /* [n_rows], a matrix with SPECTRAL only; so is */
-    float *spectral_bound;      /* [1]: of the weights' largest singular value; 0: not known yet */
-    hyb_magnitudes *magnitudes; /* [n_rows] of the new weights' rows: result */
+    float *second_moment;         /* NULL for a matrix with SPECTRAL */
+    float *change;                /* of the last step; NULL with SPECTRAL for what is no matrix */
+    float *row_moment;            /* [n_rows], a matrix with SPECTRAL only; so is */
+    float *spectral_bound;        /* [1]: of the weights' largest singular value; 0: not known yet */
+    const float *row_multipliers; /* [n_rows] of the learning rate; NULL: 1 each */
+    hyb_magnitudes *magnitudes;   /* [n_rows] of the new weights' rows: result */
 } hyb_trust_tensor;
 
 /* Reads an extensible struct of options and checks every field. */

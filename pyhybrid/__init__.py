@@ -53,6 +53,9 @@ if TYPE_CHECKING:
     from pyhybrid.language_model import Parameter as Parameter
     from pyhybrid.model_file import ModelInfo as ModelInfo
     from pyhybrid.model_file import inspect as inspect
+    from pyhybrid.parameter_clusters import cluster_rows as cluster_rows
+    from pyhybrid.parameter_clusters import cluster_table as cluster_table
+    from pyhybrid.parameter_clusters import cluster_values as cluster_values
     from pyhybrid.quantization import PackedWeights as PackedWeights
     from pyhybrid.quantization import dequantize as dequantize
     from pyhybrid.quantization import gemm as gemm
@@ -103,6 +106,7 @@ _HOMES: dict[str, tuple[str, ...]] = {
     "gradient_compression": ("GradientCompressor",),
     "language_model": ("Evaluation", "Generation", "LanguageModel", "MemoryEstimate", "Parameter"),
     "model_file": ("ModelInfo", "inspect"),
+    "parameter_clusters": ("cluster_rows", "cluster_table", "cluster_values"),
     "quantization": (
         "PackedWeights",
         "dequantize",

@@ -217,6 +217,12 @@ def _add_rest(commands: Any) -> None:
         description="Show what a model file holds, read from the file alone: sizes, formats, shape, tensors.",
     )
     parser.add_argument("model", metavar="MODEL", help="a .hyb file")
+    parser.add_argument(
+        "--clusters",
+        metavar="K",
+        type=int,
+        help="also cluster the rows of each layer's matrices into K groups",
+    )
     _add_common(parser)
     parser = commands.add_parser(
         "doctor",

@@ -43,6 +43,8 @@ TrustNorm = Literal["spectral", "rms", "l2"]
 RadiusRule = Literal["network", "adaptive", "fixed"]
 RadiusForm = Literal["norm", "squared"]
 Backward = Literal["int8", "fp32"]
+ClusterRates = Literal["inverse_importance", "importance", "none"]
+GradientCompression = Literal["none", "row", "block", "five_level"]
 #: Names that `DataConfig.tokenizer` may have; anything else is a path.
 TOKENIZERS = ("bytes", "bpe")
 
@@ -267,6 +269,15 @@ class TrainingConfig(CheckedTable):
         row_beta: decay of the mean squares by which a direction's rows are made equal with the spectral
             norm; 0: rows stay as they are.
         vector_ratio: rate of embedding and head as a multiple of the matrices' with the spectral norm.
+        parameter_clusters: groups into which the rows of each of the layers' matrices are clustered, each
+            with a learning rate of its own; 0: no clusters.
+        cluster_rates: how that rate follows from the importance |w dL/dw| of a cluster's rows, by the root of
+            its ratio to the matrix's: 'inverse_importance', 'importance', or 'none' (clusters are measured
+            only).
+        cluster_rate_interval: steps after which clusters and rates are made anew.
+        gradient_compression: the layers' matrices are updated from compressed gradients with error feedback,
+            as machines that train together would exchange them: ternary codes with a scale a 'row' or a
+            'block' of 64, or 'five_level' codes; 'none': as they are.
         backward: arithmetic of the quantised layers' gradient products: 'int8' (integer products of
             quantised gradients), or 'fp32' (slower).
         seed: of the initial weights and of the batches.
@@ -306,6 +317,10 @@ class TrainingConfig(CheckedTable):
     momentum: float = 0.8
     row_beta: float = 0.0
     vector_ratio: float = 0.32
+    parameter_clusters: int = 0
+    cluster_rates: ClusterRates = "inverse_importance"
+    cluster_rate_interval: int = 50
+    gradient_compression: GradientCompression = "none"
     backward: Backward = "int8"
     seed: int = 0
     threads: int | None = None
@@ -337,6 +352,10 @@ class TrainingConfig(CheckedTable):
         self._check_ramp()
         self._choice("optimizer", typing.get_args(Optimizer))
         self._check_trust_region()
+        self._integer("parameter_clusters", 0, 65536)
+        self._choice("cluster_rates", typing.get_args(ClusterRates))
+        self._integer("cluster_rate_interval", 1, 2**53)
+        self._choice("gradient_compression", typing.get_args(GradientCompression))
         self._choice("backward", typing.get_args(Backward))
         self._integer("seed", 0, 2**64 - 1)
         if self.threads is not None:

@@ -143,6 +143,11 @@ class Parameter:
     spectral_bound: Array | None = None
 
     @property
+    def is_layer_matrix(self) -> bool:
+        """True for a decoder layer's matrix; False for embedding, head and norm gains."""
+        return self.name.startswith("blk.") and not self.name.endswith("_norm")
+
+    @property
     def optimizer_state(self) -> dict[str, Array]:
         """The arrays that the optimiser keeps, by name."""
         arrays = {

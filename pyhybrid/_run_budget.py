@@ -58,6 +58,8 @@ def check_memory(model: LanguageModel, config: TrainingConfig) -> None:
         context=model.context,
     )
     needed = estimate.training_bytes  # the weights are there already
+    if config.gradient_compression != "none":
+        needed += 4 * model.count().linear  # residuals
     text = (
         f"training needs about {needed / 2**20:,.0f} MiB, and {available / 2**20:,.0f} MiB are "
         "available; lower training.batch_size, training.context or the model's size"

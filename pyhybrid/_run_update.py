@@ -13,6 +13,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from pyhybrid._buffers import Array
+from pyhybrid._run_compression import CompressedUpdate
+from pyhybrid._run_parameter_clusters import ClusterRateUpdate
 from pyhybrid.config import ModelConfig, TrainingConfig
 from pyhybrid.trust_region import FeedbackConfig, StepSize, TrustRegionController
 
@@ -50,6 +53,10 @@ class Update(Protocol):
 
     def probe(self, model: LanguageModel) -> None:
         """Does the work of an update without changing a weight or what the optimiser remembers."""
+        ...
+
+    def arrays(self, model: LanguageModel) -> dict[str, Array]:
+        """What it remembers beside `state` and the model's arrays: float32 by name, to be read or written."""
         ...
 
     def state(self) -> dict[str, Any]:
@@ -96,6 +103,9 @@ class AdamWUpdate:
 
     def probe(self, model: LanguageModel) -> None:
         model.apply(learning_rate=0.0, step=1)
+
+    def arrays(self, model: LanguageModel) -> dict[str, Array]:  # noqa: ARG002
+        return {}
 
     def state(self) -> dict[str, Any]:
         return {}
@@ -187,6 +197,9 @@ class TrustRegionUpdate:
     def probe(self, model: LanguageModel) -> None:
         self._step(model, 0.0, 1.0, 1)
 
+    def arrays(self, model: LanguageModel) -> dict[str, Array]:  # noqa: ARG002
+        return {}
+
     def state(self) -> dict[str, Any]:
         own: dict[str, Any] = {"radius": self._radius, "multiplier": self._multiplier}
         if self.controller is not None:
@@ -210,10 +223,15 @@ class TrustRegionUpdate:
 
 
 def make_update(config: TrainingConfig, model: ModelConfig) -> Update:
-    """Returns the optimiser that a configuration names.
+    """Returns the optimiser that a configuration names, behind what the configuration puts before it.
 
     Args:
         config: of the run.
         model: gives the width.
     """
-    return AdamWUpdate(config, model) if config.optimizer == "adamw" else TrustRegionUpdate(config, model)
+    update: Update = (AdamWUpdate if config.optimizer == "adamw" else TrustRegionUpdate)(config, model)
+    if config.parameter_clusters:
+        update = ClusterRateUpdate(update, config)
+    if config.gradient_compression != "none":  # clusters, too, go by what all machines would see
+        update = CompressedUpdate(update, config)
+    return update

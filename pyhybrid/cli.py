@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from pyhybrid.data import Dataset
     from pyhybrid.language_model import LanguageModel
     from pyhybrid.model_file import ModelInfo
+    from pyhybrid.parameter_clusters import LayerClusters
     from pyhybrid.trainer import Trainer, TrainingResult
 
 __all__ = ["main"]
@@ -328,9 +329,12 @@ def _generate(arguments: argparse.Namespace) -> int:
 def _info(arguments: argparse.Namespace) -> int:
     from pyhybrid.model_file import inspect
 
-    info = inspect(arguments.model, context=_context(arguments))
+    context = _context(arguments)
+    info = inspect(arguments.model, context=context)
+    layers = _clusters(arguments, context)
     if arguments.json:
-        _print_json(info.to_dict())
+        found = {} if layers is None else {"clusters": [layer.to_dict() for layer in layers.values()]}
+        _print_json(info.to_dict() | found)
         return OK
     c = info.config
     _say(
@@ -352,7 +356,20 @@ def _info(arguments: argparse.Namespace) -> int:
             for t in info.tensors
         ),
     )
+    if layers is not None:
+        from pyhybrid.parameter_clusters import cluster_table
+
+        _say("", cluster_table(layers))
     return OK
+
+
+def _clusters(arguments: argparse.Namespace, context: Context) -> dict[str, LayerClusters] | None:
+    if arguments.clusters is None:
+        return None
+    from pyhybrid.language_model import LanguageModel
+    from pyhybrid.parameter_clusters import cluster_rows
+
+    return cluster_rows(LanguageModel.load(arguments.model, context=context), arguments.clusters)
 
 
 def _doctor(arguments: argparse.Namespace) -> int:

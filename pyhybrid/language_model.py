@@ -7,6 +7,7 @@ hybrid/language_model.h.
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import os
@@ -308,6 +309,11 @@ class LanguageModel:
         """Returns the model's tensors by name, in the file's order, as views without copies."""
         return {parameter.name: parameter for parameter in self._each()}
 
+    @functools.cached_property
+    def _places(self) -> dict[str, tuple[int, tuple[int, int]]]:
+        """Index and shape of each parameter."""
+        return {parameter.name: (parameter.index, parameter.shape) for parameter in self._each()}
+
     def effective(self, name: str, *, out: Array | None = None) -> Array:
         """Returns the weights that the forward pass uses: scale * code, or the float32 values.
 
@@ -319,13 +325,13 @@ class LanguageModel:
             InvalidArgumentError: no parameter has this name.
             NotFiniteError: a master weight is NaN or infinite.
         """
-        parameter = self.parameters().get(name)
-        if parameter is None:
+        if name not in self._places:
             raise InvalidArgumentError(f"no parameter is called {name!r}; see parameters()")
-        values = output_array(out, np.float32, parameter.shape)
+        index, shape = self._places[name]
+        values = output_array(out, np.float32, shape)
         with self.context.lock:
             self.context.check(
-                lib.hyb_language_model_effective(self.handle, parameter.index, pointer(values, write=True))
+                lib.hyb_language_model_effective(self.handle, index, pointer(values, write=True))
             )
         return values
 
@@ -395,6 +401,34 @@ class LanguageModel:
             ) from error
         with self.context.lock:
             self.context.check(lib.hyb_language_model_set_ternary_blend(self.handle, value))
+
+    def set_row_multipliers(self, multipliers: Mapping[str, npt.ArrayLike]) -> None:
+        """Multiplies the learning rate of the rows of the layers' matrices from the next update on.
+
+        Args:
+            multipliers: float32 [rows] by the parameter's name, 0 to 10, which are copied; a matrix that is
+                not named has 1 in each row again, as all have after the first `prepare` or with another
+                optimiser. With 'spectral' a radius that binds shortens rows of smaller multipliers, and
+                lengthens none.
+
+        Raises:
+            InvalidArgumentError: no layer's matrix has this name, a wrong shape, or a multiplier out of its
+                range.
+            StateError: `prepare` was not called.
+        """
+        matrices = {name: p for name, p in self.parameters().items() if p.is_layer_matrix}
+        for name in multipliers:
+            if name not in matrices:
+                choices = ", ".join(matrices)
+                raise InvalidArgumentError(f"{name!r} is no layer's matrix; choose one of {choices}")
+        arrays = {
+            name: input_array(values, np.float32, f"multipliers of {name}", matrices[name].shape[:1])
+            for name, values in multipliers.items()
+        }
+        with self.context.lock:
+            for name, p in matrices.items():
+                rows = pointer(arrays[name]) if name in arrays else ffi.NULL
+                self.context.check(lib.hyb_language_model_set_row_multipliers(self.handle, p.index, rows))
 
     def gradients(self, tokens: npt.ArrayLike) -> GradientStatistics:
         """Runs forward and backward over a batch; the gradients replace those before.

@@ -3,8 +3,8 @@
 Place in the data flow: the trainer writes a line per step into DIR/metrics.jsonl; programs and `plot_loss`
 read it. Fields: step, loss (nats per token), gradient_norm, flipped_share, zero_share, learning_rate, tokens
 (seen so far), tokens_per_second, seconds (of this run, resumed parts included), peak_rss_bytes; and on lines
-with a validation validation_loss (nats per token) and validation_bits_per_byte. A value that is not finite
-is written as null.
+with a validation validation_loss (nats per token) and validation_bits_per_byte. Options of training add
+theirs: gradient_cosine and gradient_bits, cluster_cohesion. A value that is not finite is written as null.
 """
 
 from __future__ import annotations

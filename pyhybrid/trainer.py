@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from pyhybrid._buffers import Array
 from pyhybrid._errors import StateError
 from pyhybrid._interrupts import StopOnSignal
 from pyhybrid._run_budget import check_memory, overtime_note, plan_steps
@@ -339,9 +340,10 @@ class Trainer:
 
     def _begin(self) -> None:
         """Puts weights and optimiser state where the run starts, and writes the first files."""
+        self.model.set_row_multipliers({})  # the model may have been trained before
         if self._resumed is not None:
             self.model.touch()  # before: it forgets what the optimiser knows of the weights, which comes next
-            self._resumed.restore(state_tensors(self.model))
+            self._resumed.restore(self._arrays())
             self._saved_step = self.step
             return
         if self.out is not None:
@@ -485,8 +487,12 @@ class Trainer:
         """Writes a checkpoint of the current step, unless it is there."""
         if self.out is None or self._saved_step == self.step:
             return
-        save_checkpoint(self.out, self.step, state_tensors(self.model), self._state().plain(self.step))
+        save_checkpoint(self.out, self.step, self._arrays(), self._state().plain(self.step))
         self._saved_step = self.step
+
+    def _arrays(self) -> dict[str, Array]:
+        """What a checkpoint keeps of model and optimiser."""
+        return state_tensors(self.model) | self._update.arrays(self.model)
 
     def _state(self) -> RunState:
         """Where the run stands, but for the arrays."""

@@ -169,6 +169,15 @@ HYB_API hyb_status hyb_language_model_set_ternary_blend(hyb_language_model *mode
  * Errors: INVALID_ARGUMENT, STATE (a loaded model), OUT_OF_MEMORY. */
 HYB_API hyb_status hyb_language_model_prepare(hyb_language_model *model, size_t n_sequences, size_t n_context);
 
+/* Multiplies the learning rate of each row of a layer's matrix from the next update on, weight decay included:
+ * multipliers fp32 [n_rows] of parameter `index`, 0 to 10, which are copied; NULL: 1 each, as after the first prepare
+ * and when the optimiser changes. The ball of a trust-region step holds all the same: it shortens what the multipliers
+ * made of the step. With SPECTRAL the norm is taken to grow by the largest multiplier, so that where the radius binds,
+ * rows of smaller ones make shorter steps and none makes a longer one. Errors: INVALID_ARGUMENT, STATE (not prepared).
+ */
+HYB_API hyb_status hyb_language_model_set_row_multipliers(hyb_language_model *model, size_t index,
+                                                          const float *multipliers);
+
 /* What hyb_language_model_gradients saw. */
 typedef struct hyb_gradient_statistics {
     double loss;          /* mean cross-entropy in nats per token */

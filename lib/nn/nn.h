@@ -28,18 +28,23 @@ typedef struct hyb_tensor {
     float *values;           /* [n_rows][n_cols] master weights; NULL in a loaded model unless F32 */
     float *gradient;         /* [n_rows][n_cols], after prepare; the same for the moments */
     float *first_moment;
-    float *second_moment;  /* NULL where the optimiser has none, as are the next three */
-    float *last_change;    /* [n_rows][n_cols] */
-    float *row_moment;     /* [n_rows] */
-    float *spectral_bound; /* [1] */
-    int8_t *codes;         /* [n_rows][n_cols] in a trainable model, NULL in a loaded one */
-    float *scales;         /* [n_scales] */
+    float *second_moment;    /* NULL where the optimiser has none, as are the next three */
+    float *last_change;      /* [n_rows][n_cols] */
+    float *row_moment;       /* [n_rows] */
+    float *spectral_bound;   /* [1] */
+    float *row_multipliers;  /* [n_rows] of the learning rate, after prepare, a layer's matrix only; */
+    int has_row_multipliers; /* 0: all are 1, whatever stands there */
+    int8_t *codes;           /* [n_rows][n_cols] in a trainable model, NULL in a loaded one */
+    float *scales;           /* [n_scales] */
     size_t n_scales;
     hyb_weights *packed;
 } hyb_tensor;
 
 HYB_INLINE size_t hyb_tensor_size(const hyb_tensor *t) { return (size_t)t->n_rows * t->n_cols; }
 HYB_INLINE int hyb_tensor_is_quantized(const hyb_tensor *t) { return t->quantizer.format != HYB_FORMAT_F32; }
+HYB_INLINE const float *hyb_tensor_multipliers(const hyb_tensor *t) {
+    return t->has_row_multipliers ? t->row_multipliers : NULL;
+}
 
 typedef struct hyb_layer {
     hyb_tensor *attn_norm, *attn_q, *attn_k, *attn_v, *attn_sub_norm, *attn_output; /* sub-norms may be NULL */

@@ -27,6 +27,15 @@ __all__ = ["RunFolder", "TrainingRun", "kept_rows", "text_paths"]
 
 # Version of what a run computes: a change of the library that changes losses makes the runs kept before void.
 _VERSION = 1
+# Metrics of an update that a record keeps.
+_TRACED = (
+    "lr_multiplier",
+    "trust_radius",
+    "alignment",
+    "constraint_active",
+    "gradient_cosine",
+    "cluster_cohesion",
+)
 # Fields that do not change what a run computes.
 _WITHOUT_EFFECT = (
     "minutes",
@@ -273,7 +282,7 @@ class TrainingRun:
             at = time.process_time()
             found = update.apply(model, gradients, multiplier=schedule.multiplier(number), number=number)
             busy += time.process_time() - at
-            for name in ("lr_multiplier", "trust_radius", "alignment", "constraint_active"):
+            for name in _TRACED:
                 if name in found:
                     trace.setdefault(name, []).append(float(found[name]))
         seconds = {"seconds": time.perf_counter() - begun, "cpu_seconds": time.process_time() - at_work}

@@ -212,8 +212,22 @@ static void check_balls(hyb_language_model *model, int optimizer, double radius,
     if (optimizer == HYB_OPTIMIZER_L2) CHECK(sqrt(total) <= radius * (1.0 + 1e-5) + rounding);
 }
 
-/* Steps with random rates, radii and weight decay, also far too long ones, never leave the ball. */
-static void test_balls(int optimizer) {
+/* Multipliers 0 to 3 of the rows of every layer's matrix; NULL where there are none. */
+static void multiply_rows(hyb_language_model *model, uint64_t *state) {
+    hyb_parameter p;
+    float multipliers[128];
+    for (size_t i = 0; i < hyb_language_model_parameter_count(model); i++) {
+        CHECK_OK(hyb_language_model_parameter(model, i, &p));
+        if (strncmp(p.name, "blk.", 4) != 0 || p.n_rows == 1) continue;
+        CHECK(p.n_rows <= 128);
+        for (uint32_t r = 0; r < p.n_rows; r++) multipliers[r] = fmaxf(0.0f, 2.0f * test_random_float(state) + 1.0f);
+        CHECK_OK(hyb_language_model_set_row_multipliers(model, i, multipliers));
+    }
+}
+
+/* Steps with random rates, radii and weight decay, also far too long ones, never leave the ball, with or without
+ * multipliers of rows. */
+static void test_balls(int optimizer, int multiplied) {
     hyb_ctx *ctx = make_ctx(0, 2);
     hyb_language_model *model = NULL;
     hyb_language_model_config config = make_config();
@@ -237,6 +251,7 @@ static void test_balls(int optimizer) {
                                     .epsilon = 1e-8f,
                                     .step = step};
         gradients(model, &state);
+        if (multiplied && step % 7 == 1) multiply_rows(model, &state);
         float *before = all_values(model, &n);
         CHECK_OK(hyb_language_model_apply_trust_region(model, &options, &statistics));
         CHECK(statistics.change_norm > 0.0 && statistics.shortened_share >= 0.0 && statistics.shortened_share <= 1.0);
@@ -249,7 +264,7 @@ static void test_balls(int optimizer) {
 }
 
 /* Weights and alignments after six steps with this many threads. */
-static float *train(int optimizer, uint32_t n_threads, size_t *n, double *alignment) {
+static float *train(int optimizer, int multiplied, uint32_t n_threads, size_t *n, double *alignment) {
     hyb_ctx *ctx = make_ctx(0, n_threads);
     hyb_language_model *model = NULL;
     hyb_language_model_config config = make_config();
@@ -257,6 +272,7 @@ static float *train(int optimizer, uint32_t n_threads, size_t *n, double *alignm
     CHECK_OK(hyb_language_model_create(ctx, &config, 5, &model));
     CHECK_OK(hyb_language_model_set_optimizer(model, (hyb_optimizer)optimizer));
     CHECK_OK(hyb_language_model_prepare(model, N_SEQUENCES, N_CONTEXT));
+    if (multiplied) multiply_rows(model, &state);
     for (uint64_t step = 1; step <= 6; step++) {
         hyb_trust_region options = {sizeof options, 0.1f,  0.05f, 0.8f,  0.95f, 0.1f,
                                     0.32f,          0.02f, 0.8f,  0.99f, 1e-8f, step};
@@ -271,12 +287,12 @@ static float *train(int optimizer, uint32_t n_threads, size_t *n, double *alignm
     return values;
 }
 
-static void test_threads(int optimizer) {
+static void test_threads(int optimizer, int multiplied) {
     size_t n;
     double alignment[2];
-    float *one = train(optimizer, 1, &n, &alignment[0]);
+    float *one = train(optimizer, multiplied, 1, &n, &alignment[0]);
     for (uint32_t threads = 2; threads <= 3; threads++) {
-        float *more = train(optimizer, threads, &n, &alignment[1]);
+        float *more = train(optimizer, multiplied, threads, &n, &alignment[1]);
         CHECK(memcmp(one, more, n * sizeof *one) == 0 && alignment[0] == alignment[1]);
         free(more);
     }
@@ -329,6 +345,79 @@ static void test_wrong_calls(void) {
     hyb_ctx_destroy(ctx);
 }
 
+/* A step with the optimiser and these multipliers of the rows of parameter `index` (NULL: 1 each): its change. */
+static double *step_of(int optimizer, size_t index, const float *multipliers, size_t *n) {
+    hyb_ctx *ctx = make_ctx(0, 2);
+    hyb_language_model *model = NULL;
+    hyb_language_model_config config = make_config();
+    uint64_t state = 9;
+    const hyb_trust_region options = {sizeof options, 0.01f, 1e6f, 0.8f,  0.95f, 0.1f,
+                                      0.32f,          0.02f, 0.8f, 0.99f, 1e-8f, 1};
+    const hyb_adamw adamw = {1e-2f, 0.9f, 0.95f, 1e-8f, 0.1f, 1.0f, 1};
+    CHECK_OK(hyb_language_model_create(ctx, &config, 5, &model));
+    CHECK_OK(hyb_language_model_set_optimizer(model, (hyb_optimizer)optimizer));
+    CHECK_OK(hyb_language_model_prepare(model, N_SEQUENCES, N_CONTEXT));
+    CHECK_OK(hyb_language_model_set_row_multipliers(model, index, multipliers));
+    gradients(model, &state);
+    float *before = all_values(model, n);
+    if (optimizer == HYB_OPTIMIZER_ADAMW)
+        CHECK_OK(hyb_language_model_apply(model, &adamw, 0.0f, NULL));
+    else
+        CHECK_OK(hyb_language_model_apply_trust_region(model, &options, NULL));
+    float *after = all_values(model, n);
+    double *change = malloc(*n * sizeof *change);
+    for (size_t i = 0; i < *n; i++) change[i] = (double)after[i] - (double)before[i];
+    free(before);
+    free(after);
+    hyb_language_model_destroy(model);
+    hyb_ctx_destroy(ctx);
+    return change;
+}
+
+/* Where no ball binds, a row's change is its multiplier times what it would be; other parameters change as ever. */
+static void test_row_multipliers(int optimizer) {
+    enum { INDEX = 2, FIRST = 50 * 32 + 32, ROWS = 32, COLS = 32 }; /* blk.0.attn_q behind embedding and attn_norm */
+    float multipliers[ROWS];
+    size_t n;
+    for (int r = 0; r < ROWS; r++) multipliers[r] = (float)(r % 5) * 0.5f;
+    double *plain = step_of(optimizer, INDEX, NULL, &n), *multiplied = step_of(optimizer, INDEX, multipliers, &n);
+    for (size_t i = 0; i < n; i++) {
+        double factor = i >= FIRST && i < FIRST + ROWS * COLS ? (double)multipliers[(i - FIRST) / COLS] : 1.0;
+        CHECK(factor == 1.0 ? multiplied[i] == plain[i] : fabs(multiplied[i] - factor * plain[i]) <= 1e-7);
+    }
+    for (int r = 0; r < ROWS; r++) multipliers[r] = 1.0f;
+    free(multiplied);
+    multiplied = step_of(optimizer, INDEX, multipliers, &n);
+    CHECK(memcmp(plain, multiplied, n * sizeof *plain) == 0);
+    free(plain);
+    free(multiplied);
+}
+
+/* What is no multiplier, no matrix or not prepared is refused and changes nothing; another optimiser forgets them. */
+static void test_row_multipliers_refusals(void) {
+    hyb_ctx *ctx = make_ctx(0, 1);
+    hyb_language_model *model = NULL;
+    hyb_language_model_config config = make_config();
+    float good[32], bad[32];
+    CHECK_OK(hyb_language_model_create(ctx, &config, 5, &model));
+    for (int r = 0; r < 32; r++) good[r] = bad[r] = 10.0f;
+    CHECK_STATUS(hyb_language_model_set_row_multipliers(NULL, 2, good), HYB_ERROR_INVALID_ARGUMENT);
+    CHECK_STATUS(hyb_language_model_set_row_multipliers(model, 2, good), HYB_ERROR_STATE);
+    CHECK_OK(hyb_language_model_prepare(model, N_SEQUENCES, N_CONTEXT));
+    CHECK_OK(hyb_language_model_set_row_multipliers(model, 2, good));
+    CHECK_STATUS(hyb_language_model_set_row_multipliers(model, 0, good), HYB_ERROR_INVALID_ARGUMENT);
+    CHECK_STATUS(hyb_language_model_set_row_multipliers(model, 1, NULL), HYB_ERROR_INVALID_ARGUMENT);
+    CHECK_STATUS(hyb_language_model_set_row_multipliers(model, 999, good), HYB_ERROR_INVALID_ARGUMENT);
+    static const float wrong[] = {NAN, INFINITY, -0.5f, 10.5f};
+    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
+        bad[31] = wrong[i];
+        CHECK_STATUS(hyb_language_model_set_row_multipliers(model, 2, bad), HYB_ERROR_INVALID_ARGUMENT);
+        CHECK(strstr(hyb_ctx_last_error(ctx), "row 31") != NULL);
+    }
+    hyb_language_model_destroy(model);
+    hyb_ctx_destroy(ctx);
+}
+
 /* The memory that the estimate names is what the optimisers need: SPECTRAL no more than AdamW but work memory. */
 static void test_memory(void) {
     hyb_ctx *ctx = make_ctx(0, 1);
@@ -348,9 +437,14 @@ int main(void) {
     test_orthogonalize(HYB_ISA_MASK_SCALAR);
     test_refusals();
     for (int optimizer = HYB_OPTIMIZER_SPECTRAL; optimizer <= HYB_OPTIMIZER_L2; optimizer++) {
-        test_balls(optimizer);
-        test_threads(optimizer);
+        for (int multiplied = 0; multiplied < 2; multiplied++) {
+            test_balls(optimizer, multiplied);
+            test_threads(optimizer, multiplied);
+        }
     }
+    for (int optimizer = HYB_OPTIMIZER_ADAMW; optimizer <= HYB_OPTIMIZER_L2; optimizer++)
+        test_row_multipliers(optimizer);
+    test_row_multipliers_refusals();
     test_wrong_calls();
     test_memory();
     return TEST_RESULT();

@@ -33,6 +33,22 @@ def test_a_run_is_done_once(side: type[Hybrid], tmp_path: Path) -> None:
     assert made.run(4) not in (first, 1.5)
 
 
+@pytest.mark.parametrize(
+    ("change", "traced"),
+    [
+        ("training.parameter_clusters=2", "cluster_cohesion"),
+        ("training.gradient_compression=five_level", "gradient_cosine"),
+    ],
+)
+def test_what_stands_before_the_optimiser_is_part_of_a_run(change: str, traced: str, tmp_path: Path) -> None:
+    """Clusters and compression change its loss, and their figures are kept."""
+    plain = Hybrid(**SHORT, changes=SMALL)
+    changed = Hybrid(**SHORT, changes=f"{SMALL} {change}", runs=str(tmp_path))
+    assert changed.run(0) != plain.run(0)
+    (path,) = tmp_path.glob("*.json")
+    assert all(0 < value < 1 for value in json.loads(path.read_text())["trace"][traced])
+
+
 def test_changes_are_of_all_sides_or_of_one() -> None:
     """Those with a prefix are of our side, or of the peers."""
     changes = "model.dim=32 ours.training.momentum=0.5 peer.training.beta1=0.7 peer.training.steps=2000"

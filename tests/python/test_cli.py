@@ -397,6 +397,18 @@ def test_info_reads_the_file(trained: str, run: Run) -> None:
     assert f"{found['file_bytes']:,} bytes" in stdout
 
 
+def test_info_clusters_rows(trained: str, run: Run) -> None:
+    """With --clusters there is a table, and an entry a matrix in the JSON; too many say so."""
+    code, stdout, _ = run("info", trained, "--clusters", "3", "--json")
+    clusters = json.loads(stdout)["clusters"]
+    assert code == 0
+    assert {len(layer["clusters"]) for layer in clusters} == {3}
+    assert "cohesion" in run("info", trained, "--clusters", "3")[1]
+    code, _, stderr = run("info", trained, "--clusters", "5000")
+    assert code == cli.USAGE
+    assert "rows" in stderr
+
+
 def test_doctor(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """It shows kernels and passes; a failing known-answer test gives exit code 1."""
     code, stdout, _ = run("doctor", "--json", "--threads", 1)

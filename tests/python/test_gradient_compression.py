@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 from pyhybrid import Context, FileFormatError, InvalidArgumentError, LanguageModel, NotFiniteError, pack
+from pyhybrid._run_update import make_update
+from pyhybrid.config import ModelConfig, TrainingConfig
 from pyhybrid.gradient_compression import CompressionStatistics, GradientCompressor, SignalTracker
 
 KINDS = [("row", 64), ("block", 32), ("block", 64), ("five", 64)]
@@ -267,3 +269,80 @@ def test_bytes_from_anywhere_are_safe(rng: np.random.Generator) -> None:
                 compressor.decompress(replace(good, shape=shape))  # type: ignore[arg-type]
         with pytest.raises(InvalidArgumentError):
             compressor.decompress(replace(good, block_size=7))
+
+
+# ---- as an option of training ----
+
+TRAINING_SHAPE = ModelConfig(vocab_size=60, dim=32, n_layers=2, n_heads=2, ffn_dim=64, max_context=32)
+
+
+def _train(steps: int = 8, **fields: Any) -> tuple[LanguageModel, list[dict[str, Any]]]:
+    """A model after some updates with the configuration's optimiser, and their metrics."""
+    config = TrainingConfig(steps=steps, batch_size=4, context=24, **fields)
+    model, update = LanguageModel(TRAINING_SHAPE, seed=3), make_update(config, TRAINING_SHAPE)
+    model.prepare(4, 24, optimizer=update.kind)
+    metrics = []
+    for number in range(1, steps + 1):
+        tokens = np.random.default_rng(number).integers(0, 60, (4, 25)).astype(np.uint32)
+        gradients = model.gradients(tokens)
+        metrics.append(update.apply(model, gradients, multiplier=1.0, number=number))
+    return model, metrics
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "hybrid"])
+@pytest.mark.parametrize(
+    ("scheme", "least", "bits"), [("row", 0.7, 2.6), ("block", 0.8, 2.3), ("five_level", 0.85, 3.3)]
+)
+def test_training_uses_what_the_message_decodes_to(
+    scheme: str, least: float, bits: float, optimizer: str
+) -> None:
+    """The update equals one by hand from decoded bytes; embedding and gains keep their gradients."""
+    options: Any = {"optimizer": optimizer, "gradient_compression": scheme}
+    model, metrics = _train(3, **options)
+    by_hand = LanguageModel(TRAINING_SHAPE, seed=3)
+    config = TrainingConfig(steps=3, batch_size=4, context=24, optimizer=options["optimizer"])
+    update = make_update(config, TRAINING_SHAPE)
+    by_hand.prepare(4, 24, optimizer=update.kind)
+    worker = GradientCompressor({"five_level": "five"}.get(scheme, scheme))  # type: ignore[arg-type]
+    for number in range(1, 4):
+        tokens = np.random.default_rng(number).integers(0, 60, (4, 25)).astype(np.uint32)
+        gradients = by_hand.gradients(tokens)
+        for name, p in by_hand.parameters().items():
+            assert p.gradient is not None
+            if name.startswith("blk.") and "norm" not in name:
+                p.gradient[...] = worker.decompress(worker.compress(name, p.gradient))
+        squares = sum(float(np.vdot(p.gradient, p.gradient)) for p in by_hand.parameters().values())  # type: ignore[arg-type]
+        seen = gradients._replace(gradient_norm=math.sqrt(squares))
+        update.apply(by_hand, seen, multiplier=1.0, number=number)
+    for name, p in model.parameters().items():
+        wanted = by_hand.parameters()[name].values
+        assert p.values is not None
+        assert wanted is not None
+        # The network sees the norm, which was added up in another order here.
+        assert p.values == pytest.approx(wanted, abs=1e-6), name
+    assert metrics[0]["gradient_cosine"] > least
+    assert all(
+        0.5 < metric["gradient_cosine"] < 1 for metric in metrics
+    )  # what was fed back is not this step's
+    total, linear = model.count()
+    inside = (metrics[0]["gradient_bits"] * total - 32 * (total - linear)) / linear
+    assert 1.6 < inside < bits
+
+
+def test_uncompressed_training_has_no_such_metrics() -> None:
+    """The default leaves the gradients alone."""
+    assert "gradient_cosine" not in _train(1)[1][0]
+
+
+def test_probe_leaves_no_residual() -> None:
+    """Measuring the speed before a run changes nothing that the run starts from."""
+    config = TrainingConfig(steps=2, batch_size=4, context=24, gradient_compression="row")
+    model, update = LanguageModel(TRAINING_SHAPE, seed=3), make_update(config, TRAINING_SHAPE)
+    model.prepare(4, 24, optimizer=update.kind)
+    model.gradients(np.random.default_rng(1).integers(0, 60, (4, 25)).astype(np.uint32))
+    update.probe(model)
+    residuals = update.arrays(model)
+    assert set(residuals) == {
+        f"residual.{name}" for name, p in model.parameters().items() if p.is_layer_matrix
+    }
+    assert not any(residual.any() for residual in residuals.values())

@@ -218,6 +218,9 @@ def test_resumed_run_equals_an_uninterrupted_one(tmp_path: Path, stop_step: int)
         {"radius_rule": "fixed", "row_beta": 0.9},
         {"trust_norm": "rms", "radius_form": "squared"},
         {"trust_norm": "l2"},
+        {"parameter_clusters": 3, "cluster_rate_interval": 10},
+        {"gradient_compression": "block"},
+        {"optimizer": "adamw", "parameter_clusters": 2, "gradient_compression": "five_level"},
     ],
     ids=lambda fields: "-".join(map(str, fields.values())),
 )
