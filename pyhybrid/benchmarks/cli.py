@@ -207,8 +207,8 @@ def run(args: argparse.Namespace) -> int:
         return 2
     if args.plot:
         from pyhybrid.benchmarks.plot import plot
+    from pyhybrid.benchmarks.curves import describe, fits
     from pyhybrid.benchmarks.measure import BenchmarkError, machine, measure, versions
-    from pyhybrid.benchmarks.scaling import describe, fits
 
     document: dict[str, Any] = {"command": _command(args), "machine": machine(args.isa)}
     document |= {"versions": versions(args.peers), "rows": []}

@@ -10,15 +10,27 @@ over the time of the whole call.
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pyhybrid.benchmarks.curves import Curve
 from pyhybrid.benchmarks.registry import Answer, Goal, Limit, Options, Row, UnavailableError
 from pyhybrid.benchmarks.timing import Operation, hidden, rounds
 
-__all__ = ["Faiss", "FaissSkylake", "Fit", "FitSklearn", "Ours", "Sklearn", "SklearnSkylake", "rows"]
+__all__ = [
+    "CURVES",
+    "Faiss",
+    "FaissSkylake",
+    "Fit",
+    "FitSklearn",
+    "Ours",
+    "Sklearn",
+    "SklearnSkylake",
+    "rows",
+]
 
 _ITERATIONS = 20
 #: n, d, k, and how many times as fast as the best scikit-learn the fit must be.
@@ -208,6 +220,29 @@ def _cost_rows(options: Options) -> list[Row]:
         for name, values in points
         for value in values
     ]
+
+
+def _operations(sizes: Mapping[str, Any]) -> float:
+    """Of the distances of an iteration."""
+    return 2.0 * float(sizes["n"]) * float(sizes["d"]) * float(sizes["k"])
+
+
+#: By the beginning of a row's name.
+CURVES: dict[str, Curve] = {
+    f"kmeans/cost-by-{x}": Curve(
+        title=f"K-means by {label}",
+        x=x,
+        x_label=label,
+        what="time of an iteration",
+        theory=f"An iteration takes n d k multiply-adds: proportional to {x}, {theory}.",
+        operations=_operations,
+    )
+    for x, label, theory in (
+        ("n", "points", "but for what a call does once"),
+        ("d", "dimensions", "but for the search of the minimum, which does not depend on it"),
+        ("k", "clusters", "but for the sums of the members, which do not depend on it"),
+    )
+}
 
 
 def rows(options: Options) -> list[Row]:

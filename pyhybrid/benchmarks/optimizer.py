@@ -365,6 +365,7 @@ MUON_RATES = (0.01, 0.02, 0.04, 0.08)
 
 def _tuning(options: Options) -> list[Row]:
     found = []
+    beside: dict[str, Any] = {"peers": {"hybrid, defaults": "HybridDefaults"}, "seeds": 1}
     for key, grid in ADAMW_GRID.items():
         steps, _, text = key.partition("/")
         if text == "file" and options.data is None:
@@ -372,11 +373,11 @@ def _tuning(options: Options) -> list[Row]:
         for values in grid:
             name = f"tuning/adamw/{key}/{values.replace(' ', ',')}"
             own = " ".join(f"ours.training.{value}" for value in ("optimizer=adamw", *values.split()))
-            found.append(_row(name, options, steps=int(steps), text=text, changes=own, seeds=1))
+            found.append(_row(name, options, steps=int(steps), text=text, changes=own, **beside))
     for rate in MUON_RATES:
         text = "documentation" if options.data is None else "file"
         name, own = f"tuning/muon/600/{text}/learning_rate={rate:g}", f"peer.training.learning_rate={rate:g}"
-        found.append(_row(name, options, steps=600, text=text, changes=own, ours="Muon", seeds=1))
+        found.append(_row(name, options, steps=600, text=text, changes=own, ours="Muon", **beside))
     return found
 
 

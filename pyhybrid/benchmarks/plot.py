@@ -1,7 +1,7 @@
 """Draws measured rows as PNG files, one a section.
 
 Our median by each peer's, and the share of the limit; losses as differences with their confidence intervals;
-the section `scaling` as curves with their fitted power laws.
+the cost by size as curves with their fitted power laws.
 
 Place in the data flow: cli.py calls `plot` after measuring. Needs matplotlib, an optional extra.
 """
@@ -13,12 +13,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pyhybrid.benchmarks.scaling import fits
+from pyhybrid.benchmarks.curves import fits
 
 __all__ = ["plot"]
 
 # Sections whose figures are losses: compared by difference.
 _LOSSES = ("optimizer", "quality")
+# Sections that are drawn as curves.
+_CURVES = ("scaling", "kmeans")
 
 
 def plot(results: Sequence[Mapping[str, Any]], path: Path) -> list[Path]:
@@ -38,7 +40,7 @@ def plot(results: Sequence[Mapping[str, Any]], path: Path) -> list[Path]:
     written = []
     for section in sections:
         target = path if len(sections) == 1 else path.with_name(f"{path.stem}-{section}{path.suffix}")
-        draw = {"scaling": _draw_curves, **dict.fromkeys(_LOSSES, _draw_differences)}.get(section, _draw)
+        draw = _draw_differences if section in _LOSSES else _draw_curves if section in _CURVES else _draw
         draw(section, [result for result in results if result["section"] == section], target)
         written.append(target)
     return written

@@ -13,9 +13,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pyhybrid.benchmarks.curves import fits, known_curves
 from pyhybrid.benchmarks.promises import render_promises
 from pyhybrid.benchmarks.registry import SECTIONS
-from pyhybrid.benchmarks.scaling import fits
 
 __all__ = ["load_results", "render_benchmarks", "render_claims", "render_summary"]
 
@@ -159,23 +159,28 @@ def _section(name: str, document: Mapping[str, Any]) -> list[str]:
     lines += ["", f"Machine: {machine['cpu']}, {machine['isa']}, {machine['compiler']}; {software}.", ""]
     if document.get("plot"):
         lines += [f"![{title}](tools/benchmark_results/{document['plot']})", ""]
-    if _section_of(name) == "scaling":
-        return lines + _curves(document["rows"])
+    of_curves = tuple(f"{key}/" for key in known_curves())
+    rows = [row for row in document["rows"] if not row["name"].startswith(of_curves)]
+    return lines + (_rows(name, rows) if rows else []) + _curves(document["rows"])
+
+
+def _rows(name: str, rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A table with a line for each side."""
     by_difference = _section_of(name) in _BY_DIFFERENCE
     relation = "ours - peer (95 % interval of the mean)" if by_difference else "ours better by"
-    shares = any(row.get("limits") for row in document["rows"])
+    shares = any(row.get("limits") for row in rows)
     share_title, share_rule = (" of the limit |", "---:|") if shares else ("", "")
-    lines.append(
-        f"| row | unit | ours: median (spread) |{share_title} peer | peer: median (spread) | {relation} |"
-    )
-    lines.append(f"|---|---|---:|{share_rule}---|---:|---:|")
-    for row in document["rows"]:
+    lines = [
+        f"| row | unit | ours: median (spread) |{share_title} peer | peer: median (spread) | {relation} |",
+        f"|---|---|---:|{share_rule}---|---:|---:|",
+    ]
+    for row in rows:
         first = f"| `{row['name']}`<br>{_sizes(row)} | {row['unit']} | {_side(row['ours'])} |"
         first += f" {_share(row)} |" if shares else ""
         rest = "| | | |" + (" |" if shares else "")
         skipped = row.get("skipped", {})
         if not row["peers"] and not skipped:
-            lines.append(f"{first} not measured | | |")
+            lines.append(f"{first} none | | |")
         for peer_name, peer in row["peers"].items():
             lines.append(f"{first} {peer_name} | {_side(peer)} | {_relation(row, peer)} |")
             first = rest

@@ -1,40 +1,30 @@
 """Cost as work grows: time of a training step in parameters and in context, of a token in parameters.
 
-Place in the data flow: one row a point, run by measure.py as any other; `fits` puts the rows of a curve
-together and fits a power law, for cli.py (JSON and text), plot.py and report.py. Models are a ladder of
-widths with all else fixed, so that parameters grow with the square of the width. Operations are counted at
-the same points and fitted in the same way: an exponent below theirs means that larger work runs more
-efficiently.
+Place in the data flow: one row a point, run by measure.py as any other; curves.py fits a power law to them.
+Models are a ladder of widths with all else fixed, so that parameters grow with the square of the width.
 """
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pyhybrid.benchmarks.adamw import adamw
+from pyhybrid.benchmarks.curves import Curve
 from pyhybrid.benchmarks.operations import step_operations
 from pyhybrid.benchmarks.registry import Answer, Options, Row
 from pyhybrid.config import ModelConfig, TrainingConfig
 
 __all__ = [
     "CURVES",
-    "Curve",
     "Generate",
-    "PowerLaw",
     "Step",
     "TorchGenerate",
     "TorchStep",
-    "describe",
-    "fit_line",
-    "fit_power_law",
-    "fits",
     "operations",
     "rows",
 ]
@@ -52,63 +42,6 @@ _NEW_TOKENS = 32
 _PROMPT = [84]  # of one token: a token's time holds next to nothing of the prompt
 # As in training.py and generation.py: two sides differ by rounding, and by activations beyond a rounding tie.
 _LOSS_BOUND, _LOGITS_BOUND = 1e-3, 2e-2
-
-
-@dataclass(frozen=True, kw_only=True)
-class Curve:
-    """What is measured against what.
-
-    Args:
-        title: of the table and the plot.
-        x: name of the size that grows.
-        x_label: of the plot's axis.
-        what: the figure, in words.
-        theory: what growth is expected, and why.
-    """
-
-    title: str
-    x: str
-    x_label: str
-    what: str
-    theory: str
-
-
-#: By the middle part of a row's name.
-CURVES: dict[str, Curve] = {
-    "step-by-parameters": Curve(
-        title="Training step by parameters",
-        x="parameters",
-        x_label="parameters",
-        what="time of a step",
-        theory=(
-            f"Steps of {_STEP_TOKENS:,} tokens at context {_LADDER_CONTEXT}. Products with the weights grow "
-            "with the parameters, attention and all that is done once an activation only with their square "
-            "root (the width)."
-        ),
-    ),
-    "step-by-context": Curve(
-        title="Training step by context",
-        x="context",
-        x_label="context [tokens]",
-        what="time of a step",
-        theory=(
-            f"Steps of {_STEP_TOKENS:,} tokens of a model of width {_CONTEXT_WIDTH}, in fewer and longer "
-            "sequences. Products with the weights stay the same; attention grows with the context, so that "
-            "the whole is a constant plus a linear part and not a power law."
-        ),
-    ),
-    "token-by-parameters": Curve(
-        title="Generation by parameters",
-        x="parameters",
-        x_label="parameters",
-        what="time of a token",
-        theory=(
-            f"{_NEW_TOKENS} tokens after a prompt of one, one sequence, greedy. Every token reads every "
-            "weight once: time grows with the parameters, with a step where the packed weights (2 bits each) "
-            "no longer fit into a cache."
-        ),
-    ),
-}
 
 
 # ---- sides ----
@@ -336,7 +269,7 @@ def _step_sizes(dim: int, context: int) -> dict[str, int]:
     return {"parameters": _parameters(dim), "dim": dim, "context": context, "batch_size": batch_size}
 
 
-# ---- theory and fits ----
+# ---- theory ----
 
 
 def operations(sizes: Mapping[str, Any]) -> float:
@@ -355,149 +288,42 @@ def operations(sizes: Mapping[str, Any]) -> float:
     return step if is_step else step / 3 / length
 
 
-class PowerLaw(NamedTuple):
-    """y = coefficient * x^exponent.
-
-    Args:
-        exponent: slope in logarithms.
-        standard_error: of the exponent, from the scatter around the line.
-        coefficient: y at x = 1.
-    """
-
-    exponent: float
-    standard_error: float
-    coefficient: float
-
-
-class Line(NamedTuple):
-    """y = constant + slope * x, by least squares."""
-
-    constant: float
-    slope: float
-    standard_error: float
-
-
-def fit_line(x: Sequence[float], y: Sequence[float]) -> Line:
-    """Fits a straight line by least squares.
-
-    Args:
-        x: at least 3 different positions.
-        y: as many values.
-
-    Returns:
-        The line, and the standard error of its slope: the root of squared residuals / (n - 2) / squares of x
-        around their mean.
-
-    Raises:
-        ValueError: fewer than 3 points, all at one position, or lengths that differ.
-    """
-    n = len(x)
-    if n < 3 or n != len(y):
-        raise ValueError(f"{n} positions and {len(y)} values; give at least 3 points")
-    mean_x, mean_y = math.fsum(x) / n, math.fsum(y) / n
-    squares = math.fsum((a - mean_x) ** 2 for a in x)
-    if not squares > 0:
-        raise ValueError("all points are at one position; give at least 2 different ones")
-    slope = math.fsum((a - mean_x) * (b - mean_y) for a, b in zip(x, y, strict=True)) / squares
-    constant = mean_y - slope * mean_x
-    residuals = math.fsum((b - constant - slope * a) ** 2 for a, b in zip(x, y, strict=True))
-    return Line(constant, slope, math.sqrt(residuals / (n - 2) / squares))
-
-
-def fit_power_law(x: Sequence[float], y: Sequence[float]) -> PowerLaw:
-    """Fits a power law: a straight line through the logarithms, each point with the same weight.
-
-    Args:
-        x: at least 3 different positions, positive.
-        y: as many values, positive.
-
-    Raises:
-        ValueError: too few points, or one that is not positive.
-    """
-    line = fit_line([math.log(a) for a in x], [math.log(b) for b in y])
-    return PowerLaw(line.slope, line.standard_error, math.exp(line.constant))
-
-
-def fits(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Puts the measured points of each curve together and fits them.
-
-    Args:
-        results: as measure.measure gives them; rows of other sections are passed over.
-
-    Returns:
-        A dictionary for each curve that has at least 3 points: curve, title, what, x, x_label, unit, theory;
-        operations (a count for each point) with their exponent; and by side (ours, peers' names) its points
-        (x, median, lowest, highest), fit (exponent, standard_error, coefficient) of the medians, fit_lowest
-        of the fastest rounds (the two differ where the machine was busy), and on the context curve the part
-        of the time that grows with the context at the last point (growing_share, by a straight line;
-        operations_growing_share is that of the operations); and the reasons of skipped peers.
-    """
-    found = []
-    for key, curve in CURVES.items():
-        members = [row for row in results if row["name"].startswith(f"scaling/{key}/")]
-        members.sort(key=lambda row: float(row["sizes"][curve.x]))
-        if len(members) < 3:
-            continue
-        x = [float(row["sizes"][curve.x]) for row in members]
-        counts = [operations(row["sizes"]) for row in members]
-        fitted: dict[str, Any] = {
-            "curve": key,
-            "title": curve.title,
-            "what": curve.what,
-            "x": curve.x,
-            "x_label": curve.x_label,
-            "unit": members[0]["unit"],
-            "theory": curve.theory,
-            "operations": counts,
-            "operations_exponent": fit_power_law(x, counts).exponent,
-            "operations_growing_share": _growing_share(curve, x, counts),
-            "sides": {},
-            "skipped": {name: reason for row in members for name, reason in row["skipped"].items()},
-        }
-        for side in dict.fromkeys(["ours", *(name for row in members for name in row["peers"])]):
-            figures = [row["ours"] if side == "ours" else row["peers"].get(side) for row in members]
-            known = [(a, figure) for a, figure in zip(x, figures, strict=True) if figure is not None]
-            if len(known) >= 3:
-                fitted["sides"][side] = _side(curve, known)
-        found.append(fitted)
-    return found
-
-
-def _side(curve: Curve, known: Sequence[tuple[float, Mapping[str, Any]]]) -> dict[str, Any]:
-    x, medians = [a for a, _ in known], [figure["median"] for _, figure in known]
-    lowest = [figure["lowest"] for _, figure in known]
-    names = ("median", "lowest", "highest")
-    return {
-        "points": [{"x": a} | {name: figure[name] for name in names} for a, figure in known],
-        "fit": fit_power_law(x, medians)._asdict(),
-        "fit_lowest": fit_power_law(x, lowest)._asdict(),
-        "growing_share": _growing_share(curve, x, medians),
-    }
-
-
-def _growing_share(curve: Curve, x: Sequence[float], y: Sequence[float]) -> float | None:
-    """Part of the last value that grows with x, by a straight line; only where one is expected."""
-    if curve.x != "context":
-        return None
-    line = fit_line(x, y)
-    return line.slope * x[-1] / (line.constant + line.slope * x[-1])
-
-
-def describe(fit: Mapping[str, Any]) -> list[str]:
-    """Returns sentences about a curve, one a side, and what the operations say.
-
-    Args:
-        fit: one of `fits`.
-    """
-    sentences = []
-    for side, found in fit["sides"].items():
-        law, least = found["fit"], found["fit_lowest"]
-        text = f"{side}: {fit['what']} ~ {fit['x']}^({law['exponent']:.3f} +- {law['standard_error']:.3f})"
-        text += f", of the fastest rounds {least['exponent']:.3f} +- {least['standard_error']:.3f}"
-        if found["growing_share"] is not None:
-            text += f", {found['growing_share']:.0%} of it grows with the {fit['x']} at the last point"
-        sentences.append(text)
-    text = f"operations: {fit['x']}^{fit['operations_exponent']:.3f}"
-    if fit["operations_growing_share"] is not None:
-        text += f", {fit['operations_growing_share']:.0%} of them grow"
-    return [*sentences, text]
+#: By the beginning of a row's name.
+CURVES: dict[str, Curve] = {
+    "scaling/step-by-parameters": Curve(
+        operations=operations,
+        title="Training step by parameters",
+        x="parameters",
+        x_label="parameters",
+        what="time of a step",
+        theory=(
+            f"Steps of {_STEP_TOKENS:,} tokens at context {_LADDER_CONTEXT}. Products with the weights grow "
+            "with the parameters, attention and all that is done once an activation only with their square "
+            "root (the width)."
+        ),
+    ),
+    "scaling/step-by-context": Curve(
+        operations=operations,
+        title="Training step by context",
+        x="context",
+        x_label="context [tokens]",
+        what="time of a step",
+        theory=(
+            f"Steps of {_STEP_TOKENS:,} tokens of a model of width {_CONTEXT_WIDTH}, in fewer and longer "
+            "sequences. Products with the weights stay the same; attention grows with the context, so that "
+            "the whole is a constant plus a linear part and not a power law."
+        ),
+    ),
+    "scaling/token-by-parameters": Curve(
+        operations=operations,
+        title="Generation by parameters",
+        x="parameters",
+        x_label="parameters",
+        what="time of a token",
+        theory=(
+            f"{_NEW_TOKENS} tokens after a prompt of one, one sequence, greedy. Every token reads every "
+            "weight once: time grows with the parameters, with a step where the packed weights (2 bits each) "
+            "no longer fit into a cache."
+        ),
+    ),
+}

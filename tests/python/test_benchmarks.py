@@ -50,7 +50,8 @@ def test_rows_are_unique_and_their_sides_exist() -> None:
     assert {row.section for row in found} == set(SECTIONS)
     for row in found:
         assert row.agreement, f"{row.name} compares no answers"
-        assert row.peers, f"{row.name} has no peer"
+        alone = row.name.startswith("optimizer/trace/")  # what only our optimiser has
+        assert row.peers or alone, f"{row.name} has no peer"
         for goal in (*row.goals, *([row.goal] if row.goal else [])):
             assert goal.peer is None or goal.peer in row.peers
             assert goal.kind != "share" or row.limits

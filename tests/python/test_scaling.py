@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pyhybrid.benchmarks import cli, report, scaling
+from pyhybrid.benchmarks import cli, curves, report, scaling
 from pyhybrid.benchmarks.registry import Options, rows
 from pyhybrid.language_model import LanguageModel
 
@@ -37,7 +37,7 @@ def _results() -> list[dict[str, Any]]:
     """Every point of the section: ours 2 x^0.5 and on the context curve 100 + context, the peer 3 x."""
     found = []
     for row in rows("scaling", Options()):
-        x = row.sizes[scaling.CURVES[row.name.split("/")[1]].x]
+        x = row.sizes[scaling.CURVES[row.name.rpartition("/")[0]].x]
         ours = 100.0 + x if "by-context" in row.name else 2 * x**0.5
         found.append(_result(row.name, dict(row.sizes), ours, {"P": 3.0 * x}))
     return found
@@ -46,7 +46,7 @@ def _results() -> list[dict[str, Any]]:
 def test_fit_recovers_a_power_law_exactly() -> None:
     """Points on a power law give its exponent and coefficient, with no error."""
     x = [2.0, 5.0, 40.0, 1e6]
-    law = scaling.fit_power_law(x, [3 * a**0.7 for a in x])
+    law = curves.fit_power_law(x, [3 * a**0.7 for a in x])
     assert law.exponent == pytest.approx(0.7, rel=1e-12)
     assert law.coefficient == pytest.approx(3, rel=1e-12)
     assert law.standard_error < 1e-12
@@ -58,7 +58,7 @@ def test_fit_has_the_error_of_the_textbook() -> None:
     # constant and slope, so that the squared residuals are 0.06, over n - 2 = 1 and the squares of x, 2.
     x = [math.exp(a) for a in (-1, 0, 1)]
     y = [math.exp(a) for a in (-1 - 0.1, 0.2, 1 - 0.1)]
-    law = scaling.fit_power_law(x, y)
+    law = curves.fit_power_law(x, y)
     assert law.exponent == pytest.approx(1, rel=1e-12)
     assert law.standard_error == pytest.approx(math.sqrt(0.06 / 2), rel=1e-9)
 
@@ -68,7 +68,7 @@ def test_error_of_the_fit_is_that_of_repeated_measurements() -> None:
     random = np.random.default_rng(5)
     x = np.geomspace(2e5, 3e7, 6)
     laws = [
-        scaling.fit_power_law(list(x), list(0.1 * x**0.9 * np.exp(0.05 * random.standard_normal(6))))
+        curves.fit_power_law(list(x), list(0.1 * x**0.9 * np.exp(0.05 * random.standard_normal(6))))
         for _ in range(1000)
     ]
     exponents = np.array([law.exponent for law in laws])
@@ -85,7 +85,7 @@ def test_error_of_the_fit_is_that_of_repeated_measurements() -> None:
 def test_fit_refuses_what_it_cannot_fit(x: list[float], y: list[float]) -> None:
     """Two points have no error, one position no slope, and zero no logarithm."""
     with pytest.raises(ValueError, match=r".+"):
-        scaling.fit_power_law(x, y)
+        curves.fit_power_law(x, y)
 
 
 def test_models_are_a_ladder_of_the_sizes_asked_for() -> None:
@@ -115,9 +115,9 @@ def test_operations_are_those_of_the_weights_and_of_attention() -> None:
 
 def test_fits_put_the_points_of_a_curve_together() -> None:
     """Each curve has its points in order of x, a fit a side, and on the context curve the part that grows."""
-    curves = scaling.fits([*_results()[::-1], {"name": "train/small", "section": "train"}])
-    assert [curve["curve"] for curve in curves] == list(scaling.CURVES)
-    by_parameters, by_context, generation = curves
+    found = curves.fits([*_results()[::-1], {"name": "train/small", "section": "train"}])
+    assert [curve["curve"] for curve in found] == list(scaling.CURVES)
+    by_parameters, by_context, generation = found
     assert by_parameters["sides"]["ours"]["fit"]["exponent"] == pytest.approx(0.5)
     assert by_parameters["sides"]["P"]["fit"]["exponent"] == pytest.approx(1)
     least = by_parameters["sides"]["P"]["fit_lowest"]
@@ -137,11 +137,11 @@ def test_fits_put_the_points_of_a_curve_together() -> None:
 def test_a_curve_of_two_points_is_not_fitted() -> None:
     """Chosen by --filter, a curve may have too few points; a peer that was skipped at some has none."""
     results = [row for row in _results() if "dim-64" in row["name"] or "dim-128" in row["name"]]
-    assert scaling.fits(results) == []
+    assert curves.fits(results) == []
     results = [row for row in _results() if "by-context" in row["name"]]
     for row in results[1:4]:
         row["peers"] = {}
-    assert list(scaling.fits(results)[0]["sides"]) == ["ours"]
+    assert list(curves.fits(results)[0]["sides"]) == ["ours"]
 
 
 def test_quick_run_gives_points_fits_and_report(
