@@ -100,6 +100,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--runs", type=Path, metavar="FOLDER", help="keep every optimizer run here, and do none twice"
     )
     parser.add_argument(
+        "--kept", action="store_true", help="optimizer rows and seeds whose runs --runs has; trains nothing"
+    )
+    parser.add_argument(
         "--isa", choices=["scalar", "avx2", "avxvnni", "avx512", "lookup", "neon"],
         help="highest tier of our side (HYB_ISA)",
     )
@@ -186,6 +189,13 @@ def run(args: argparse.Namespace) -> int:
     """
     options = _options(args)
     chosen = [row for row in rows(args.section, options) if args.filter in row.name]
+    if args.kept:
+        from pyhybrid.benchmarks.runs import kept_rows
+
+        if args.section != "optimizer" or args.runs is None:
+            print("pyhybrid bench: --kept is for `bench optimizer --runs FOLDER`", file=sys.stderr)
+            return 2
+        chosen = kept_rows(chosen)
     if args.list:
         print("\n".join(row.name for row in chosen))
         return 0

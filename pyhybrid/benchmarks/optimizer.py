@@ -31,7 +31,7 @@ __all__ = [
 # The best of the rows optimizer/tuning/adamw, by number of steps and text.
 _TUNED_ADAMW: dict[str, tuple[str, ...]] = {
     "600/file": ("training.learning_rate=2e-3", "training.weight_decay=0.3"),
-    "600/documentation": ("training.learning_rate=4e-3", "training.weight_decay=1"),
+    "600/documentation": ("training.learning_rate=4e-3", "training.weight_decay=0.3"),
     "2000/library": ("training.learning_rate=2e-3", "training.weight_decay=0.3"),
 }
 # Of matrices, at 600 steps: the best of the rows optimizer/tuning/muon.
@@ -221,7 +221,7 @@ def _against_adamw(options: Options, text: str, steps: int, seeds: int) -> list[
             options,
             **same,
             steps=steps,
-            peers={tuned: "AdamW", "Muon + AdamW": "Muon"},
+            peers={tuned: "AdamW"} | ({} if text == "documentation" else {"Muon + AdamW": "Muon"}),
             goal=_gain(f"{where}: at least {gain} nats below tuned AdamW.", gain, tuned),
         ),
         _row(
@@ -319,6 +319,8 @@ ABLATION: dict[str, str] = {
     "gradient-row": "training.gradient_compression=row",
     "gradient-block": "training.gradient_compression=block",
     "gradient-five-level": "training.gradient_compression=five_level",
+    "ramp": "training.ramp_start=0.5 training.ramp_end=0.9",
+    "ramp-no-network": "training.ramp_start=0.5 training.ramp_end=0.9 training.radius_rule=fixed",
     "sub-norms": "model.sub_norms=true",
     "squared-relu": "model.activation=squared_relu",
     "sub-norms-squared-relu": "model.sub_norms=true model.activation=squared_relu",
@@ -427,4 +429,15 @@ def rows(options: Options) -> list[Row]:
         )
         for name, changes in ABLATION.items()
     ]
+    found.append(
+        _row(
+            "ramp/2000/library",
+            options,
+            steps=2000,
+            text="library",
+            seeds=3,
+            changes="ours.training.ramp_start=0.5 ours.training.ramp_end=0.9",
+            peers={"default": "HybridDefaults"},
+        )
+    )
     return found + _tuning(options)

@@ -8,21 +8,22 @@ what it says, not by its name; fields of the configuration that came later have 
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
 import os
 import sysconfig
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from pyhybrid.benchmarks.registry import Answer, UnavailableError
+from pyhybrid.benchmarks.registry import Answer, Row, UnavailableError
 from pyhybrid.config import PRESETS, RunConfig, apply_overrides, from_dict, to_dict
 
-__all__ = ["RunFolder", "TrainingRun", "text_paths"]
+__all__ = ["RunFolder", "TrainingRun", "kept_rows", "text_paths"]
 
 # Version of what a run computes: a change of the library that changes losses makes the runs kept before void.
 _VERSION = 1
@@ -83,6 +84,21 @@ def text_paths(text: str, data: str | None) -> Any:
     return {"documentation": None, "library": _library_sources(), "file": data}[text]
 
 
+_records: dict[str, tuple[list[Any], dict[str, Any]]] = {}
+
+
+def _read(path: Path) -> tuple[list[Any], dict[str, Any]]:
+    """A record, behind what it is a record of; nothing finds one of another version."""
+    try:
+        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if record["version"] != _VERSION:
+            return [], record
+        key = [record["side"], record["seed"], record["sha256"]]
+        return [*key, _what(from_dict(record["config"], RunConfig()))], record
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is not the record of a run ({error}); delete it") from error
+
+
 class RunFolder:
     """Records of runs that were done.
 
@@ -107,17 +123,12 @@ class RunFolder:
         """
         if self.path is None:
             return None
-        wanted = _what(config)
+        wanted = [side, seed, sha256, _what(config)]
         for path in sorted(self.path.glob("*.json")):
-            try:
-                record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-                same = [record[name] for name in ("version", "side", "seed", "sha256")]
-                if same != [_VERSION, side, seed, sha256]:
-                    continue
-                found = _what(from_dict(record["config"], RunConfig()))
-            except (ValueError, KeyError, TypeError) as error:
-                raise ValueError(f"{path} is not the record of a run ({error}); delete it") from error
-            if found == wanted:
+            if str(path) not in _records:  # a record never changes
+                _records[str(path)] = _read(path)
+            key, record = _records[str(path)]
+            if key == wanted:
                 return record
         return None
 
@@ -152,6 +163,9 @@ def _what(config: RunConfig) -> dict[str, Any]:
     for name in ("seed", *_WITHOUT_EFFECT, *hybrid_only):
         del training[name]
     return {"model": to_dict(config.model), "training": training}
+
+
+_datasets: dict[str, Any] = {}
 
 
 class TrainingRun:
@@ -206,10 +220,9 @@ class TrainingRun:
     def answer(self) -> Answer:
         """The first batch: the sides differ in all but the text."""
         from pyhybrid.batches import Batches
-        from pyhybrid.data import load_dataset
 
         t = self.config.training
-        batches = Batches(load_dataset(self.source).train, batch_size=t.batch_size, context=t.context)
+        batches = Batches(self.dataset.train, batch_size=t.batch_size, context=t.context)
         return {"first_batch": batches.batch(1).astype(np.float64)}
 
     def run(self, round_number: int) -> float:
@@ -218,11 +231,25 @@ class TrainingRun:
 
     def record(self, seed: int) -> dict[str, Any]:
         """Losses and times of the run with a seed, which is done now if it was not before."""
-        from pyhybrid.data import load_dataset
+        found = self.kept(seed)
+        if found is None:
+            key = self.side, seed, self.dataset.sha256, self.config
+            found = self.runs.keep(*key, self.train(seed, self.dataset))
+        return found
 
-        dataset = load_dataset(self.source)
-        key = self.side, seed, dataset.sha256, self.config
-        return self.runs.find(*key) or self.runs.keep(*key, self.train(seed, dataset))
+    def kept(self, seed: int) -> dict[str, Any] | None:
+        """The record of the run with a seed if it was done before."""
+        return self.runs.find(self.side, seed, self.dataset.sha256, self.config)
+
+    @property
+    def dataset(self) -> Any:
+        """The text, loaded once a process."""
+        name = repr(self.source)
+        if name not in _datasets:
+            from pyhybrid.data import load_dataset
+
+            _datasets[name] = load_dataset(self.source)
+        return _datasets[name]
 
     def train(self, seed: int, dataset: Any) -> dict[str, Any]:
         """Does a run; the loss behind it and what it took."""
@@ -230,17 +257,26 @@ class TrainingRun:
         from pyhybrid._run_update import make_update
         from pyhybrid.batches import Batches
         from pyhybrid.language_model import LanguageModel
-        from pyhybrid.schedule import LearningRateSchedule
+        from pyhybrid.schedule import LearningRateSchedule, ternary_blend
 
         t = replace(self.config.training, seed=seed)
         model = LanguageModel(self.config.model, seed=seed, context=Context(threads=self.threads))
         update: Any = self.update() or make_update(t, self.config.model)
-        model.prepare(t.batch_size, t.context, backward=t.backward, optimizer=update.kind)
+        model.prepare(
+            t.batch_size,
+            t.context,
+            backward=t.backward,
+            optimizer=update.kind,
+            ternary_blend=t.initial_ternary_blend,
+        )
         batches = Batches(dataset.train, batch_size=t.batch_size, context=t.context, seed=seed)
         schedule = LearningRateSchedule(t, t.steps)
         begun, at_work, busy, losses = time.perf_counter(), time.process_time(), 0.0, []
         trace: dict[str, list[float]] = {}
         for number in range(1, t.steps + 1):
+            blend = ternary_blend(t, number, t.steps)
+            if blend is not None:
+                model.set_ternary_blend(blend)
             gradients = model.gradients(batches.batch(number))
             losses.append(gradients.loss)
             at = time.process_time()
@@ -262,6 +298,34 @@ class TrainingRun:
     def update(self) -> Any:
         """An optimiser of this side's own; None: the configuration's."""
         return None
+
+
+def kept_rows(rows: Iterable[Row]) -> list[Row]:
+    """Rows with as many seeds as there are runs of all of their sides: nothing is trained.
+
+    Args:
+        rows: of whole training runs.
+
+    Returns:
+        Those with at least one seed; without all of their seeds they claim nothing, and say how many there
+        are.
+    """
+    found = []
+    for row in rows:
+        sides = []
+        for path in (row.ours, *row.peers.values()):
+            module, _, name = path.partition(":")
+            side = getattr(importlib.import_module(module), name)(**row.sizes, **row.hidden)
+            sides.append(side)
+        done = 0
+        while done < row.rounds and all(side.kept(done) is not None for side in sides):
+            done += 1
+        if done == row.rounds:
+            found.append(row)
+        elif done:
+            note = f"{row.note} {row.name}: {done} of {row.rounds} seeds so far."
+            found.append(replace(row, rounds=done, goal=None, goals=(), note=note))
+    return found
 
 
 def _thinned(values: Sequence[float], n: int = 20) -> list[float]:

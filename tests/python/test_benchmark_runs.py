@@ -11,7 +11,7 @@ import pytest
 from pyhybrid.benchmarks.optimizer import AdamW, Hybrid, HybridDefaults, HybridFixed, Muon
 from pyhybrid.benchmarks.promises import PROMISES, render_promises
 from pyhybrid.benchmarks.registry import Options, UnavailableError, rows
-from pyhybrid.benchmarks.runs import RunFolder, text_paths
+from pyhybrid.benchmarks.runs import RunFolder, kept_rows, text_paths
 from pyhybrid.config import PRESETS
 
 SHORT = {"preset": "tiny", "steps": 2, "text": "documentation"}
@@ -28,6 +28,7 @@ def test_a_run_is_done_once(side: type[Hybrid], tmp_path: Path) -> None:
     (path,) = tmp_path.glob("*.json")
     assert 3 < first < 7
     path.write_text(path.read_text().replace(repr(first), "1.5"))
+    path.rename(tmp_path / "renamed.json")
     assert made.run(3) == 1.5
     assert made.run(4) not in (first, 1.5)
 
@@ -71,10 +72,13 @@ def test_a_record_is_found_by_what_it_says(tmp_path: Path) -> None:
     (path,) = tmp_path.glob("*.json")
     record = json.loads(path.read_text())
     del record["config"]["training"]["hypergradient_weight"]
+    path.unlink()
+    path = tmp_path / "older.json"
     path.write_text(json.dumps(record))
     assert folder.find("pyhybrid", 0, "abc", config) is not None
-    path.write_text(path.read_text()[:-30])
-    with pytest.raises(ValueError, match=path.name):
+    broken = tmp_path / "broken.json"
+    broken.write_text(path.read_text()[:-30])
+    with pytest.raises(ValueError, match=broken.name):
         folder.find("pyhybrid", 0, "abc", config)
 
 
@@ -93,6 +97,20 @@ def test_a_file_must_be_given() -> None:
         text_paths("file", None)
     assert text_paths("file", "x.txt") == "x.txt"
     assert len(text_paths("library", None)) > 1
+
+
+def test_rows_shrink_to_the_runs_that_are_kept(tmp_path: Path) -> None:
+    """A row has the seeds that all of its sides were run with; without all of them it claims nothing."""
+    row = next(iter(rows("optimizer", Options(runs=tmp_path))))
+    small = replace(row, sizes={**row.sizes, **SHORT, "changes": SMALL}, rounds=2, peers={"P": row.ours})
+    assert small.goal is not None
+    assert kept_rows([small]) == []
+    Hybrid(**SHORT, changes=SMALL, runs=str(tmp_path)).run(0)
+    (shorter,) = kept_rows([small])
+    assert (shorter.rounds, shorter.goal) == (1, None)
+    assert "1 of 2 seeds" in shorter.note
+    Hybrid(**SHORT, changes=SMALL, runs=str(tmp_path)).run(1)
+    assert kept_rows([small]) == [small]
 
 
 def test_promises_are_judged_by_the_rows_that_measure_them() -> None:
