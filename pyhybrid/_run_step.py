@@ -7,10 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from pyhybrid._errors import HybridError, NotFiniteError
+from pyhybrid._run_batches import Batch
 from pyhybrid._run_update import Update
 
 if TYPE_CHECKING:
@@ -22,7 +20,7 @@ __all__ = ["one_step"]
 def one_step(
     model: LanguageModel,
     update: Update,
-    tokens: NDArray[np.uint32],
+    batch: Batch,
     *,
     multiplier: float,
     number: int,
@@ -33,21 +31,23 @@ def one_step(
     Args:
         model: prepared for training.
         update: the optimiser.
-        tokens: uint32 [batch_size, context + 1].
+        batch: what to learn.
         multiplier: the schedule's.
         number: of the update; 1 for the first.
         saved_step: of the last checkpoint, for the message of an error; None: there is none.
 
     Returns:
         The step's metrics: step, loss (nats per token), gradient_norm, schedule (the multiplier), those of
-        the optimiser, and tokens (seen so far).
+        the optimiser, cluster (of most of the batch, if there are clusters), and tokens (seen so far).
 
     Raises:
         HybridError: of the kind that the library raised; the message names the step.
     """
     try:
-        statistics = model.gradients(tokens)
-        found = update.apply(model, statistics, multiplier=multiplier, number=number)
+        statistics = model.gradients(batch.tokens)
+        found = update.apply(
+            model, statistics, multiplier=multiplier, number=number, cluster=batch.cluster_share
+        )
     except HybridError as error:
         raise type(error)(f"step {number}: {error}{_advice(error, saved_step)}", error.status) from error
     return {
@@ -56,7 +56,8 @@ def one_step(
         "gradient_norm": float(statistics.gradient_norm),
         "schedule": multiplier,
         **found,
-        "tokens": number * tokens.shape[0] * (tokens.shape[1] - 1),
+        **({} if batch.cluster is None else {"cluster": batch.cluster}),
+        "tokens": number * batch.tokens.shape[0] * (batch.tokens.shape[1] - 1),
     }
 
 

@@ -123,9 +123,11 @@ class _MuonUpdate:
     def __init__(self, rate: float, decay: float) -> None:
         self.rate, self.decay = rate, decay
 
-    def apply(self, model: Any, gradients: Any, *, multiplier: float, number: int) -> dict[str, float]:
+    def apply(
+        self, model: Any, gradients: Any, *, multiplier: float, number: int, cluster: float = 0.5
+    ) -> dict[str, float]:
         """One step; the learning rate is that of matrices times the multiplier."""
-        del gradients
+        del gradients, cluster
         rate = self.rate * multiplier
         for name, p in model.parameters().items():
             if name.startswith("blk.") and p.shape[0] > 1:

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from pyhybrid.benchmarks.corpora import CORPORA
 from pyhybrid.benchmarks.registry import Answer, UnavailableError
 from pyhybrid.config import PRESETS, RunConfig, apply_overrides, from_dict, to_dict
 
@@ -63,12 +64,15 @@ def text_paths(text: str, data: str | None) -> Any:
     """What `load_dataset` takes for the name of a text.
 
     Args:
-        text: 'documentation' (the embedded text), 'library' (the standard library's sources) or 'file'.
+        text: 'documentation' (the embedded text), 'library' (the standard library's sources), 'file', or one
+            of CORPORA, which is a Dataset already.
         data: path of the text 'file'.
 
     Raises:
         UnavailableError: the text is 'file' and no path is given.
     """
+    if text in CORPORA:
+        return CORPORA[text]()
     if text == "file" and data is None:
         raise UnavailableError("needs --data FILE")
     return {"documentation": None, "library": _library_sources(), "file": data}[text]
@@ -190,11 +194,16 @@ class TrainingRun:
     def answer(self) -> Answer:
         """The first batch: the sides differ in all but the text."""
         from pyhybrid.batches import Batches
-        from pyhybrid.data import load_dataset
 
         t = self.config.training
-        batches = Batches(load_dataset(self.source).train, batch_size=t.batch_size, context=t.context)
+        batches = Batches(self.dataset().train, batch_size=t.batch_size, context=t.context)
         return {"first_batch": batches.batch(1).astype(np.float64)}
+
+    def dataset(self) -> Any:
+        """Both splits."""
+        from pyhybrid.data import Dataset, load_dataset
+
+        return self.source if isinstance(self.source, Dataset) else load_dataset(self.source)
 
     def run(self, round_number: int) -> float:
         """Validation loss in nats per byte with the round as the seed."""
@@ -202,17 +211,15 @@ class TrainingRun:
 
     def record(self, seed: int) -> dict[str, Any]:
         """Losses and times of the run with a seed, which is done now if it was not before."""
-        from pyhybrid.data import load_dataset
-
-        dataset = load_dataset(self.source)
+        dataset = self.dataset()
         key = self.side, seed, dataset.sha256, self.config
         return self.runs.find(*key) or self.runs.keep(*key, self.train(seed, dataset))
 
     def train(self, seed: int, dataset: Any) -> dict[str, Any]:
         """Does a run; the loss behind it and what it took."""
         from pyhybrid._context import Context
+        from pyhybrid._run_batches import RunBatches
         from pyhybrid._run_update import make_update
-        from pyhybrid.batches import Batches
         from pyhybrid.language_model import LanguageModel
         from pyhybrid.schedule import LearningRateSchedule
 
@@ -220,16 +227,25 @@ class TrainingRun:
         model = LanguageModel(self.config.model, seed=seed, context=Context(threads=self.threads))
         update: Any = self.update() or make_update(t, self.config.model)
         model.prepare(t.batch_size, t.context, backward=t.backward, optimizer=update.kind)
-        batches = Batches(dataset.train, batch_size=t.batch_size, context=t.context, seed=seed)
         schedule = LearningRateSchedule(t, t.steps)
         begun, at_work, busy, losses = time.perf_counter(), time.process_time(), 0.0, []
+        batches = RunBatches(dataset.train, t, context=model.context)
+        preparing = time.process_time() - at_work
         trace: dict[str, list[float]] = {}
         for number in range(1, t.steps + 1):
-            gradients = model.gradients(batches.batch(number))
+            batch = batches.batch(number)
+            gradients = model.gradients(batch.tokens)
             losses.append(gradients.loss)
             at = time.process_time()
-            found = update.apply(model, gradients, multiplier=schedule.multiplier(number), number=number)
+            found = update.apply(
+                model,
+                gradients,
+                multiplier=schedule.multiplier(number),
+                number=number,
+                cluster=batch.cluster_share,
+            )
             busy += time.process_time() - at
+            batches.learn(batch, model)
             for name in ("lr_multiplier", "trust_radius", "alignment", "constraint_active"):
                 if name in found:
                     trace.setdefault(name, []).append(float(found[name]))
@@ -241,6 +257,8 @@ class TrainingRun:
             "trace": {name: _thinned(values) for name, values in trace.items()},
             **seconds,
             "update_cpu_seconds": busy,
+            "batches_cpu_seconds": preparing,
+            "clusters": None if batches.clusters is None else batches.clusters.summary(),
         }
 
     def update(self) -> Any:
