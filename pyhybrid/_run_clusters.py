@@ -108,9 +108,7 @@ def cluster_windows(
     return WindowClusters(labels, centroids, time.perf_counter() - begun)
 
 
-def _find(
-    rows: NDArray[Any], n_clusters: int, features: WindowFeatures, seed: int
-) -> NDArray[np.float32]:
+def _find(rows: NDArray[Any], n_clusters: int, features: WindowFeatures, seed: int) -> NDArray[np.float32]:
     """Centroids of a spread sample of the windows, those of the most windows first."""
     most = max(_SAMPLE_WINDOWS, _SAMPLE_PER_CLUSTER * n_clusters)
     sample = rows

@@ -10,10 +10,9 @@ from __future__ import annotations
 import functools
 import glob
 import hashlib
-import importlib
 import os
-import pydoc
 import re
+import subprocess
 import sys
 import sysconfig
 from collections.abc import Callable, Iterable
@@ -37,8 +36,12 @@ _N_PASSAGES, _PASSAGE = 4, 2048
 # Share of a copy's words that are replaced by others of its passage.
 _REPLACED = 0.02
 _CODE_PACKAGES = "asyncio concurrent ctypes email http importlib json logging multiprocessing unittest urllib"
-# Modules whose pages have nothing that differs between two processes, but for addresses and paths.
-_PAGES = ("argparse", "calendar", "csv", "textwrap", "string")
+# Modules whose pages have nothing that differs between two processes, but for addresses and paths. What a
+# process has imported does show in a page, so that one of its own writes them.
+_PAGES = "argparse calendar csv textwrap string"
+_WRITE_PAGES = "import importlib, pydoc, sys\nfor name in sys.argv[1:]:\n    " + (
+    "sys.stdout.buffer.write(pydoc.html.docmodule(importlib.import_module(name)).encode('utf-8'))"
+)
 
 
 def _prose() -> bytes:
@@ -60,9 +63,10 @@ def _code() -> bytes:
 
 def _markup() -> bytes:
     """pydoc's HTML pages, without addresses and the links to source files."""
-    pages = "\n".join(pydoc.html.docmodule(importlib.import_module(name)) for name in _PAGES)
-    pages = re.sub(r'<a href="file:/[^"]*">[^<]*</a>', "", pages)
-    return re.sub(r"0x[0-9a-fA-F]{6,}", "0x0", pages).encode("utf-8")
+    command = [sys.executable, "-I", "-c", _WRITE_PAGES, *_PAGES.split()]
+    pages = subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout
+    pages = re.sub(rb'<a href="file:/[^"]*">[^<]*</a>', b"", pages)
+    return re.sub(rb"0x[0-9a-fA-F]{6,}", b"0x0", pages)
 
 
 def _words(seed: int, n: int) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:

@@ -19,6 +19,7 @@ __all__ = [
     "AdamW",
     "AdamWDefaults",
     "AdamWTime",
+    "BatchesShare",
     "Hybrid",
     "HybridDefaults",
     "HybridFixed",
@@ -62,6 +63,14 @@ class HybridTime(Hybrid):
 
     def run(self, round_number: int) -> float:
         return _processor_seconds(self.record(round_number))
+
+
+class BatchesShare(Hybrid):
+    """Share of a run's processor time that clusters and weights of windows take before the first step."""
+
+    def run(self, round_number: int) -> float:
+        record = self.record(round_number)
+        return float(record["batches_cpu_seconds"] / _processor_seconds(record))
 
 
 class AdamW(TrainingRun):
@@ -322,6 +331,43 @@ ADAMW_GRID: dict[int, tuple[str, ...]] = {
 MUON_RATES = (0.01, 0.02, 0.04)
 
 
+#: What the choice of windows is worth on texts where it may be: changes by text.
+CLUSTERS: dict[str, dict[str, str]] = {
+    "mixed": {
+        "stratified": "sampler=stratified data_clusters=8",
+        "single": "sampler=single data_clusters=8",
+        "loss_weighted": "sampler=loss_weighted data_clusters=8",
+        "epoch": "sampler=epoch",
+        "stratified-equal": "sampler=stratified data_clusters=8 cluster_exponent=0",
+    },
+    "duplicated": {"down_weight": "near_duplicates=down_weight"},
+}
+
+
+def _clusters(options: Options) -> list[Row]:
+    """Samplers and weights beside uniform windows; and what they cost."""
+    found = []
+    for text, choices in CLUSTERS.items():
+        name, peer = ("clusters", "uniform") if text == "mixed" else ("duplicates", "keep")
+        for choice, changes in choices.items():
+            overrides = " ".join(f"ours.training.{change}" for change in changes.split())
+            same: dict[str, Any] = {"steps": 600, "text": text, "changes": overrides, "seeds": 3}
+            found.append(_row(f"{name}/{text}/{choice}", options, **same, peers={peer: "HybridDefaults"}))
+            if choice in ("stratified", "down_weight"):
+                limit = f"Choosing windows takes at most 1 % of a run: {choice}, 600 steps, {text}."
+                found.append(
+                    _row(
+                        f"{name}/{text}/{choice}-time",
+                        options,
+                        **same,
+                        unit="share of the run",
+                        ours="BatchesShare",
+                        goal=Goal(text=limit, kind="value", limit=0.01),
+                    )
+                )
+    return found
+
+
 def _tuning(options: Options, text: str, steps: int) -> list[Row]:
     return [
         _row(
@@ -350,7 +396,7 @@ def _tuning(options: Options, text: str, steps: int) -> list[Row]:
 
 
 def rows(options: Options) -> list[Row]:
-    """Against AdamW and Muon; base rates; components; AdamW's tuning. --filter chooses."""
+    """Against AdamW and Muon; base rates; components; samplers; AdamW's tuning. --filter chooses."""
     text = "documentation" if options.data is None else "file"
     found = []
     for each in dict.fromkeys((text, "documentation")):
@@ -385,4 +431,5 @@ def rows(options: Options) -> list[Row]:
         )
         for name, changes in ABLATION.items()
     ]
+    found += _clusters(options)
     return found + _tuning(options, text, 600) + _tuning(options, "library", 2000)

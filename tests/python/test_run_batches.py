@@ -185,8 +185,9 @@ def test_samplers_train_differently() -> None:
     ends = []
     for sampler, fields in [("uniform", {}), *((name, CLUSTERED[name]) for name in CLUSTERED)]:
         model = new_model()
-        Trainer(model, TEXT, changed(sampler=sampler, **fields)).train()
-        ends.append(weights(model)["output_norm" if "output_norm" in weights(model) else "embedding"])
+        # Below the radius: else the network has nothing to learn that changes a step.
+        Trainer(model, TEXT, changed(sampler=sampler, learning_rate=0.02, **fields)).train()
+        ends.append(weights(model)["embedding"])
     assert len(set(ends)) == len(ends)
 
 
@@ -264,7 +265,7 @@ def test_state_of_another_sampler_is_refused() -> None:
     made = RunBatches(TOKENS, changed(sampler="loss_weighted", data_clusters=3))
     state = json.loads(json.dumps(made.state()))
     assert len(state["sampler"]["losses"]) == 3
-    assert N_FEATURES * 3 * 4 * 4 // 3 == len(state["centroids"])
+    assert len(state["centroids"]) == N_FEATURES * 3 * 4 * 4 // 3
     with pytest.raises(InvalidArgumentError, match="has no state"):
         RunBatches(TOKENS, changed(sampler="stratified", data_clusters=3), state=state)
     with pytest.raises(InvalidArgumentError, match="centroids of 4 clusters"):
