@@ -115,7 +115,7 @@ def _find(rows: NDArray[Any], n_clusters: int, features: WindowFeatures, seed: i
     if len(rows) > most:  # one of each of equal parts: a text may have a period
         raw = np.random.Philox(key=np.array([seed, _SAMPLE_STREAM], np.uint64)).random_raw(most)
         places = np.arange(most) + (raw >> np.uint64(11)).astype(np.float64) * 2.0**-53
-        sample = rows[(places * (len(rows) / most)).astype(np.int64)]
+        sample = rows[np.minimum(places * (len(rows) / most), len(rows) - 1).astype(np.int64)]
     estimator = KMeans(n_clusters, random_state=seed, context=features.context)
     labels = estimator.fit_predict(features.transform(np.ascontiguousarray(sample).reshape(-1)))
     order = np.argsort(-np.bincount(labels, minlength=n_clusters), kind="stable")

@@ -12,7 +12,7 @@ import pytest
 
 import pyhybrid.benchmarks.runs as runs_module
 from pyhybrid.benchmarks.corpora import duplicated, mixed
-from pyhybrid.benchmarks.optimizer import CLUSTERS, BatchesShare, Hybrid
+from pyhybrid.benchmarks.optimizer import CLUSTERS, BatchesTime, Hybrid, HybridTime
 from pyhybrid.config import TrainingConfig
 from pyhybrid.data import Dataset
 from pyhybrid.language_model import LanguageModel
@@ -85,8 +85,11 @@ def test_benchmark_runs_choose_windows_like_the_trainer(
         losses[name] = side.run(2)
         assert side.record(2)["clusters"] is None or len(side.record(2)["clusters"]["sizes"]) == 8
     assert len(set(losses.values())) == len(losses)
-    share = BatchesShare(preset="tiny", steps=5, text="mixed", changes=f"{SMALL} {ours}", runs=str(tmp_path))
-    assert 0 < share.run(2) < 1
+    parts = [
+        side_of(preset="tiny", steps=5, text="mixed", changes=f"{SMALL} {ours}", runs=str(tmp_path)).run(2)
+        for side_of in (BatchesTime, HybridTime)
+    ]
+    assert 0 < parts[0] < parts[1]
     config: TrainingConfig = side.config.training
     model = LanguageModel(side.config.model, seed=2)
     result = Trainer(model, data, dataclasses.replace(config, seed=2, evaluation_tokens=0)).train()
