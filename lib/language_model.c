@@ -188,12 +188,12 @@ static size_t parameter_layout(hyb_tensor *tensors, size_t n, int trainable, hyb
 
 hyb_status hyb_language_model_memory(hyb_ctx *ctx, const hyb_language_model_config *given, size_t n_sequences,
                                      size_t n_context, uint64_t *weight_bytes, uint64_t *training_bytes) {
-    return hyb_language_model_memory_with(ctx, given, HYB_BACKWARD_INT8, HYB_OPTIMIZER_ADAMW, n_sequences, n_context,
+    return hyb_language_model_memory_with(ctx, given, HYB_BACKWARD_INT8, HYB_OPTIMIZER_ADAMW, 0, n_sequences, n_context,
                                           weight_bytes, training_bytes);
 }
 
 hyb_status hyb_language_model_memory_with(hyb_ctx *ctx, const hyb_language_model_config *given, hyb_backward backward,
-                                          hyb_optimizer optimizer, size_t n_sequences, size_t n_context,
+                                          hyb_optimizer optimizer, int blends, size_t n_sequences, size_t n_context,
                                           uint64_t *weight_bytes, uint64_t *training_bytes) {
     hyb_language_model_config c;
     if (ctx == NULL || given == NULL || weight_bytes == NULL || training_bytes == NULL)
@@ -220,7 +220,8 @@ hyb_status hyb_language_model_memory_with(hyb_ctx *ctx, const hyb_language_model
         hyb_arena steps = {NULL, 0, 0};
         hyb_training training = {.memory = NULL};
         hyb_moments_layout(tensors, n, (int)optimizer, &steps);
-        hyb_training_layout(&c, ctx, (int)backward, (int)optimizer, n_sequences, n_context, &steps, &training);
+        hyb_training_layout(&c, ctx, (int)backward, (int)optimizer, blends != 0, n_sequences, n_context, &steps,
+                            &training);
         *training_bytes = steps.used;
         arena.overflow |= steps.overflow;
     }
@@ -464,7 +465,7 @@ hyb_status hyb_language_model_parameter(hyb_language_model *model, size_t index,
 hyb_status hyb_language_model_effective(hyb_language_model *model, size_t index, float *values) {
     HYB_TRY(check_index(model, index, values));
     HYB_TRY(hyb_model_refresh(model, NULL, NULL));
-    hyb_tensor_effective(model->ctx, &model->tensors[index], values);
+    hyb_tensor_effective(model->ctx, &model->tensors[index], 0.0f, values);
     return HYB_OK;
 }
 

@@ -49,6 +49,14 @@ hyb_status hyb_language_model_set_optimizer(hyb_language_model *model, hyb_optim
     return HYB_OK;
 }
 
+hyb_status hyb_language_model_set_ternary_blend(hyb_language_model *model, float blend) {
+    if (model == NULL) return HYB_ERROR_INVALID_ARGUMENT;
+    if (!(blend >= 0.0f && blend <= 1.0f))
+        return hyb_fail(model->ctx, HYB_ERROR_INVALID_ARGUMENT, "the ternary blend is %g, must be 0 to 1", blend);
+    model->master_share = 1.0f - blend;
+    return HYB_OK;
+}
+
 static float *take_state(hyb_arena *arena, int needed, size_t n) {
     return needed ? hyb_arena_take(arena, n, sizeof(float)) : NULL;
 }
@@ -88,13 +96,14 @@ static hyb_status prepare_moments(hyb_language_model *model) {
 }
 
 /* Memory for steps of this size, in *training. */
-static hyb_status training_alloc(const hyb_language_model *model, size_t n_sequences, size_t n_context,
+static hyb_status training_alloc(const hyb_language_model *model, int blends, size_t n_sequences, size_t n_context,
                                  hyb_training **training) {
     hyb_ctx *ctx = model->ctx;
     hyb_training *t = hyb_alloc_zeroed(ctx, 1, sizeof *t);
     if (t == NULL) return hyb_fail(ctx, HYB_ERROR_OUT_OF_MEMORY, "no memory for a training step");
     hyb_arena arena = {NULL, 0, 0};
-    hyb_training_layout(&model->config, ctx, model->backward, model->optimizer, n_sequences, n_context, &arena, t);
+    hyb_training_layout(&model->config, ctx, model->backward, model->optimizer, blends, n_sequences, n_context, &arena,
+                        t);
     t->memory = arena.base = arena.overflow ? NULL : hyb_alloc(ctx, 1, arena.used);
     if (arena.base == NULL) {
         hyb_free(ctx, t);
@@ -102,7 +111,8 @@ static hyb_status training_alloc(const hyb_language_model *model, size_t n_seque
                         n_context, arena.used);
     }
     arena.used = 0;
-    hyb_training_layout(&model->config, ctx, model->backward, model->optimizer, n_sequences, n_context, &arena, t);
+    hyb_training_layout(&model->config, ctx, model->backward, model->optimizer, blends, n_sequences, n_context, &arena,
+                        t);
     t->max_sequences = n_sequences;
     t->max_context = n_context;
     t->n_threads = ctx->options.n_threads;
@@ -121,15 +131,14 @@ void hyb_training_free(hyb_language_model *model) {
     model->training = NULL;
 }
 
-hyb_status hyb_language_model_prepare(hyb_language_model *model, size_t n_sequences, size_t n_context) {
+static hyb_status prepare(hyb_language_model *model, int blends, size_t n_sequences, size_t n_context) {
     hyb_training *t = NULL;
-    if (model == NULL) return HYB_ERROR_INVALID_ARGUMENT;
     hyb_ctx *ctx = model->ctx;
     if (!model->trainable)
         return hyb_fail(ctx, HYB_ERROR_STATE, "a loaded model has no master weights: create one to train");
     HYB_TRY(hyb_training_check(ctx, &model->config, n_sequences, n_context));
     HYB_TRY(hyb_model_rotary(model, n_context));
-    HYB_TRY(training_alloc(model, n_sequences, n_context, &t));
+    HYB_TRY(training_alloc(model, blends, n_sequences, n_context, &t));
     hyb_status status = prepare_moments(model);
     if (status != HYB_OK) {
         training_free(ctx, t);
@@ -140,19 +149,26 @@ hyb_status hyb_language_model_prepare(hyb_language_model *model, size_t n_sequen
     return HYB_OK;
 }
 
+hyb_status hyb_language_model_prepare(hyb_language_model *model, size_t n_sequences, size_t n_context) {
+    if (model == NULL) return HYB_ERROR_INVALID_ARGUMENT;
+    return prepare(model, model->master_share > 0.0f, n_sequences, n_context);
+}
+
 /* ---- gradients ---- */
 
 static hyb_status check_step(hyb_language_model *model, const uint32_t *tokens, size_t n_sequences, size_t n_context) {
     hyb_ctx *ctx = model->ctx;
     hyb_training *t = model->training;
     if (t == NULL) return hyb_fail(ctx, HYB_ERROR_STATE, "call hyb_language_model_prepare first");
+    if (model->master_share > 0.0f && !t->blends)
+        return hyb_fail(ctx, HYB_ERROR_STATE,
+                        "the ternary blend is below 1: call hyb_language_model_prepare after setting it");
     if (n_sequences < 1 || n_sequences > t->max_sequences || n_context < 1 || n_context > t->max_context)
         return hyb_fail(ctx, HYB_ERROR_INVALID_ARGUMENT, "%zu x %zu tokens, prepared for at most %zu x %zu",
                         n_sequences, n_context, t->max_sequences, t->max_context);
     HYB_TRY(hyb_check_tokens(ctx, tokens, n_sequences * (n_context + 1), model->config.vocab_size));
     /* More threads than at prepare: the per-worker buffers must grow. */
-    if (ctx->options.n_threads > t->n_threads)
-        HYB_TRY(hyb_language_model_prepare(model, t->max_sequences, t->max_context));
+    if (ctx->options.n_threads > t->n_threads) HYB_TRY(prepare(model, t->blends, t->max_sequences, t->max_context));
     return HYB_OK;
 }
 
@@ -222,6 +238,7 @@ hyb_status hyb_language_model_gradients(hyb_language_model *model, const uint32_
     hyb_training *t = model->training;
     t->has_gradients = 0;
     t->n_losses = 0;
+    t->work.master_share = model->master_share;
     double loss = 0.0, norm = 0.0;
     size_t n_micro = hyb_training_begin(&model->config, n_context, t) / n_context;
     for (size_t s = 0; s < n_sequences; s += n_micro) {

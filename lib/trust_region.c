@@ -1,8 +1,8 @@
 /* trust_region.c - steps that stay in a ball around the weights: of the spectral norm along orthogonalised momentum, or
  * of a norm of all elements along Adam's direction. Sources and equations: hybrid/optimize.h.
  *
- * A matrix in SPECTRAL: momentum -> Newton-Schulz -> rows of equal size -> the cubic, behind which no singular value is
- * above 1 -> shortened by a bound of what weight decay adds -> applied.
+ * A matrix in SPECTRAL: momentum -> Newton-Schulz, behind which no singular value is above 1 -> with row_beta, rows of
+ * equal size, and the cubic once more -> shortened by a bound of what weight decay adds -> applied.
  */
 #include <math.h>
 
@@ -10,17 +10,16 @@
 
 /* Values that one task handles. */
 #define TASK_VALUES ((size_t)32768)
-/* Five, as is usual, cost half as much again; three gave no higher validation loss. */
-#define QUINTIC_STEPS 3
 /* The bound of the weights' largest singular value is computed anew every so many steps; in between it grows by what
  * every step can add: with a radius of 0.05 by 0.8 in all, which weight decay multiplies by 0.1. */
 #define BOUND_STEPS 16
-/* The cubic maps 0..2 to 0..1, and the quintic's values end at 1.21 at most: a row may be lengthened this much. */
+/* The cubic maps 0..2 to 0..1, and rows lengthened by a factor lengthen singular values by it at most. */
 #define MAX_ROW_FACTOR 1.6
 /* A momentum of a smaller Frobenius norm gives no direction: its inverse would leave the range of floats. */
 #define SMALLEST_NORM 1e-30
-/* Rounding of the products in fp32 behind the cubic's 1. */
-#define ORTHOGONAL_BOUND 1.00001
+/* Up to this Frobenius norm and from its inverse on, powers of singular values up to the fifth and their coefficients
+ * are in the range of floats: the momentum need not be scaled, which saves a pass over it. */
+#define PLAIN_NORM 1e5
 
 /* ---- options ---- */
 
@@ -178,10 +177,13 @@ static void direction(row_loop *loop, hyb_orthogonal_work *work) {
         memset(loop->x, 0, t->n_rows * t->n_cols * sizeof *loop->x);
         return;
     }
-    loop->scale = 1.0 / norm;
-    for_rows(loop, scale_task);
-    hyb_newton_schulz(loop->ctx, t->n_rows, t->n_cols, QUINTIC_STEPS, &loop->x, work);
-    if (loop->options->row_beta > 0.0f) normalize_rows(loop);
+    if (norm < 1.0 / PLAIN_NORM || norm > PLAIN_NORM) {
+        loop->scale = 1.0 / norm;
+        for_rows(loop, scale_task);
+    }
+    hyb_orthogonal_direction(loop->ctx, t->n_rows, t->n_cols, &loop->x, work);
+    if (!(loop->options->row_beta > 0.0f)) return;
+    normalize_rows(loop);
     hyb_newton_schulz_cubic(loop->ctx, t->n_rows, t->n_cols, &loop->x, work);
 }
 
@@ -194,13 +196,13 @@ int hyb_trust_matrix_step(hyb_ctx *ctx, const hyb_trust_region *o, const hyb_tru
     if (decay > 0.0 && (bound == 0.0 || o->step % BOUND_STEPS == 0))
         bound = hyb_spectral_bound_of(ctx, t->n_rows, t->n_cols, t->weights, &own);
     direction(&loop, &own);
-    double longest = ORTHOGONAL_BOUND + decay * bound / shape;
+    double longest = HYB_ORTHOGONAL_BOUND + decay * bound / shape;
     double rate = fmin((double)o->learning_rate, (double)o->radius / longest);
     loop.factor = (float)(-rate * shape);
     loop.decay = (float)(-rate * decay);
     for_rows(&loop, apply_task);
     /* The next one, rounded up. */
-    bound = (fabs(1.0 - rate * decay) * bound + rate * shape * ORTHOGONAL_BOUND) * (1.0 + 1e-6);
+    bound = (fabs(1.0 - rate * decay) * bound + rate * shape * HYB_ORTHOGONAL_BOUND) * (1.0 + 1e-6);
     *t->spectral_bound = decay > 0.0 ? (float)bound : 0.0f;
     return rate < (double)o->learning_rate;
 }

@@ -236,19 +236,24 @@ class TrainingConfig(CheckedTable):
         batch_size: sequences a step.
         context: tokens a sequence; at most the model's max_context.
         learning_rate: peak of the schedule. None: 0.07 in the unit of the spectral norm, which suits any
-            width and length; for AdamW and Adam's directions 8e-3 up to a width of 128, less in proportion
+            width and length; for AdamW and Adam's directions 2e-3 up to a width of 128, less in proportion
             above.
         beta1: decay of Adam's first moment.
         beta2: decay of Adam's second moment.
         epsilon: added to the root of the second moment.
         weight_decay: decoupled, multiplied by the learning rate, on the layers' matrices only. None: 0.03
-            with the spectral norm, else 1.
+            with the spectral norm, else 0.3.
         clip_norm: AdamW's gradients are scaled down to this Euclidean norm; 0 for no clipping.
         schedule: shape after warm-up: 'linear' or 'cosine' to final_ratio, 'constant', or 'wsd' (constant,
             then linear).
         warmup_fraction: share of the steps in which the rate rises from 0.
         final_ratio: rate at the end, as a share of learning_rate.
         decay_fraction: share of the steps in which 'wsd' decays.
+        ramp_start: gradual ternarising, with ramp_end: the layers' matrices are trained as fp32 weights on
+            int8 activations for this share of the steps; then their quantisation sets in linearly.
+        ramp_end: share of the steps from which on they are trained fully quantised, as evaluations, model
+            files and generation have them all the time. 0.5 and 0.9 are good values; both 0: quantised from
+            the first step on. A step before ramp_end takes about 1.6 times as long (preset `small`).
         optimizer: 'hybrid' (steps in a trust region whose rate and radius are under feedback) or 'adamw'.
         trust_norm: of the hybrid optimiser's region: 'spectral' (each matrix's largest singular value;
             steps along orthogonalised momentum), 'rms' (each tensor, relative to its own) or 'l2' (all
@@ -304,6 +309,8 @@ class TrainingConfig(CheckedTable):
     warmup_fraction: float = 0.05
     final_ratio: float = 0.0
     decay_fraction: float = 0.2
+    ramp_start: float = 0.0
+    ramp_end: float = 0.0
     optimizer: Optimizer = "hybrid"
     trust_norm: TrustNorm = "spectral"
     trust_radius: float | None = None
@@ -346,6 +353,7 @@ class TrainingConfig(CheckedTable):
         warmup = self._number("warmup_fraction", 0, 1)
         self._number("final_ratio", 0, 1)
         decay = self._number("decay_fraction", 0, 1)
+        self._check_ramp()
         self._choice("optimizer", typing.get_args(Optimizer))
         self._check_trust_region()
         self._choice("backward", typing.get_args(Backward))
@@ -361,6 +369,12 @@ class TrainingConfig(CheckedTable):
             self._fail("decay_fraction", rule)
         if self.minutes is not None and self.minutes * 60 < 1:
             self._fail("minutes", "give at least one second (0.02), or use steps")
+
+    def _check_ramp(self) -> None:
+        start = self._number("ramp_start", 0, 1, below_high=True)
+        end = self._number("ramp_end", 0, 1)
+        if end <= start and (start, end) != (0, 0):
+            self._fail("ramp_end", f"must be above ramp_start = {start:g}, or both 0 for no ramp")
 
     def _check_trust_region(self) -> None:
         self._choice("trust_norm", typing.get_args(TrustNorm))
@@ -394,13 +408,13 @@ class TrainingConfig(CheckedTable):
             model: gives the width.
         """
         spectral = self.optimizer == "hybrid" and self.trust_norm == "spectral"
-        rate = 0.07 if spectral else 8e-3 * min(1.0, 128 / model.dim)
+        rate = 0.07 if spectral else 2e-3 * min(1.0, 128 / model.dim)
         radius = {"spectral": 0.07, "rms": 0.05, "l2": 1.0}[self.trust_norm]
         if self.radius_rule == "network":
             radius = min(radius, 0.5)
         return FilledTraining(
             learning_rate=rate if self.learning_rate is None else self.learning_rate,
-            weight_decay=(0.03 if spectral else 1.0) if self.weight_decay is None else self.weight_decay,
+            weight_decay=(0.03 if spectral else 0.3) if self.weight_decay is None else self.weight_decay,
             trust_radius=radius if self.trust_radius is None else self.trust_radius,
         )
 
@@ -408,6 +422,11 @@ class TrainingConfig(CheckedTable):
     def model_optimizer(self) -> str:
         """`LanguageModel.prepare`'s name of the optimiser."""
         return "adamw" if self.optimizer == "adamw" else self.trust_norm
+
+    @property
+    def initial_ternary_blend(self) -> float:
+        """`LanguageModel.prepare`'s ternary blend: 0 with a ramp, 1 without."""
+        return 0.0 if self.ramp_end > 0 else 1.0
 
     @property
     def tokens_per_step(self) -> int:

@@ -393,6 +393,14 @@ def adamw(
     return w - learning_rate * (update + weight_decay * w), m, v
 
 
+#: Coefficients of the Newton-Schulz steps that orthogonalise a momentum: lib/orthogonalize.c.
+ORTHOGONAL_STEPS = (
+    (5.7281, -16.2972, 11.9651),
+    (3.9382, -5.0150, 1.8211),
+    (1.5, -0.5, 0.0),
+)
+
+
 def spectral_change(
     gradient: npt.NDArray[np.float64],
     weights: npt.NDArray[np.float64],
@@ -417,14 +425,15 @@ def spectral_change(
     """
     first_moment = momentum * first_moment + (1 - momentum) * gradient
     u = momentum * first_moment + (1 - momentum) * gradient
-    x = u / np.linalg.norm(u)
-    for _ in range(3):
+    x = u / (1.0001 * np.sum(np.linalg.svd(u, compute_uv=False) ** 8) ** 0.125)
+    for linear, cubic, quintic in ORTHOGONAL_STEPS:
         gram = x @ x.T
-        x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
-    means = np.mean(x**2, axis=1, keepdims=True)
-    row_moment = means if row_moment is None else row_beta * row_moment + (1 - row_beta) * means
-    factors = 1 / (np.sqrt(row_moment) + 1e-8)
-    x = x * np.minimum(factors * (np.linalg.norm(x) / np.linalg.norm(x * factors)), 1.6)
-    x = 1.5 * x - 0.5 * x @ (x.T @ x)
+        x = linear * x + (cubic * gram + quintic * gram @ gram) @ x
+    if row_beta > 0:
+        means = np.mean(x**2, axis=1, keepdims=True)
+        row_moment = means if row_moment is None else row_beta * row_moment + (1 - row_beta) * means
+        factors = 1 / (np.sqrt(row_moment) + 1e-8)
+        x = x * np.minimum(factors * (np.linalg.norm(x) / np.linalg.norm(x * factors)), 1.6)
+        x = 1.5 * x - 0.5 * x @ (x.T @ x)
     shape = max(1.0, gradient.shape[0] / gradient.shape[1]) ** 0.5
     return -learning_rate * (shape * x + weight_decay * weights), first_moment, row_moment

@@ -54,6 +54,7 @@ def check_memory(model: LanguageModel, config: TrainingConfig) -> None:
         config.context,
         backward=config.backward,
         optimizer=config.model_optimizer,
+        ternary_blend=config.initial_ternary_blend,
         context=model.context,
     )
     needed = estimate.training_bytes  # the weights are there already

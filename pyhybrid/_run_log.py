@@ -67,6 +67,8 @@ class RunLog:
         if "update_magnitude" in record:
             parts.append(f"|Delta|: {record['update_magnitude']:.4f}")
             parts.append(f"Constraint: {int(record['constraint_active'] > 0.5)}")
+        if "ternary_blend" in record:
+            parts.append(f"Ternary: {100 * record['ternary_blend']:.0f}%")
         return " | ".join(parts)
 
     def summary(self) -> list[str]:

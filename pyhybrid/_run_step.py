@@ -23,6 +23,7 @@ def one_step(
     batch: Batch,
     *,
     multiplier: float,
+    ternary_blend: float | None,
     number: int,
     saved_step: int | None,
 ) -> dict[str, Any]:
@@ -33,17 +34,21 @@ def one_step(
         update: the optimiser.
         batch: what to learn.
         multiplier: the schedule's.
+        ternary_blend: of the step; None: without a ramp.
         number: of the update; 1 for the first.
         saved_step: of the last checkpoint, for the message of an error; None: there is none.
 
     Returns:
-        The step's metrics: step, loss (nats per token), gradient_norm, schedule (the multiplier), those of
-        the optimiser, cluster (of most of the batch, if there are clusters), and tokens (seen so far).
+        The step's metrics: step, loss (nats per token), gradient_norm, schedule (the multiplier),
+        ternary_blend (with a ramp), those of the optimiser, cluster (of most of the batch, if there are
+        clusters), and tokens (seen so far).
 
     Raises:
         HybridError: of the kind that the library raised; the message names the step.
     """
     try:
+        if ternary_blend is not None:
+            model.set_ternary_blend(ternary_blend)
         statistics = model.gradients(batch.tokens)
         found = update.apply(
             model, statistics, multiplier=multiplier, number=number, cluster=batch.cluster_share
@@ -55,6 +60,7 @@ def one_step(
         "loss": float(statistics.loss),
         "gradient_norm": float(statistics.gradient_norm),
         "schedule": multiplier,
+        **({} if ternary_blend is None else {"ternary_blend": ternary_blend}),
         **found,
         **({} if batch.cluster is None else {"cluster": batch.cluster}),
         "tokens": number * batch.tokens.shape[0] * (batch.tokens.shape[1] - 1),

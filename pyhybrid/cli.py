@@ -142,6 +142,7 @@ def _announce(trainer: Trainer) -> None:
         config.context,
         backward=config.backward,
         optimizer=config.model_optimizer,
+        ternary_blend=config.initial_ternary_blend,
         context=context,
     )
     length = (

@@ -236,6 +236,7 @@ class LanguageModel:
         *,
         backward: str = "int8",
         optimizer: str = "adamw",
+        ternary_blend: float = 1.0,
         context: Context | None = None,
     ) -> MemoryEstimate:
         """Returns the bytes that a model takes, from the formulas that the allocations use.
@@ -246,6 +247,7 @@ class LanguageModel:
             context_length: tokens a sequence; 0 without training.
             backward: as in `prepare`.
             optimizer: as in `prepare`.
+            ternary_blend: as in `prepare`.
             context: its number of threads matters; None for the default context.
 
         Raises:
@@ -258,7 +260,13 @@ class LanguageModel:
         with context.lock:
             context.check(
                 lib.hyb_language_model_memory_with(
-                    context.handle, config_to_struct(config), *kinds, *sizes, weights, training
+                    context.handle,
+                    config_to_struct(config),
+                    *kinds,
+                    ternary_blend < 1,
+                    *sizes,
+                    weights,
+                    training,
                 )
             )
         return MemoryEstimate(weights[0], training[0])
@@ -333,7 +341,13 @@ class LanguageModel:
     # ---- training ----
 
     def prepare(
-        self, batch: int, context_length: int, *, backward: str = "int8", optimizer: str = "adamw"
+        self,
+        batch: int,
+        context_length: int,
+        *,
+        backward: str = "int8",
+        optimizer: str = "adamw",
+        ternary_blend: float = 1.0,
     ) -> None:
         """Allocates what training needs; a step allocates nothing after it. The optimiser's state is kept
         when called again with the same optimiser.
@@ -344,6 +358,7 @@ class LanguageModel:
             backward: 'int8' for integer gradient products of the quantised layers, or 'fp32'.
             optimizer: 'adamw', which `apply` is for, or the norm of `apply_trust_region`: 'spectral', 'rms'
                 or 'l2'.
+            ternary_blend: of the first steps, see `set_ternary_blend`; below 1, later steps may have any.
 
         Raises:
             InvalidArgumentError: a size out of its range, or an unknown name.
@@ -353,10 +368,33 @@ class LanguageModel:
         sizes = check_size(batch, "batch"), check_size(context_length, "context_length")
         kind = choose(_BACKWARDS, backward, "backward")
         update = choose(_OPTIMIZERS, optimizer, "optimizer")
+        self.set_ternary_blend(ternary_blend)
         with self.context.lock:
             self.context.check(lib.hyb_language_model_set_backward(self.handle, kind))
             self.context.check(lib.hyb_language_model_set_optimizer(self.handle, update))
             self.context.check(lib.hyb_language_model_prepare(self.handle, *sizes))
+
+    def set_ternary_blend(self, blend: float) -> None:
+        """Sets the share that quantisation has in the training steps that follow.
+
+        The layers' quantised matrices act as W + blend (Q(W) - W) in `gradients`, W the master and Q(W) the
+        quantised weights. Evaluation, generation and files always have the quantised ones.
+
+        Args:
+            blend: 0 (fp32 weights) to 1 (quantised weights); below 1 a step computes in fp32, and `prepare`
+                must have been given a value below 1.
+
+        Raises:
+            InvalidArgumentError: not a number from 0 to 1.
+        """
+        try:
+            value = float(blend)
+        except (TypeError, ValueError) as error:
+            raise InvalidArgumentError(
+                f"the ternary blend is {blend!r}; give a number from 0 to 1"
+            ) from error
+        with self.context.lock:
+            self.context.check(lib.hyb_language_model_set_ternary_blend(self.handle, value))
 
     def gradients(self, tokens: npt.ArrayLike) -> GradientStatistics:
         """Runs forward and backward over a batch; the gradients replace those before.
@@ -366,7 +404,7 @@ class LanguageModel:
 
         Raises:
             InvalidArgumentError: a token outside the vocabulary, or a batch larger than prepared.
-            StateError: `prepare` was not called.
+            StateError: `prepare` was not called, or not for a ternary blend below 1.
             NotFiniteError: loss or gradient is NaN or infinite; the weights are unchanged.
         """
         rows = self._rows(tokens)

@@ -1,6 +1,7 @@
-"""The schedule of the learning rate, computed by the C library.
+"""What changes with the step number: the learning rate, computed by the C library, and the ternary blend.
 
-Place in the data flow: the trainer asks for the multiplier of a step and hands it to the optimiser.
+Place in the data flow: the trainer asks for the multiplier of a step and hands it to the optimiser; the blend
+goes to the model before the step's gradients.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from pyhybrid._errors import check
 from pyhybrid._native import ffi, lib
 from pyhybrid.config import TrainingConfig
 
-__all__ = ["LearningRateSchedule"]
+__all__ = ["LearningRateSchedule", "ternary_blend"]
 
 _SHAPES: dict[str, int] = {
     "constant": lib.HYB_SCHEDULE_CONSTANT,
@@ -50,3 +51,20 @@ class LearningRateSchedule:
         multiplier = ffi.new("double *")
         check(lib.hyb_schedule_multiplier(self._schedule, step, multiplier))
         return float(multiplier[0])
+
+
+def ternary_blend(config: TrainingConfig, step: int, total_steps: int) -> float | None:
+    """Returns the share that quantisation has in an update's gradients; None without a ramp.
+
+    Args:
+        config: gives ramp_start and ramp_end.
+        step: 1 for the first update, at most total_steps.
+        total_steps: length of the run.
+
+    Returns:
+        0 until ramp_start of the steps, then linearly to 1 at ramp_end.
+    """
+    if config.ramp_end <= 0:
+        return None
+    progress = (step / total_steps - config.ramp_start) / (config.ramp_end - config.ramp_start)
+    return min(max(progress, 0.0), 1.0)

@@ -49,7 +49,7 @@ from pyhybrid.checkpoint import (
 from pyhybrid.config import DataConfig, RunConfig, TrainingConfig, differing_fields, to_dict
 from pyhybrid.data import Dataset, load_dataset
 from pyhybrid.metrics import peak_rss_bytes, plot_loss
-from pyhybrid.schedule import LearningRateSchedule
+from pyhybrid.schedule import LearningRateSchedule, ternary_blend
 
 if TYPE_CHECKING:
     from pyhybrid._context import Context
@@ -340,6 +340,7 @@ class Trainer:
             self.config.context,
             backward=self.config.backward,
             optimizer=self._update.kind,
+            ternary_blend=self.config.initial_ternary_blend,
         )
         with StopOnSignal(self.stop, lambda: self.stopping):
             self._begin()
@@ -396,6 +397,7 @@ class Trainer:
                     self._update,
                     batch,
                     multiplier=schedule.multiplier(number),
+                    ternary_blend=ternary_blend(config, number, self._total()),
                     number=number,
                     saved_step=self._saved_step,
                 )
@@ -501,7 +503,8 @@ class Trainer:
         """Turns the time budget into a number of steps.
 
         The steps that are measured run with a learning rate of 0, and the optimiser state is cleared behind
-        them, so the run that follows depends on the number of steps alone, not on how it was found.
+        them, so the run that follows depends on the number of steps alone, not on how it was found. With a
+        ramp they are steps before it, which are slow ones.
         """
         batches = self._made_batches()
 

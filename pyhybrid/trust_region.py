@@ -4,12 +4,15 @@ Place in the data flow: the trainer hands over what a step's gradients showed, a
 and gives them to the model's trust-region step in C. The auxiliary network sits between; this module turns
 measurements into its inputs and into the gradient that it learns from.
 
-The network learns from two signals. The first is a hypergradient: the cosine between the new gradient and
-the last change. Where it is above its target, the last step went too far. The second is a pull towards the
-radius that was found to suit any length of run, in the operator norm of the matrices; it is what brings a
-base rate that is wrong by a factor of ten back.
+What the network learns from is a pull towards a radius in the operator norm of the matrices: it brings a base
+rate that is wrong by a factor of ten back (BENCHMARKS.md, optimizer/base-rate, also at other lengths, widths,
+depths and batches). A hypergradient can be added: the cosine between the new gradient and the last change,
+which says that the last step went too far where it is above a target. It looks one step ahead where a run is
+long, its target depends on momentum and batch, and it was measured to cost a little loss (BENCHMARKS.md,
+optimizer/ablation/hypergradient), so its weight is 0 unless it is asked for.
 
-Sources: Baydin et al. 2018, "Online learning rate adaptation with hypergradient descent".
+Sources: Baydin et al. 2018, "Online learning rate adaptation with hypergradient descent"; Wu et al. 2018,
+"Understanding short-horizon bias in stochastic meta-optimization".
 """
 
 from __future__ import annotations

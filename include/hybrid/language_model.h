@@ -9,8 +9,8 @@
  * Every W works on int8 activations (absmax per token) unless its format is F32. The square brackets are the optional
  * sub-norms of BitNet b1.58 2B4T. Rotation is over halves of a head (GPT-NeoX order).
  *
- * Training keeps fp32 master weights and quantises them before every forward pass; gradients pass the quantisers
- * unchanged (straight-through estimator). C owns the step, the caller the loop:
+ * Training keeps fp32 master weights and quantises them before every forward pass (gradually, with a ternary blend);
+ * gradients pass the quantisers unchanged (straight-through estimator). C owns the step, the caller the loop:
  *     hyb_language_model_gradients(...)  ->  look at the loss  ->  hyb_language_model_apply(...)
  *
  * Sources: Touvron et al. 2023 (Llama); Ma et al. 2024 (BitNet b1.58); Su et al. 2021 (rotary embedding); Shazeer 2020
@@ -75,12 +75,14 @@ HYB_API hyb_status hyb_language_model_count(hyb_ctx *ctx, const hyb_language_mod
 
 /* Bytes that a model takes: its weights, and what hyb_language_model_prepare adds for batches of n_sequences x
  * n_context tokens (0, 0: no training). An estimate from the same formulas that the allocations use. The second one is
- * for a backward pass or an optimiser that is not the default. */
+ * for a backward pass or an optimiser that is not the default; blends: 1 if the ternary blend will be below 1, else 0.
+ */
 HYB_API hyb_status hyb_language_model_memory(hyb_ctx *ctx, const hyb_language_model_config *config, size_t n_sequences,
                                              size_t n_context, uint64_t *weight_bytes, uint64_t *training_bytes);
 HYB_API hyb_status hyb_language_model_memory_with(hyb_ctx *ctx, const hyb_language_model_config *config,
-                                                  hyb_backward backward, hyb_optimizer optimizer, size_t n_sequences,
-                                                  size_t n_context, uint64_t *weight_bytes, uint64_t *training_bytes);
+                                                  hyb_backward backward, hyb_optimizer optimizer, int blends,
+                                                  size_t n_sequences, size_t n_context, uint64_t *weight_bytes,
+                                                  uint64_t *training_bytes);
 
 /* Creates a trainable model. Matrices are drawn from N(0, 1 / n_cols), Wo and Wdown also divided by sqrt(2 n_layers),
  * embedding and head from N(0, 0.02^2), norm gains are 1; the generator is seeded by `seed` and portable.
@@ -151,6 +153,16 @@ HYB_API hyb_status hyb_language_model_set_backward(hyb_language_model *model, hy
 /* Chooses the optimiser (default ADAMW) from the next hyb_language_model_prepare on. Errors: INVALID_ARGUMENT. */
 HYB_API hyb_status hyb_language_model_set_optimizer(hyb_language_model *model, hyb_optimizer optimizer);
 
+/* Sets the share b, 0 to 1 (the default), that quantisation has in the steps from the next hyb_language_model_gradients
+ * on: the layers' quantised matrices then act as W + b (Q(W) - W), W the master and Q(W) the quantised weights, on int8
+ * activations as ever. Raised slowly from 0 to 1 during a run, it makes the weights gradually ternary (or whatever the
+ * format is). Below 1 these matrices are multiplied in fp32, forward and for the gradients of their inputs (those of
+ * the weights are as chosen for the backward pass): a step takes about 1.6 times as long. At 1 nothing differs from a
+ * run that never set it. Embedding, head and F32 matrices do not take part. Evaluation, generation and files always
+ * have the quantised weights. No allocation: steps below 1 need a hyb_language_model_prepare that was called with the
+ * blend below 1. Errors: INVALID_ARGUMENT (NaN, out of range). */
+HYB_API hyb_status hyb_language_model_set_ternary_blend(hyb_language_model *model, float blend);
+
 /* Allocates gradients, the optimiser's state (zero) and activations for batches of at most n_sequences x n_context
  * tokens. After it a step allocates nothing. May be called again with another size (the state is kept, unless the
  * optimiser changed).
@@ -164,8 +176,9 @@ typedef struct hyb_gradient_statistics {
 } hyb_gradient_statistics;
 
 /* Forward and backward over tokens uint32 [n_sequences][n_context + 1]: position t predicts token t + 1. Replaces the
- * gradients. Errors: INVALID_ARGUMENT (a token outside the vocabulary, sizes beyond prepare), STATE, NOT_FINITE (loss
- * or gradient; the detail names the tensor). On an error the weights are unchanged. */
+ * gradients. Errors: INVALID_ARGUMENT (a token outside the vocabulary, sizes beyond prepare), STATE (no prepare, or one
+ * without memory for the ternary blend), NOT_FINITE (loss or gradient; the detail names the tensor). On an error the
+ * weights are unchanged. */
 HYB_API hyb_status hyb_language_model_gradients(hyb_language_model *model, const uint32_t *tokens, size_t n_sequences,
                                                 size_t n_context, hyb_gradient_statistics *statistics);
 

@@ -57,11 +57,12 @@ typedef enum hyb_optimizer {
 /* A trust-region step; the norm is the model's (hyb_language_model_set_optimizer). All values finite and >= 0; betas,
  * momentum and row_beta below 1. For a matrix with SPECTRAL:
  *   m = momentum m + (1 - momentum) g;   u = momentum m + (1 - momentum) g
- *   O = u orthogonalised: three Newton-Schulz steps of degree 5 and one of degree 3, no singular value above 1
+ *   O = u orthogonalised: two Newton-Schulz steps of degree 5 with fitted coefficients (lib/orthogonalize.c) and one
+ *       of degree 3, no singular value above 1
  *   change = -min(learning_rate, radius / b) (f O + weight_decay w),   f = sqrt(max(1, n_rows / n_cols))
- * with b >= 1 a bound of the norm of (f O + weight_decay w) / f. row_beta > 0 divides the rows, before the step of
- * degree 3, by the root of a running mean of their mean squares; the Frobenius norm stays, and no row grows more than
- * 1.6 times. Elsewhere, and with the other norms:
+ * with b >= 1 a bound of the norm of (f O + weight_decay w) / f. row_beta > 0 divides the rows of O by the root of a
+ * running mean of their mean squares, where the Frobenius norm stays and no row grows more than 1.6 times; then O goes
+ * through one more step of degree 3. Elsewhere, and with the other norms:
  *   change = -rate (m' / (sqrt(v') + epsilon) + weight_decay w),   m', v' Adam's bias-corrected moments,
  * shortened to the ball; weight decay on matrices only. rate is learning_rate, or for embedding, head and gains with
  * SPECTRAL  vector_ratio * min(learning_rate, radius), for gains at most gain_rate. */
@@ -83,8 +84,8 @@ typedef struct hyb_trust_region {
 /* Fills in struct_size and the defaults that the fields' comments name; learning_rate, radius and step remain 0. */
 HYB_API void hyb_trust_region_defaults(hyb_trust_region *options);
 
-/* Pushes the singular values of a matrix towards 1 by five Newton-Schulz steps of degree 5 and one of degree 3: those
- * above 1e-3 of the Frobenius norm end in 0.85..1, smaller ones in between, none above 1 + 1e-5. What remains of a
+/* Pushes the singular values of a matrix towards 1 by Newton-Schulz steps: those above 1e-3 of the Frobenius norm end
+ * in 0.85..1, smaller ones in between, none above 1 + 1e-5. What remains of a
  * matrix whose values are all 0 is 0. x, out: fp32 [n_rows][n_cols], finite; out may be x. Errors: INVALID_ARGUMENT,
  * NOT_FINITE, OUT_OF_MEMORY. */
 HYB_API hyb_status hyb_orthogonalize(hyb_ctx *ctx, size_t n_rows, size_t n_cols, const float *x, float *out);

@@ -3,54 +3,30 @@
  * The quantisers are passed straight through (Bengio et al. 2013): the gradient of a layer's effective weights goes to
  * its master weights, the gradient of its quantised input to the input. Per linear layer y = W x:
  *   dW = dY^T X (TN product),  dX = dY W (NN product), with the dequantised X and effective W of the forward pass,
- * or the integer products of backward_int8.c. The head's products are always fp32: most gradients of its logits are far
- * smaller than the target's, and their codes would be 0.
+ * or the integer products of backward_int8.c; dX in fp32 where W is blended with the master weights. The head's
+ * products are always fp32: most gradients of its logits are far smaller than the target's, and their codes would be 0.
  */
 #include "training.h"
 
 /* ---- linear layers ---- */
 
-typedef struct values_loop {
-    const hyb_ctx *ctx;
-    const hyb_activations *codes;
-    size_t n_tokens, n_cols;
-    float *values;
-} values_loop;
-
-static void values_task(void *argument, size_t index, size_t worker) {
-    const values_loop *loop = argument;
-    size_t first = index * HYB_TOKENS_PER_TASK, end = hyb_min_size(first + HYB_TOKENS_PER_TASK, loop->n_tokens);
-    (void)worker;
-    for (size_t i = first; i < end; i++)
-        loop->ctx->kernels.dequantize_i8(loop->codes->codes + i * loop->codes->ld, loop->n_cols, loop->codes->scales[i],
-                                         loop->values + i * loop->n_cols);
-}
-
-/* The input as the layer saw it, fp32 [n][n_cols]. */
-static const float *input_values(hyb_ctx *ctx, const hyb_input *input, int quantized, size_t n_tokens, size_t n_cols,
-                                 hyb_training *t) {
-    if (!quantized) return input->x;
-    values_loop loop = {ctx, &input->codes, n_tokens, n_cols, t->input_values};
-    hyb_parallel(ctx, hyb_ceil_div(n_tokens, HYB_TOKENS_PER_TASK), values_task, &loop);
-    return t->input_values;
-}
-
-static const float *effective_weights(hyb_ctx *ctx, const hyb_tensor *tensor, hyb_training *t) {
-    if (!hyb_tensor_is_quantized(tensor)) return tensor->values;
-    hyb_tensor_effective(ctx, tensor, t->effective);
-    return t->effective;
-}
-
-static void linear_backward(hyb_ctx *ctx, hyb_tensor *tensor, const float *x, size_t n_tokens, const float *dy,
-                            int accumulate_dx, float *dx, hyb_training *t) {
+static void weight_gradient(hyb_ctx *ctx, hyb_tensor *tensor, const float *x, size_t n_tokens, const float *dy,
+                            hyb_training *t) {
     size_t rows = tensor->n_rows, cols = tensor->n_cols;
     for (size_t first = 0, n; first < n_tokens; first += n) {
         n = hyb_tokens_in_scope(t, first, n_tokens, t->scope);
         hyb_gemm_parallel(ctx, HYB_GEMM_TN, rows, cols, n, dy + first * rows, rows, x + first * cols, cols,
                           t->accumulate || first > 0, tensor->gradient, cols, t->work.gemm_scratch);
     }
-    hyb_gemm_parallel(ctx, HYB_GEMM_NN, n_tokens, cols, rows, dy, rows, effective_weights(ctx, tensor, t), cols,
-                      accumulate_dx, dx, cols, t->work.gemm_scratch);
+}
+
+static void input_gradient(hyb_ctx *ctx, const hyb_linear_group *group, size_t n_tokens, float *dx, hyb_training *t) {
+    for (size_t i = 0; i < group->n_tensors; i++) {
+        size_t rows = group->tensors[i]->n_rows, cols = group->tensors[i]->n_cols;
+        const float *weights = hyb_training_weights(ctx, group->tensors[i], &t->work);
+        hyb_gemm_parallel(ctx, HYB_GEMM_NN, n_tokens, cols, rows, group->dy[i], rows, weights, cols, i > 0, dx, cols,
+                          t->work.gemm_scratch);
+    }
 }
 
 typedef struct finish_loop {
@@ -75,16 +51,17 @@ static void group_backward(hyb_language_model *model, size_t layer, int which, c
     group.n_tensors = hyb_group_tensors(&model->layers[layer], which, group.tensors);
     for (size_t i = 0; i < group.n_tensors; i++) group.dy[i] = dy[i];
     if (t->int8.transposed != NULL) {
-        group.transposed = &t->int8.transposed[layer * HYB_N_GROUPS + (size_t)which];
+        int blended = hyb_is_blended(group.tensors[0], &t->work);
+        group.transposed = blended ? NULL : &t->int8.transposed[layer * HYB_N_GROUPS + (size_t)which];
         hyb_linear_backward_int8(model->ctx, &group, n_tokens, dx, t);
+        if (blended) input_gradient(model->ctx, &group, n_tokens, dx, t);
         return;
     }
     finish_loop loop = {&group, n_tokens};
     if (finish != NULL) hyb_parallel(model->ctx, hyb_ceil_div(n_tokens, HYB_TOKENS_PER_TASK), finish_task, &loop);
-    int quantized = hyb_tensor_is_quantized(group.tensors[0]);
-    const float *x = input_values(model->ctx, input, quantized, n_tokens, group.tensors[0]->n_cols, t);
-    for (size_t i = 0; i < group.n_tensors; i++)
-        linear_backward(model->ctx, group.tensors[i], x, n_tokens, dy[i], i > 0, dx, t);
+    const float *x = hyb_training_input(model->ctx, group.tensors[0], input, n_tokens, &t->work);
+    for (size_t i = 0; i < group.n_tensors; i++) weight_gradient(model->ctx, group.tensors[i], x, n_tokens, dy[i], t);
+    input_gradient(model->ctx, &group, n_tokens, dx, t);
 }
 
 /* ---- norms ---- */
@@ -203,7 +180,7 @@ static void head_backward(hyb_language_model *model, const float *weights, size_
     const float *residual = t->residual_final + start * dim;
     hyb_input_forward(ctx, &(hyb_source){.x = residual}, model->final_norm, model->config.norm_epsilon, t->final_rms, n,
                       dim, &t->work, &t->head_input);
-    const float *x = input_values(ctx, &t->head_input, hyb_tensor_is_quantized(head), n, dim, t);
+    const float *x = hyb_training_input(ctx, head, &t->head_input, n, &t->work);
     for (size_t first = 0, count; first < n; first += count) {
         count = hyb_tokens_in_scope(t, first, n, t->head_tokens);
         hyb_input part = hyb_input_from(t->head_input, first, dim);
@@ -250,8 +227,8 @@ void hyb_embedding_backward(hyb_language_model *model, size_t n_all) {
 void hyb_backward_pass(hyb_language_model *model, const hyb_batch *batch, size_t n_context, size_t n_all) {
     hyb_training *t = model->training;
     int accumulate = t->accumulate;
-    hyb_backward_int8_refresh(model);
-    const float *weights = effective_weights(model->ctx, model->head, t); /* until a layer needs the memory */
+    if (!(t->work.master_share > 0.0f)) hyb_backward_int8_refresh(model);
+    const float *weights = hyb_training_weights(model->ctx, model->head, &t->work); /* until a layer needs the memory */
     for (size_t first = 0; first < batch->n_tokens; first += t->slice) {
         t->accumulate = accumulate || first > 0;
         head_backward(model, weights, first, hyb_slice(t, batch, first).n_tokens, n_all, t);

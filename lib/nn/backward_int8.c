@@ -134,14 +134,14 @@ static void token_task(void *argument, size_t index, size_t worker) {
             rows[i] = g->dy[i] + (loop->first + t) * n;
             scales[i] = tensor->scales[0];
             bits[i] = kernels->column_max_bits(rows[i], n, g->input->codes.scales[loop->first + t], maxima + at);
-            if (!has_row_scales(tensor)) continue;
+            if (!has_row_scales(tensor) || g->transposed == NULL) continue;
             float *scaled = loop->b->rows + worker * loop->b->max_outputs + at;
             for (size_t r = 0; r < n; r++) scaled[r] = rows[i][r] * tensor->scales[r];
             rows[i] = scaled;
             scales[i] = 1.0f;
             bits[i] = kernels->max_abs_bits(scaled, n);
         }
-        quantize_token(loop, rows, scales, bits, t);
+        if (g->transposed != NULL) quantize_token(loop, rows, scales, bits, t);
     }
 }
 
@@ -235,8 +235,9 @@ void hyb_linear_backward_int8(hyb_ctx *ctx, const hyb_linear_group *group, size_
         int accumulate = training->accumulate || loop.first > 0;
         loop.n_tokens = hyb_tokens_in_scope(training, loop.first, n_tokens, b->chunk);
         quantize_group(ctx, &loop);
-        hyb_matmul_parallel(ctx, group->transposed, &b->by_token, loop.n_tokens, dx + loop.first * n_cols, NULL, n_cols,
-                            0, training->work.matmul_scratch);
+        if (group->transposed != NULL)
+            hyb_matmul_parallel(ctx, group->transposed, &b->by_token, loop.n_tokens, dx + loop.first * n_cols, NULL,
+                                n_cols, 0, training->work.matmul_scratch);
         for (size_t i = 0; i < group->n_tensors; i++)
             weight_gradient(ctx, &loop, i, accumulate, training->work.matmul_scratch);
     }

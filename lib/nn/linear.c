@@ -1,6 +1,7 @@
 /* linear.c - quantised linear layers: master weights to packed weights, inputs to int8, and the product.
  *
- * One forward pass serves training and inference, except that F32 layers use the GEMM while training.
+ * One forward pass serves training and inference, except that F32 layers, and quantised ones whose weights are blended
+ * with the master weights, use the GEMM while training.
  */
 #include "../quantize.h"
 #include "nn.h"
@@ -68,6 +69,7 @@ hyb_status hyb_tensor_update(hyb_ctx *ctx, const hyb_adamw *adamw, hyb_tensor *t
 typedef struct effective_loop {
     const hyb_ctx *ctx;
     const hyb_tensor *tensor;
+    float master_share;
     float *values;
     size_t rows_per_task;
 } effective_loop;
@@ -79,20 +81,58 @@ static void effective_task(void *argument, size_t index, size_t worker) {
     (void)worker;
     for (size_t r = first; r < end; r++) {
         float *row = loop->values + r * t->n_cols;
-        if (t->codes != NULL)
-            loop->ctx->kernels.dequantize_i8(t->codes + r * t->n_cols, t->n_cols, t->scales[t->n_scales > 1 ? r : 0],
-                                             row);
-        else if (t->packed != NULL)
+        if (t->codes != NULL) {
+            float scale = t->scales[t->n_scales > 1 ? r : 0] * (1.0f - loop->master_share);
+            loop->ctx->kernels.dequantize_i8(t->codes + r * t->n_cols, t->n_cols, scale, row);
+            if (loop->master_share > 0.0f)
+                loop->ctx->kernels.axpy_f32(row, t->values + r * t->n_cols, t->n_cols, loop->master_share);
+        } else if (t->packed != NULL) {
             hyb_weights_gather_row(t->packed, r, row);
-        else
+        } else {
             memcpy(row, t->values + r * t->n_cols, t->n_cols * sizeof *row);
+        }
     }
 }
 
-void hyb_tensor_effective(hyb_ctx *ctx, const hyb_tensor *tensor, float *values) {
-    effective_loop loop = {ctx, tensor, values, hyb_rows_per_task(tensor->n_cols)};
+void hyb_tensor_effective(hyb_ctx *ctx, const hyb_tensor *tensor, float master_share, float *values) {
+    effective_loop loop = {ctx, tensor, master_share, values, hyb_rows_per_task(tensor->n_cols)};
     hyb_parallel(ctx, hyb_ceil_div(tensor->n_rows, loop.rows_per_task), effective_task, &loop);
 }
+
+/* ---- operands of a training step's fp32 products ---- */
+
+typedef struct values_loop {
+    const hyb_ctx *ctx;
+    const hyb_activations *codes;
+    size_t n_tokens, n_cols;
+    float *values;
+} values_loop;
+
+static void values_task(void *argument, size_t index, size_t worker) {
+    const values_loop *loop = argument;
+    size_t first = index * HYB_TOKENS_PER_TASK, end = hyb_min_size(first + HYB_TOKENS_PER_TASK, loop->n_tokens);
+    (void)worker;
+    for (size_t i = first; i < end; i++)
+        loop->ctx->kernels.dequantize_i8(loop->codes->codes + i * loop->codes->ld, loop->n_cols, loop->codes->scales[i],
+                                         loop->values + i * loop->n_cols);
+}
+
+const float *hyb_training_input(hyb_ctx *ctx, const hyb_tensor *tensor, const hyb_input *input, size_t n_tokens,
+                                const hyb_work *work) {
+    if (!hyb_tensor_is_quantized(tensor)) return input->x;
+    values_loop loop = {ctx, &input->codes, n_tokens, tensor->n_cols, work->input_values};
+    hyb_parallel(ctx, hyb_ceil_div(n_tokens, HYB_TOKENS_PER_TASK), values_task, &loop);
+    return work->input_values;
+}
+
+const float *hyb_training_weights(hyb_ctx *ctx, const hyb_tensor *tensor, const hyb_work *work) {
+    float share = hyb_is_blended(tensor, work) ? work->master_share : 0.0f;
+    if (!hyb_tensor_is_quantized(tensor) || share == 1.0f) return tensor->values;
+    hyb_tensor_effective(ctx, tensor, share, work->effective);
+    return work->effective;
+}
+
+/* ---- products ---- */
 
 /* F32 weights in inference: every dot product in the contract's order. */
 typedef struct dense_loop {
@@ -122,12 +162,14 @@ static void dense_task(void *argument, size_t index, size_t worker) {
 
 void hyb_linear_forward(hyb_ctx *ctx, const hyb_tensor *tensor, const hyb_input *input, size_t n_tokens,
                         const hyb_work *work, int accumulate, float *y) {
-    if (hyb_tensor_is_quantized(tensor)) {
+    if (hyb_tensor_is_quantized(tensor) && !hyb_is_blended(tensor, work)) {
         hyb_matmul_parallel(ctx, tensor->packed, &input->codes, n_tokens, y, NULL, tensor->n_rows, accumulate,
                             work->matmul_scratch);
     } else if (work->training) {
-        hyb_gemm_parallel(ctx, HYB_GEMM_NT, n_tokens, tensor->n_rows, tensor->n_cols, input->x, tensor->n_cols,
-                          tensor->values, tensor->n_cols, accumulate, y, tensor->n_rows, work->gemm_scratch);
+        const float *x = hyb_training_input(ctx, tensor, input, n_tokens, work);
+        const float *weights = hyb_training_weights(ctx, tensor, work);
+        hyb_gemm_parallel(ctx, HYB_GEMM_NT, n_tokens, tensor->n_rows, tensor->n_cols, x, tensor->n_cols, weights,
+                          tensor->n_cols, accumulate, y, tensor->n_rows, work->gemm_scratch);
     } else {
         dense_loop loop = {.ctx = ctx, .tensor = tensor, .x = input->x, .n_tokens = n_tokens, .y = y};
         loop.accumulate = accumulate;

@@ -101,6 +101,11 @@ typedef struct hyb_work {
     uint8_t *matmul_scratch; /* per worker */
     void *gemm_scratch;      /* per worker, training only */
     int training;            /* F32 layers use the GEMM (relaxed bits) instead of exact dot products */
+    /* Training only: of the master weights in a layer's quantised matrices, which are multiplied in fp32 unless it is
+     * 0, and what that and the fp32 backward pass need. */
+    float master_share;
+    float *input_values; /* [m][columns] dequantised inputs */
+    float *effective;    /* effective weights of the largest matrix */
 } hyb_work;
 
 struct hyb_language_model {
@@ -123,6 +128,7 @@ struct hyb_language_model {
     int backward;                          /* hyb_backward of the next prepare */
     int optimizer;                         /* hyb_optimizer of the next prepare */
     int moments_optimizer;                 /* whose state the tensors point to */
+    float master_share;                    /* 1 - the ternary blend of training steps */
     struct hyb_training *training;         /* train.c; NULL before prepare */
     hyb_session *evaluation;               /* session.c; for loss and logits, made on demand */
     void *parameter_memory;                /* one block: values, codes and scales */
@@ -154,8 +160,17 @@ hyb_status hyb_tensor_quantize_with(hyb_ctx *ctx, hyb_tensor *tensor, const hyb_
  * they are in the cache. Errors: as hyb_adamw_update, before anything changes; NOT_FINITE. */
 hyb_status hyb_tensor_update(hyb_ctx *ctx, const hyb_adamw *adamw, hyb_tensor *tensor, int8_t *next_codes,
                              uint64_t *n_flipped, uint64_t *n_zeros);
-/* values[r][c] = effective weight. */
-void hyb_tensor_effective(hyb_ctx *ctx, const hyb_tensor *tensor, float *values);
+/* values[r][c] = effective weight; with a share of the master weights: share * master + (1 - share) * quantised. */
+void hyb_tensor_effective(hyb_ctx *ctx, const hyb_tensor *tensor, float master_share, float *values);
+/* Whether a training step blends the tensor's master and quantised weights, and so multiplies it in fp32. */
+HYB_INLINE int hyb_is_blended(const hyb_tensor *tensor, const hyb_work *work) {
+    return work->master_share > 0.0f && tensor->is_linear && hyb_tensor_is_quantized(tensor);
+}
+/* The operands of a training step's fp32 products: an input as the layer sees it [n_tokens][n_cols], and the effective
+ * weights. What is not fp32 already is made in the work memory, which the next call overwrites. */
+const float *hyb_training_input(hyb_ctx *ctx, const hyb_tensor *tensor, const hyb_input *input, size_t n_tokens,
+                                const hyb_work *work);
+const float *hyb_training_weights(hyb_ctx *ctx, const hyb_tensor *tensor, const hyb_work *work);
 /* y[t][r] = (or += with accumulate) sum_c weight[r][c] * input[t][c], n tokens; y has n_rows columns. */
 void hyb_linear_forward(hyb_ctx *ctx, const hyb_tensor *tensor, const hyb_input *input, size_t n_tokens,
                         const hyb_work *work, int accumulate, float *y);

@@ -26,7 +26,7 @@ typedef struct hyb_linear_group {
     hyb_tensor *tensors[HYB_GROUP_TENSORS];
     const float *dy[HYB_GROUP_TENSORS];       /* [n][n_rows of the tensor] */
     const hyb_input *input;                   /* what the forward pass gave them */
-    const hyb_weights *transposed;            /* integer backward only */
+    const hyb_weights *transposed;            /* integer backward only; NULL: no dx */
     void (*finish)(void *user, size_t token); /* NULL, or makes a token's row of every dy, which is read next */
     void *user;
 } hyb_linear_group;
@@ -54,6 +54,7 @@ typedef struct hyb_training {
     size_t scope, slice;               /* tokens, of this step: hyb_training_begin */
     int accumulate;                    /* behind the first slice: gradients are added to */
     size_t n_threads;                  /* that the per-worker buffers were made for */
+    int blends;                        /* there is memory for blended weights */
     uint32_t *inputs;                  /* [max_sequences * max_context] */
     float *d_embedded;                 /* [max_sequences * max_context][dim]: of the residual of every token */
     uint32_t *targets;                 /* [n] */
@@ -69,8 +70,6 @@ typedef struct hyb_training {
     float *d_input;         /* [m][dim]: gradient of a layer input; also of attn_out */
     float *d_wide;          /* [m][ffn_dim] */
     float *d_q, *d_k, *d_v; /* [m][dim], [m][kv_dim] */
-    float *input_values;    /* [m][columns] dequantised inputs of what works in fp32: layers, the head */
-    float *effective;       /* effective weights of the largest matrix of those */
     hyb_backward_int8 int8;
     float *gain_partials;           /* [chunks of m][max(dim, ffn_dim)] */
     hyb_orthogonal_work orthogonal; /* SPECTRAL only, for the largest of the layers' matrices, as is the next */
@@ -84,9 +83,9 @@ typedef struct hyb_training {
 } hyb_training;
 
 /* Places a training step's buffers in the arena (or measures them, arena->base NULL). states [n_layers] must exist.
- * backward: hyb_backward; optimizer: hyb_optimizer. */
+ * backward: hyb_backward; optimizer: hyb_optimizer; blends: quantised matrices may be blended with master weights. */
 void hyb_training_layout(const hyb_language_model_config *config, const hyb_ctx *ctx, int backward, int optimizer,
-                         size_t n_sequences, size_t n_context, hyb_arena *arena, hyb_training *training);
+                         int blends, size_t n_sequences, size_t n_context, hyb_arena *arena, hyb_training *training);
 /* Places an inference pass's buffers for up to n_tokens at once. */
 void hyb_inference_layout(const hyb_language_model_config *config, const hyb_ctx *ctx, size_t n_tokens,
                           size_t n_context, int cache_format, hyb_arena *arena, hyb_layer_state *state,
@@ -121,7 +120,8 @@ void hyb_attention_backward(const hyb_language_model *model, const hyb_layer_sta
 size_t hyb_group_tensors(const hyb_layer *layer, int group, hyb_tensor *tensors[HYB_GROUP_TENSORS]);
 /* Packs the transposed weights if codes changed since. */
 void hyb_backward_int8_refresh(hyb_language_model *model);
-/* Gradients of a group's tensors, added to if training->accumulate, and dx [n][n_cols], overwritten. */
+/* Gradients of a group's tensors, added to if training->accumulate, and dx [n][n_cols], overwritten, unless the group
+ * has no transposed weights. */
 void hyb_linear_backward_int8(hyb_ctx *ctx, const hyb_linear_group *group, size_t n_tokens, float *dx,
                               hyb_training *training);
 /* The longest sum of its products, for the size of the matmul's scratch. */

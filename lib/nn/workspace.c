@@ -83,10 +83,10 @@ void hyb_inference_layout(const hyb_language_model_config *c, const hyb_ctx *ctx
     }
 }
 
-/* What the fp32 gradient products of quantised matrices need: of the layers' unless they are integer products, and of
- * the head. */
+/* What the fp32 products of quantised matrices need: of the layers' unless they are integer products, and of the head.
+ */
 static void layout_dequantized(const hyb_language_model_config *c, int layers_too, size_t n, hyb_arena *arena,
-                               hyb_training *t) {
+                               hyb_work *work) {
     size_t cols = 0, matrix = 0;
     if (c->embedding_format != HYB_FORMAT_F32) {
         cols = c->dim;
@@ -96,8 +96,8 @@ static void layout_dequantized(const hyb_language_model_config *c, int layers_to
         cols = widest(c);
         if ((size_t)c->dim * widest(c) > matrix) matrix = (size_t)c->dim * widest(c);
     }
-    t->input_values = take_floats(arena, n, cols);
-    t->effective = take_floats(arena, matrix, 1);
+    work->input_values = take_floats(arena, n, cols);
+    work->effective = take_floats(arena, matrix, 1);
 }
 
 /* The gradients of a scope are read four times: few enough stay in a second-level cache (1.08 times as fast a step as
@@ -186,13 +186,15 @@ static void layout_update(const hyb_language_model_config *c, int optimizer, hyb
     if (optimizer != HYB_OPTIMIZER_SPECTRAL) return;
     t->orthogonal.next = take_floats(arena, c->dim, widest(c));
     t->orthogonal.gram = take_floats(arena, c->dim, c->dim);
-    t->orthogonal.squared = take_floats(arena, c->dim, c->dim);
+    t->orthogonal.factor = take_floats(arena, c->dim, c->dim);
+    t->orthogonal.product = take_floats(arena, c->dim, c->dim);
+    t->orthogonal.spare = take_floats(arena, c->dim, c->dim);
     t->orthogonal.rows = t->row_sums;
     t->direction = take_floats(arena, c->dim, widest(c));
 }
 
 void hyb_training_layout(const hyb_language_model_config *c, const hyb_ctx *ctx, int backward, int optimizer,
-                         size_t n_sequences, size_t n_context, hyb_arena *arena, hyb_training *t) {
+                         int blends, size_t n_sequences, size_t n_context, hyb_arena *arena, hyb_training *t) {
     size_t n_tokens = n_sequences * n_context, m = slice_tokens(c, ctx, n_sequences, n_context);
     size_t n = micro_batch_tokens(c, m, n_tokens), dim = c->dim, kv_dim = dim / c->n_heads * c->n_kv_heads;
     hyb_layer_state measured, *state = &measured;
@@ -224,13 +226,14 @@ void hyb_training_layout(const hyb_language_model_config *c, const hyb_ctx *ctx,
     t->d_k = take_floats(arena, m, kv_dim);
     t->d_v = take_floats(arena, m, kv_dim);
     int integer = backward == HYB_BACKWARD_INT8 && c->linear_format != HYB_FORMAT_F32;
-    layout_dequantized(c, !integer, m, arena, t);
     /* A scope of more than HYB_GAIN_CHUNK tokens may end with a short chunk. */
     t->gain_partials = take_floats(arena, 2 * m / HYB_GAIN_CHUNK + 1, widest(c));
     size_t longest = integer ? hyb_backward_int8_longest(c, m) : 0;
     size_t there = HYB_ATTENTION_TRAINING_FLOATS(n_context, dim / c->n_heads);
     size_t back = HYB_ATTENTION_BACKWARD_FLOATS(n_context, dim / c->n_heads);
     layout_work(c, ctx, there > back ? there : back, longest > widest(c) ? longest : widest(c), arena, &t->work);
+    layout_dequantized(c, blends || !integer, m, arena, &t->work);
+    t->blends = blends;
     if (integer) hyb_backward_int8_layout(c, ctx, m, arena, &t->int8);
     t->work.gemm_scratch = hyb_arena_take(arena, 1, hyb_gemm_scratch_bytes(ctx));
     layout_update(c, optimizer, arena, t);

@@ -24,18 +24,19 @@ __all__ = [
     "HybridDefaults",
     "HybridFixed",
     "HybridTime",
+    "HybridTrace",
     "Muon",
     "rows",
 ]
 
-# By number of steps; to be replaced by the best of the tuning rows, which are not measured yet. Of rates
-# 1e-3, 2e-3, 4e-3 and 8e-3 this one ended lowest at 600 steps.
-_TUNED_ADAMW: dict[int, tuple[str, ...]] = {
-    600: ("training.learning_rate=2e-3",),
-    2000: ("training.learning_rate=2e-3",),
+# The best of the rows optimizer/tuning/adamw, by number of steps and text.
+_TUNED_ADAMW: dict[str, tuple[str, ...]] = {
+    "600/file": ("training.learning_rate=2e-3", "training.weight_decay=0.3"),
+    "600/documentation": ("training.learning_rate=4e-3", "training.weight_decay=0.3"),
+    "2000/library": ("training.learning_rate=2e-3", "training.weight_decay=0.3"),
 }
 # Of matrices, at 600 steps: the best of the rows optimizer/tuning/muon.
-_TUNED_MUON = 0.02
+_TUNED_MUON = 0.04
 _FACTORS = (0.1, 0.33, 1.0, 3.0, 10.0)
 _HERE = "pyhybrid.benchmarks.optimizer"
 
@@ -72,13 +73,29 @@ class BatchesTime(Hybrid):
         return float(self.record(round_number)["batches_cpu_seconds"])
 
 
+class HybridTrace(Hybrid):
+    """Mean over a run of what the optimiser did.
+
+    Args:
+        quantity: 'lr_multiplier', 'trust_radius' or 'constraint_active'.
+        run: see TrainingRun.
+    """
+
+    def __init__(self, *, quantity: str, **run: Any) -> None:
+        super().__init__(**run)
+        self.quantity = quantity
+
+    def run(self, round_number: int) -> float:
+        return float(np.mean(self.record(round_number)["trace"][self.quantity]))
+
+
 class AdamW(TrainingRun):
-    """Tuned AdamW."""
+    """AdamW, tuned for this text and number of steps where that was done."""
 
     def overrides(self) -> list[str]:
         changes = self.changes_of("peer")
-        own = [int(c.partition("=")[2]) for c in changes if c.startswith("training.steps=")]
-        tuned = _TUNED_ADAMW[600 if (own or [self.steps])[-1] < 1000 else 2000]
+        own = [c.partition("=")[2] for c in changes if c.startswith("training.steps=")]
+        tuned = _TUNED_ADAMW.get(f"{[self.steps, *own][-1]}/{self.text}", ())
         return ["training.optimizer=adamw", *tuned, *changes]
 
 
@@ -139,11 +156,12 @@ class _MuonUpdate:
         rate = self.rate * multiplier
         for name, p in model.parameters().items():
             if name.startswith("blk.") and p.shape[0] > 1:
-                p.first_moment *= 0.95
-                p.first_moment += p.gradient
-                direction = _orthogonal(0.95 * p.first_moment + p.gradient)
-                p.values *= 1 - rate * self.decay
-                p.values -= rate * max(1.0, p.shape[0] / p.shape[1]) ** 0.5 * direction
+                momentum, values = p.first_moment, p.values
+                momentum *= 0.95
+                momentum += p.gradient
+                direction = _orthogonal(0.95 * momentum + p.gradient)
+                values *= 1 - rate * self.decay
+                values -= rate * max(1.0, p.shape[0] / p.shape[1]) ** 0.5 * direction
             else:
                 _adam(p, rate * self.ratio, number)
         model.touch()
@@ -163,12 +181,13 @@ def _orthogonal(x: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _adam(p: Any, rate: float, number: int, betas: tuple[float, float] = (0.9, 0.95)) -> None:
-    p.first_moment *= betas[0]
-    p.first_moment += (1 - betas[0]) * p.gradient
-    p.second_moment *= betas[1]
-    p.second_moment += (1 - betas[1]) * p.gradient**2
-    size = np.sqrt(p.second_moment / (1 - betas[1] ** number)) + 1e-8
-    p.values -= np.float32(rate / (1 - betas[0] ** number)) * p.first_moment / size
+    first, second, values = p.first_moment, p.second_moment, p.values
+    first *= betas[0]
+    first += (1 - betas[0]) * p.gradient
+    second *= betas[1]
+    second += (1 - betas[1]) * p.gradient**2
+    size = np.sqrt(second / (1 - betas[1] ** number)) + 1e-8
+    values -= np.float32(rate / (1 - betas[0] ** number)) * first / size
 
 
 # ---- rows ----
@@ -184,7 +203,8 @@ def _row(name: str, options: Options, *, steps: int, text: str, changes: str = "
         better="lower",
         ours=f"{_HERE}:{fields.pop('ours', 'Hybrid')}",
         peers={label: f"{_HERE}:{side}" for label, side in fields.pop("peers", {}).items()},
-        sizes={"preset": fields.pop("preset", "small"), "steps": steps, "text": text, "changes": changes},
+        sizes={"preset": fields.pop("preset", "small"), "steps": steps, "text": text, "changes": changes}
+        | fields.pop("sizes", {}),
         hidden=hidden,
         threads=max(options.threads),
         agreement={"first_batch": 0.0},
@@ -211,7 +231,7 @@ def _against_adamw(options: Options, text: str, steps: int, seeds: int) -> list[
             options,
             **same,
             steps=steps,
-            peers={tuned: "AdamW", "Muon + AdamW": "Muon"},
+            peers={tuned: "AdamW"} | ({} if text == "documentation" else {"Muon + AdamW": "Muon"}),
             goal=_gain(f"{where}: at least {gain} nats below tuned AdamW.", gain, tuned),
         ),
         _row(
@@ -304,30 +324,48 @@ ABLATION: dict[str, str] = {
     "row-normalisation": "training.row_beta=0.95",
     "momentum-0.9": "training.momentum=0.9",
     "no-decay": "training.weight_decay=0",
+    "ramp": "training.ramp_start=0.5 training.ramp_end=0.9",
+    "ramp-no-network": "training.ramp_start=0.5 training.ramp_end=0.9 training.radius_rule=fixed",
     "sub-norms": "model.sub_norms=true",
     "squared-relu": "model.activation=squared_relu",
     "sub-norms-squared-relu": "model.sub_norms=true model.activation=squared_relu",
 }
 
 #: What was tried of AdamW, one value at a time around the best; the first is the rate.
-ADAMW_GRID: dict[int, tuple[str, ...]] = {
-    600: (
-        "learning_rate=1e-3",
-        "learning_rate=2e-3",
-        "learning_rate=3e-3",
-        "learning_rate=4e-3",
-        "learning_rate=8e-3",
-        "learning_rate=2e-3 beta1=0.9",
-        "learning_rate=2e-3 beta1=0.7",
-        "learning_rate=2e-3 beta2=0.95",
+ADAMW_GRID: dict[str, tuple[str, ...]] = {
+    "600/file": (
+        "learning_rate=1e-3 weight_decay=1",
+        "learning_rate=2e-3 weight_decay=1",
+        "learning_rate=3e-3 weight_decay=1",
+        "learning_rate=4e-3 weight_decay=1",
+        "learning_rate=8e-3 weight_decay=1",
+        "learning_rate=2e-3 beta1=0.9 weight_decay=1",
+        "learning_rate=2e-3 beta1=0.7 weight_decay=1",
+        "learning_rate=2e-3 beta2=0.95 weight_decay=1",
         "learning_rate=2e-3 weight_decay=0.1",
         "learning_rate=2e-3 weight_decay=0.3",
+        "learning_rate=2e-3 weight_decay=0.5",
         "learning_rate=2e-3 weight_decay=2",
+        "learning_rate=1.5e-3 weight_decay=0.3",
+        "learning_rate=3e-3 weight_decay=0.3",
     ),
-    2000: ("learning_rate=1e-3", "learning_rate=2e-3", "learning_rate=4e-3"),
+    "600/documentation": (
+        "learning_rate=1e-3 weight_decay=1",
+        "learning_rate=2e-3 weight_decay=1",
+        "learning_rate=4e-3 weight_decay=1",
+        "learning_rate=8e-3 weight_decay=1",
+        "learning_rate=2e-3 weight_decay=0.3",
+        "learning_rate=4e-3 weight_decay=0.3",
+    ),
+    "2000/library": (
+        "learning_rate=1e-3 weight_decay=1",
+        "learning_rate=2e-3 weight_decay=1",
+        "learning_rate=4e-3 weight_decay=1",
+        "learning_rate=2e-3 weight_decay=0.3",
+    ),
 }
 
-MUON_RATES = (0.01, 0.02, 0.04)
+MUON_RATES = (0.01, 0.02, 0.04, 0.08)
 
 
 #: What the choice of windows is worth on texts where it may be: changes by text.
@@ -368,31 +406,21 @@ def _clusters(options: Options) -> list[Row]:
     return found
 
 
-def _tuning(options: Options, text: str, steps: int) -> list[Row]:
-    return [
-        _row(
-            f"tuning/adamw/{steps}/{text}/{values.replace(' ', ',')}",
-            options,
-            steps=steps,
-            text=text,
-            changes=" ".join(f"ours.training.{value}" for value in ("optimizer=adamw", *values.split())),
-            peers={"hybrid, defaults": "HybridDefaults"},
-            seeds=1,
-        )
-        for values in ADAMW_GRID[steps]
-    ] + [
-        _row(
-            f"tuning/muon/{steps}/{text}/learning_rate={rate:g}",
-            options,
-            steps=steps,
-            text=text,
-            changes=f"peer.training.learning_rate={rate:g}",
-            ours="Muon",
-            peers={"hybrid, defaults": "HybridDefaults"},
-            seeds=1,
-        )
-        for rate in MUON_RATES
-    ]
+def _tuning(options: Options) -> list[Row]:
+    found = []
+    for key, grid in ADAMW_GRID.items():
+        steps, _, text = key.partition("/")
+        if text == "file" and options.data is None:
+            continue
+        for values in grid:
+            name = f"tuning/adamw/{key}/{values.replace(' ', ',')}"
+            own = " ".join(f"ours.training.{value}" for value in ("optimizer=adamw", *values.split()))
+            found.append(_row(name, options, steps=int(steps), text=text, changes=own, seeds=1))
+    for rate in MUON_RATES:
+        text = "documentation" if options.data is None else "file"
+        name, own = f"tuning/muon/600/{text}/learning_rate={rate:g}", f"peer.training.learning_rate={rate:g}"
+        found.append(_row(name, options, steps=600, text=text, changes=own, ours="Muon", seeds=1))
+    return found
 
 
 def rows(options: Options) -> list[Row]:
@@ -421,6 +449,19 @@ def rows(options: Options) -> list[Row]:
     found.append(_short_runs(options, text))
     found += [
         _row(
+            f"trace/{quantity}/{text}",
+            options,
+            steps=600,
+            text=text,
+            seeds=5,
+            ours="HybridTrace",
+            unit="mean of a run",
+            sizes={"quantity": quantity},
+        )
+        for quantity in ("constraint_active", "lr_multiplier", "trust_radius")
+    ]
+    found += [
+        _row(
             f"ablation/{name}/{text}",
             options,
             steps=600,
@@ -432,4 +473,15 @@ def rows(options: Options) -> list[Row]:
         for name, changes in ABLATION.items()
     ]
     found += _clusters(options)
-    return found + _tuning(options, text, 600) + _tuning(options, "library", 2000)
+    found.append(
+        _row(
+            "ramp/2000/library",
+            options,
+            steps=2000,
+            text="library",
+            seeds=3,
+            changes="ours.training.ramp_start=0.5 ours.training.ramp_end=0.9",
+            peers={"default": "HybridDefaults"},
+        )
+    )
+    return found + _tuning(options)

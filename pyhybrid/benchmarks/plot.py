@@ -1,5 +1,7 @@
-"""Draws measured rows as PNG files, one a section: our median by each peer's, and the share of the limit; the
-section `scaling` as curves with their fitted power laws.
+"""Draws measured rows as PNG files, one a section.
+
+Our median by each peer's, and the share of the limit; losses as differences with their confidence intervals;
+the section `scaling` as curves with their fitted power laws.
 
 Place in the data flow: cli.py calls `plot` after measuring. Needs matplotlib, an optional extra.
 """
@@ -14,6 +16,9 @@ from typing import Any
 from pyhybrid.benchmarks.scaling import fits
 
 __all__ = ["plot"]
+
+# Sections whose figures are losses: compared by difference.
+_LOSSES = ("optimizer", "quality")
 
 
 def plot(results: Sequence[Mapping[str, Any]], path: Path) -> list[Path]:
@@ -33,7 +38,7 @@ def plot(results: Sequence[Mapping[str, Any]], path: Path) -> list[Path]:
     written = []
     for section in sections:
         target = path if len(sections) == 1 else path.with_name(f"{path.stem}-{section}{path.suffix}")
-        draw = _draw_curves if section == "scaling" else _draw
+        draw = {"scaling": _draw_curves, **dict.fromkeys(_LOSSES, _draw_differences)}.get(section, _draw)
         draw(section, [result for result in results if result["section"] == section], target)
         written.append(target)
     return written
@@ -65,6 +70,45 @@ def _draw(section: str, results: Sequence[Mapping[str, Any]], path: Path) -> Non
     axes.margins(x=0.15)
     axes.invert_yaxis()
     axes.set_xlabel("ours / other (above 1: we are better)")
+    axes.set_title(f"pyhybrid bench {section}")
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)
+
+
+def _draw_differences(section: str, results: Sequence[Mapping[str, Any]], path: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    units = list(dict.fromkeys(result["unit"] for result in results))
+    bars = [
+        (
+            f"{result['name'].removeprefix(section + '/')} : {peer}",
+            figures["difference"],
+            figures["half_width"],
+        )
+        for result in results
+        for peer, figures in result["peers"].items()
+        if result["unit"] == units[0]  # further units, such as seconds, have another scale
+    ]
+    labels, differences, widths = (
+        (list(column) for column in zip(*bars, strict=True)) if bars else ([], [], [])
+    )
+    figure, axes = pyplot.subplots(figsize=(10, 1.2 + 0.28 * max(1, len(labels))))
+    colours = ["tab:blue" if value <= 0 else "tab:red" for value in differences]
+    drawn = axes.barh(
+        range(len(labels)), differences, xerr=[width or 0.0 for width in widths], color=colours, capsize=2
+    )
+    axes.bar_label(drawn, fmt="%+.3f", padding=2, fontsize=8)
+    axes.set_yticks(range(len(labels)), labels, fontsize=8)
+    axes.axvline(0, color="black", linewidth=1)
+    axes.margins(x=0.15)
+    axes.invert_yaxis()
+    axes.set_xlabel(
+        f"ours - other, {', '.join(units[:1])}, with the 95 % interval of the mean (below 0: we are better)"
+    )
     axes.set_title(f"pyhybrid bench {section}")
     figure.tight_layout()
     figure.savefig(path, dpi=120)

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pyhybrid.benchmarks.promises import render_promises
 from pyhybrid.benchmarks.registry import SECTIONS
 from pyhybrid.benchmarks.scaling import fits
 
@@ -308,6 +309,12 @@ def render_claims(results: Mapping[str, Mapping[str, Any]]) -> str:
         "# Claims",
         "",
         _GENERATED,
+        "",
+        "## Promises of the design documents",
+        "",
+        *render_promises(results),
+        "",
+        "## Claims of the benchmarks",
         "",
         "What the benchmarks claim, the measured figure (BENCHMARKS.md) and the command that measures it.",
         "",

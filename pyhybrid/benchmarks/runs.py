@@ -96,16 +96,23 @@ class RunFolder:
             seed: of weights and batches.
             sha256: of the text.
             config: shape and run.
+
+        Raises:
+            ValueError: a file of the folder is not a record.
         """
         if self.path is None:
             return None
         wanted = _what(config)
         for path in sorted(self.path.glob("*.json")):
-            record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-            same = [record.get(name) for name in ("version", "side", "seed", "sha256")]
-            if same != [_VERSION, side, seed, sha256]:
-                continue
-            if _what(from_dict(record["config"], RunConfig())) == wanted:
+            try:
+                record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+                same = [record[name] for name in ("version", "side", "seed", "sha256")]
+                if same != [_VERSION, side, seed, sha256]:
+                    continue
+                found = _what(from_dict(record["config"], RunConfig()))
+            except (ValueError, KeyError, TypeError) as error:
+                raise ValueError(f"{path} is not the record of a run ({error}); delete it") from error
+            if found == wanted:
                 return record
         return None
 
@@ -174,7 +181,7 @@ class TrainingRun:
         self.runs = RunFolder(runs)
         base = PRESETS[preset].config
         base = replace(base, training=replace(base.training, steps=steps))
-        self.steps, self.changes = steps, changes.split()
+        self.steps, self.text, self.changes = steps, text, changes.split()
         self.config = apply_overrides(base, self.overrides())
 
     def overrides(self) -> list[str]:
@@ -221,18 +228,27 @@ class TrainingRun:
         from pyhybrid._run_batches import RunBatches
         from pyhybrid._run_update import make_update
         from pyhybrid.language_model import LanguageModel
-        from pyhybrid.schedule import LearningRateSchedule
+        from pyhybrid.schedule import LearningRateSchedule, ternary_blend
 
         t = replace(self.config.training, seed=seed)
         model = LanguageModel(self.config.model, seed=seed, context=Context(threads=self.threads))
         update: Any = self.update() or make_update(t, self.config.model)
-        model.prepare(t.batch_size, t.context, backward=t.backward, optimizer=update.kind)
+        model.prepare(
+            t.batch_size,
+            t.context,
+            backward=t.backward,
+            optimizer=update.kind,
+            ternary_blend=t.initial_ternary_blend,
+        )
         schedule = LearningRateSchedule(t, t.steps)
         begun, at_work, busy, losses = time.perf_counter(), time.process_time(), 0.0, []
         batches = RunBatches(dataset.train, t, context=model.context)
         preparing = time.process_time() - at_work
         trace: dict[str, list[float]] = {}
         for number in range(1, t.steps + 1):
+            blend = ternary_blend(t, number, t.steps)
+            if blend is not None:
+                model.set_ternary_blend(blend)
             batch = batches.batch(number)
             gradients = model.gradients(batch.tokens)
             losses.append(gradients.loss)

@@ -299,7 +299,7 @@ static void test_memory_is_estimated(void) {
         CHECK_OK(hyb_ctx_create(&options, &ctx));
         CHECK_OK(hyb_language_model_create(ctx, &config, 1, &model));
         CHECK_OK(hyb_language_model_set_backward(model, (hyb_backward)backward));
-        CHECK_OK(hyb_language_model_memory_with(ctx, &config, (hyb_backward)backward, HYB_OPTIMIZER_ADAMW, 300, 32,
+        CHECK_OK(hyb_language_model_memory_with(ctx, &config, (hyb_backward)backward, HYB_OPTIMIZER_ADAMW, 0, 300, 32,
                                                 &weight_bytes, &training_bytes));
         n_bytes = 0;
         CHECK_OK(hyb_language_model_prepare(model, 300, 32));

@@ -109,6 +109,8 @@ def test_relative_difference_of_unequal_shapes_or_nan_is_infinite() -> None:
         ("ratio", 1.0, {"ratio": 0.9, "difference": -5.0}, False),
         ("difference", 0.02, {"ratio": 1.0, "difference": -0.01}, True),
         ("difference", 0.02, {"ratio": 1.0, "difference": -0.03}, False),
+        ("worst", 1.05, {"ratio": 1.0, "worst": 1.04}, True),
+        ("worst", 1.05, {"ratio": 1.0, "worst": 1.06}, False),
     ],
 )
 def test_claims_are_judged_by_their_kind(
@@ -241,6 +243,11 @@ def test_plot_writes_a_file_a_section(tmp_path: Path) -> None:
     written = plot(rows_, tmp_path / "y.png")
     assert written == [tmp_path / "y-gemm.png", tmp_path / "y-pack.png"]
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in written)
+    losses = [{"name": "optimizer/a", "section": "optimizer", "unit": "nats", "share": None, "peers": {}}]
+    losses.append({**losses[0], "peers": {"P": {"difference": -0.1, "half_width": None}}})
+    for shown in (losses[:1], losses):
+        (path,) = plot(shown, tmp_path / "z.png")
+        assert path.read_bytes().startswith(b"\x89PNG")
 
 
 def test_documents_are_what_the_results_give() -> None:

@@ -133,7 +133,7 @@ def test_training_config_refuses_a_decay_longer_than_the_run() -> None:
 def test_defaults_depend_on_optimizer_and_width() -> None:
     """Rates of Adam's directions fall with the width, the spectral norm's do not; given values stay."""
     wide = ModelConfig(dim=512, n_heads=8)
-    assert TrainingConfig(optimizer="adamw").for_model(ModelConfig()) == (8e-3, 1.0, 0.07)
+    assert TrainingConfig(optimizer="adamw").for_model(ModelConfig()) == (2e-3, 0.3, 0.07)
     assert TrainingConfig(optimizer="adamw").for_model(wide).learning_rate == pytest.approx(2e-3)
     assert TrainingConfig().for_model(wide) == TrainingConfig().for_model(ModelConfig())
     assert TrainingConfig(trust_norm="rms").for_model(wide).learning_rate == pytest.approx(2e-3)
