@@ -244,6 +244,18 @@ static hyb_status gradient_norm(hyb_language_model *model, double *norm) {
     return HYB_OK;
 }
 
+/* Keeps the mean loss of each sequence of a micro-batch, and adds all their tokens' losses to the total. */
+static void sum_losses(hyb_training *t, size_t first, size_t n_sequences, size_t n_context, double *total) {
+    for (size_t s = 0; s < n_sequences; s++) {
+        double sum = 0.0;
+        for (size_t p = 0; p < n_context; p++) {
+            sum += t->losses[s * n_context + p];
+            *total += t->losses[s * n_context + p];
+        }
+        t->sequence_losses[first + s] = sum / (double)n_context;
+    }
+}
+
 hyb_status hyb_language_model_gradients(hyb_language_model *model, const uint32_t *tokens, size_t n_sequences,
                                         size_t n_context, hyb_gradient_statistics *statistics) {
     if (model == NULL || tokens == NULL || statistics == NULL)
@@ -252,6 +264,7 @@ hyb_status hyb_language_model_gradients(hyb_language_model *model, const uint32_
     HYB_TRY(hyb_model_refresh(model, NULL, NULL));
     hyb_training *t = model->training;
     t->has_gradients = 0;
+    t->n_losses = 0;
     t->work.master_share = model->master_share;
     double loss = 0.0, norm = 0.0;
     size_t n_micro = hyb_training_begin(&model->config, n_context, t) / n_context;
@@ -261,7 +274,7 @@ hyb_status hyb_language_model_gradients(hyb_language_model *model, const uint32_
         t->accumulate = s > 0;
         forward(model, &batch, n_context);
         hyb_backward_pass(model, &batch, n_context, n_sequences * n_context);
-        for (size_t i = 0; i < batch.n_tokens; i++) loss += t->losses[i];
+        sum_losses(t, s, n, n_context, &loss);
     }
     hyb_embedding_backward(model, n_sequences * n_context);
     loss /= (double)(n_sequences * n_context);
@@ -270,6 +283,20 @@ hyb_status hyb_language_model_gradients(hyb_language_model *model, const uint32_
     statistics->loss = loss;
     statistics->gradient_norm = t->gradient_norm = norm;
     t->has_gradients = 1;
+    t->n_losses = n_sequences;
+    return HYB_OK;
+}
+
+hyb_status hyb_language_model_sequence_losses(const hyb_language_model *model, size_t n_sequences, double *losses) {
+    if (model == NULL || losses == NULL)
+        return hyb_fail(model ? model->ctx : NULL, HYB_ERROR_INVALID_ARGUMENT, "no argument may be NULL");
+    const hyb_training *t = model->training;
+    if (t == NULL || t->n_losses == 0)
+        return hyb_fail(model->ctx, HYB_ERROR_STATE, "call hyb_language_model_gradients first");
+    if (n_sequences != t->n_losses)
+        return hyb_fail(model->ctx, HYB_ERROR_INVALID_ARGUMENT, "losses of %zu sequences, the last batch had %zu",
+                        n_sequences, t->n_losses);
+    memcpy(losses, t->sequence_losses, n_sequences * sizeof *losses);
     return HYB_OK;
 }
 

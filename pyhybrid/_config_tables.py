@@ -45,6 +45,10 @@ RadiusForm = Literal["norm", "squared"]
 Backward = Literal["int8", "fp32"]
 ClusterRates = Literal["inverse_importance", "importance", "none"]
 GradientCompression = Literal["none", "row", "block", "five_level"]
+SamplerName = Literal["uniform", "stratified", "single", "loss_weighted", "epoch"]
+NearDuplicates = Literal["keep", "down_weight"]
+#: Samplers that draw by cluster.
+CLUSTER_SAMPLERS = ("stratified", "single", "loss_weighted")
 #: Names that `DataConfig.tokenizer` may have; anything else is a path.
 TOKENIZERS = ("bytes", "bpe")
 
@@ -280,7 +284,18 @@ class TrainingConfig(CheckedTable):
             'block' of 64, or 'five_level' codes; 'none': as they are.
         backward: arithmetic of the quantised layers' gradient products: 'int8' (integer products of
             quantised gradients), or 'fp32' (slower).
-        seed: of the initial weights and of the batches.
+        sampler: which windows of the text make up a batch: 'uniform' (any place), 'epoch' (each window once
+            before any comes again), and by cluster: 'stratified' (each batch covers the clusters in
+            proportion), 'single' (a batch is of one cluster) or 'loss_weighted' (clusters with more than the
+            average loss come more often).
+        data_clusters: clusters of the training text's windows, found by K-means when a run begins; 0: none.
+            The three samplers by cluster need at least 2; with any sampler the auxiliary network is told
+            which cluster most of a batch is of.
+        cluster_exponent: a cluster of n windows comes in proportion to n to this power: 1: as often as it is
+            in the text; 0: each cluster equally often.
+        near_duplicates: 'keep', or 'down_weight': windows that share half of their runs of eight tokens, and
+            windows that do so with one of these, together come as often as one window.
+        seed: of the initial weights, of the batches and of K-means.
         threads: that compute; None: what the model's context has. The result does not depend on it.
         evaluation_interval: steps between validations; 0: only at the end.
         evaluation_tokens: most validation tokens a validation; 0: all of them.
@@ -322,6 +337,10 @@ class TrainingConfig(CheckedTable):
     cluster_rate_interval: int = 50
     gradient_compression: GradientCompression = "none"
     backward: Backward = "int8"
+    sampler: SamplerName = "uniform"
+    data_clusters: int = 0
+    cluster_exponent: float = 1.0
+    near_duplicates: NearDuplicates = "keep"
     seed: int = 0
     threads: int | None = None
     evaluation_interval: int = 100
@@ -357,6 +376,7 @@ class TrainingConfig(CheckedTable):
         self._integer("cluster_rate_interval", 1, 2**53)
         self._choice("gradient_compression", typing.get_args(GradientCompression))
         self._choice("backward", typing.get_args(Backward))
+        self._check_sampler()
         self._integer("seed", 0, 2**64 - 1)
         if self.threads is not None:
             self._integer("threads", 1, 256)
@@ -388,6 +408,17 @@ class TrainingConfig(CheckedTable):
         self._number("momentum", 0, 1, below_high=True)
         self._number("row_beta", 0, 1, below_high=True)
         self._number("vector_ratio", 0, 1e6)
+
+    def _check_sampler(self) -> None:
+        self._choice("sampler", typing.get_args(SamplerName))
+        clusters = self._integer("data_clusters", 0, 2**24)
+        if clusters == 1:
+            self._fail("data_clusters", "one cluster is the whole text; give 0 for none, or at least 2")
+        if clusters == 0 and self.sampler in CLUSTER_SAMPLERS:
+            self._fail("sampler", "it draws by cluster; set training.data_clusters, to 8 for example")
+        if self._number("cluster_exponent", 0, 1) != 1 and clusters == 0:
+            self._fail("cluster_exponent", "there are no clusters; set training.data_clusters, or leave it 1")
+        self._choice("near_duplicates", typing.get_args(NearDuplicates))
 
     def for_model(self, model: ModelConfig) -> FilledTraining:
         """Returns the values that depend on optimiser and width, with defaults filled in.

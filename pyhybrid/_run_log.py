@@ -9,11 +9,16 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pyhybrid._run_clusters import WindowClusters
 
 __all__ = ["RunLog"]
 
 _RULE = "=" * 60
+# Shares of so many clusters fit into a line.
+_SHOWN_CLUSTERS = 16
 
 
 class RunLog:
@@ -21,10 +26,15 @@ class RunLog:
 
     Args:
         total_steps: gives the number of steps planned, once there is a first step.
+        clusters: gives the clusters of the text's windows then, or None.
     """
 
-    def __init__(self, total_steps: Callable[[], int | None]) -> None:
-        self._total_steps = total_steps
+    def __init__(
+        self,
+        total_steps: Callable[[], int | None],
+        clusters: Callable[[], WindowClusters | None] = lambda: None,
+    ) -> None:
+        self._total_steps, self._clusters = total_steps, clusters
         self._steps = 0
         self._previous = math.nan
         self._multipliers = 0.0
@@ -37,6 +47,9 @@ class RunLog:
         self._multipliers += float(record.get("lr_multiplier", 1.0))
         self._active += float(record.get("constraint_active", 0.0))
         self._last = record
+        clusters = self._clusters() if self._steps == 1 else None
+        if clusters is not None:
+            _print_line(_cluster_line(clusters))
         if self._steps == 1 or "validation_loss" in record:
             _print_line(self._line(record))
         if "validation_loss" in record:
@@ -73,6 +86,17 @@ class RunLog:
             f"Final Trust Radius: {self._last['trust_radius']:.6f}",
             _RULE,
         ]
+
+
+def _cluster_line(clusters: WindowClusters) -> str:
+    """How many clusters there are, and how large; of many, the largest."""
+    sizes = clusters.sizes
+    shown = ", ".join(f"{100 * size / sizes.sum():.1f}" for size in sizes[:_SHOWN_CLUSTERS])
+    more = ", ..." if len(sizes) > _SHOWN_CLUSTERS else ""
+    return (
+        f"Data clusters: {len(sizes)} of {sizes.sum():,} windows: {shown}{more} % of them "
+        f"({clusters.seconds:.2f} s)"
+    )
 
 
 def _print_line(line: str) -> None:

@@ -16,7 +16,7 @@ from typing import Any, Self
 from pyhybrid.checkpoint import CheckpointError
 from pyhybrid.metrics import MetricsWriter
 
-__all__ = ["Callback", "RunReport", "write_json"]
+__all__ = ["Callback", "RunReport", "progress_bar", "write_json"]
 
 Callback = Callable[[Mapping[str, Any]], None]
 
@@ -45,7 +45,7 @@ class RunReport:
     ) -> None:
         self._writer = None if path is None else MetricsWriter(path, step if resumed else None)
         self._callbacks = callbacks
-        self._bar = _progress_bar(progress, step, total_steps)
+        self._bar = progress_bar(progress, "training", "step", total_steps, initial=step)
 
     def tell(
         self, record: Mapping[str, Any], *, log: bool, validation: float | None, saved_step: int | None
@@ -91,15 +91,23 @@ class RunReport:
             self._bar.close()
 
 
-def _progress_bar(progress: bool | None, step: int, total_steps: int) -> Any:
-    """A tqdm bar, or None."""
+def progress_bar(progress: bool | None, what: str, unit: str, total: int, *, initial: int = 0) -> Any:
+    """Returns a tqdm bar, or None.
+
+    Args:
+        progress: show it; None: if standard error is a terminal.
+        what: is being done.
+        unit: that is counted.
+        total: units.
+        initial: units done before.
+    """
     if progress is False or (progress is None and not sys.stderr.isatty()):
         return None
     try:
         from tqdm import tqdm
     except ImportError:
         return None
-    return tqdm(total=total_steps, initial=step, unit="step", dynamic_ncols=True, desc="training")
+    return tqdm(total=total, initial=initial, unit=unit, dynamic_ncols=True, desc=what)
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:

@@ -64,6 +64,7 @@ class RunState:
         last: metrics of the last step.
         validation: the last validation's losses.
         optimizer: what the optimiser remembers beyond the model's arrays.
+        batches: what the sampler remembers, and where K-means ended.
     """
 
     total_steps: int
@@ -80,6 +81,7 @@ class RunState:
     last: Mapping[str, Any]
     validation: Mapping[str, float | None]
     optimizer: Mapping[str, Any]
+    batches: Mapping[str, Any]
 
     def plain(self, step: int) -> dict[str, Any]:
         """Returns JSON values.
@@ -101,10 +103,11 @@ class RunState:
                 "description": self.data_description,
                 "known": self.data_known,
             },
-            # The batches' places are a function of these two: there is no other state of a random generator.
+            # With `batches`, the places are a function of these: there is no state of a random generator.
             "cursor": {"seed": self.training.seed, "next_step": step + 1},
             "tokenizer": self.tokenizer,
             "optimizer": dict(self.optimizer),
+            "batches": dict(self.batches),
             "metrics": {"last": dict(self.last), "validation": dict(self.validation)},
         }
 
@@ -155,6 +158,7 @@ class RunState:
                 last=dict(state["metrics"]["last"]),
                 validation=dict(state["metrics"]["validation"]),
                 optimizer=dict(state.get("optimizer", {})),
+                batches=dict(state.get("batches", {})),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(

@@ -7,10 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from pyhybrid._errors import HybridError, NotFiniteError
+from pyhybrid._run_batches import Batch
 from pyhybrid._run_update import Update
 
 if TYPE_CHECKING:
@@ -22,7 +20,7 @@ __all__ = ["one_step"]
 def one_step(
     model: LanguageModel,
     update: Update,
-    tokens: NDArray[np.uint32],
+    batch: Batch,
     *,
     multiplier: float,
     ternary_blend: float | None,
@@ -34,7 +32,7 @@ def one_step(
     Args:
         model: prepared for training.
         update: the optimiser.
-        tokens: uint32 [batch_size, context + 1].
+        batch: what to learn.
         multiplier: the schedule's.
         ternary_blend: of the step; None: without a ramp.
         number: of the update; 1 for the first.
@@ -42,7 +40,8 @@ def one_step(
 
     Returns:
         The step's metrics: step, loss (nats per token), gradient_norm, schedule (the multiplier),
-        ternary_blend (with a ramp), those of the optimiser, and tokens (seen so far).
+        ternary_blend (with a ramp), those of the optimiser, cluster (of most of the batch, if there are
+        clusters), and tokens (seen so far).
 
     Raises:
         HybridError: of the kind that the library raised; the message names the step.
@@ -50,8 +49,10 @@ def one_step(
     try:
         if ternary_blend is not None:
             model.set_ternary_blend(ternary_blend)
-        statistics = model.gradients(tokens)
-        found = update.apply(model, statistics, multiplier=multiplier, number=number)
+        statistics = model.gradients(batch.tokens)
+        found = update.apply(
+            model, statistics, multiplier=multiplier, number=number, cluster=batch.cluster_share
+        )
     except HybridError as error:
         raise type(error)(f"step {number}: {error}{_advice(error, saved_step)}", error.status) from error
     return {
@@ -61,7 +62,8 @@ def one_step(
         "schedule": multiplier,
         **({} if ternary_blend is None else {"ternary_blend": ternary_blend}),
         **found,
-        "tokens": number * tokens.shape[0] * (tokens.shape[1] - 1),
+        **({} if batch.cluster is None else {"cluster": batch.cluster}),
+        "tokens": number * batch.tokens.shape[0] * (batch.tokens.shape[1] - 1),
     }
 
 

@@ -36,7 +36,13 @@ class Update(Protocol):
     kind: str
 
     def apply(
-        self, model: LanguageModel, gradients: GradientStatistics, *, multiplier: float, number: int
+        self,
+        model: LanguageModel,
+        gradients: GradientStatistics,
+        *,
+        multiplier: float,
+        number: int,
+        cluster: float = 0.5,
     ) -> dict[str, Any]:
         """Updates a model that has just been given its gradients.
 
@@ -45,6 +51,7 @@ class Update(Protocol):
             gradients: what `LanguageModel.gradients` returned.
             multiplier: the schedule's.
             number: of the update; 1 for the first.
+            cluster: most of the batch's, as a share of the number of clusters; 0.5 without clusters.
 
         Returns:
             Metrics by name: learning_rate, flipped_share, zero_share, and others of this optimiser.
@@ -82,9 +89,15 @@ class AdamWUpdate:
         self._config, self._filled = config, config.for_model(model)
 
     def apply(
-        self, model: LanguageModel, gradients: GradientStatistics, *, multiplier: float, number: int
+        self,
+        model: LanguageModel,
+        gradients: GradientStatistics,
+        *,
+        multiplier: float,
+        number: int,
+        cluster: float = 0.5,
     ) -> dict[str, Any]:
-        del gradients
+        del gradients, cluster
         c, rate = self._config, self._filled.learning_rate * multiplier
         update = model.apply(
             learning_rate=rate,
@@ -140,7 +153,7 @@ class TrustRegionUpdate:
             )
 
     def _size(
-        self, model: LanguageModel, gradients: GradientStatistics, number: int
+        self, model: LanguageModel, gradients: GradientStatistics, number: int, cluster: float
     ) -> tuple[StepSize, float]:
         """Rate and radius before the schedule, and the alignment (NaN where nobody asked)."""
         if self.controller is None:
@@ -148,14 +161,20 @@ class TrustRegionUpdate:
         alignment = model.alignment() if self._config.hypergradient_weight > 0 else math.nan
         self.controller.observe(alignment, self._multiplier)
         size = self.controller.propose(
-            loss=gradients.loss, gradient_norm=gradients.gradient_norm, step=number
+            loss=gradients.loss, gradient_norm=gradients.gradient_norm, cluster=cluster, step=number
         )
         return size._replace(learning_rate=self._filled.learning_rate * size.multiplier), alignment
 
     def apply(
-        self, model: LanguageModel, gradients: GradientStatistics, *, multiplier: float, number: int
+        self,
+        model: LanguageModel,
+        gradients: GradientStatistics,
+        *,
+        multiplier: float,
+        number: int,
+        cluster: float = 0.5,
     ) -> dict[str, Any]:
-        size, alignment = self._size(model, gradients, number)
+        size, alignment = self._size(model, gradients, number, cluster)
         radius = size.radius**2 if self._config.radius_form == "squared" else size.radius
         update = self._step(model, size.learning_rate * multiplier, radius * multiplier, number)
         self._multiplier = multiplier

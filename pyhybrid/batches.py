@@ -6,7 +6,7 @@ alone, so a resumed run needs no other cursor than the step number.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from pyhybrid.text_sources import DataError
 
-__all__ = ["Batches", "Tokens", "validation_batches"]
+__all__ = ["Batches", "Tokens", "validation_batches", "windows_at"]
 
 #: Tokens in a row; uint8, uint16 or uint32 [n].
 Tokens = NDArray[np.unsignedinteger[Any]]
@@ -66,10 +66,21 @@ class Batches:
         Args:
             step: number of the batch, at least 0.
         """
-        rows = np.empty((self.batch_size, self.context + 1), np.uint32)
-        for row, start in zip(rows, self.starts(step), strict=True):
-            row[:] = self.tokens[start : start + self.context + 1]
-        return rows
+        return windows_at(self.tokens, self.starts(step), self.context)
+
+
+def windows_at(tokens: Tokens, starts: Sequence[int], context: int) -> NDArray[np.uint32]:
+    """Returns uint32 [len(starts), context + 1], the windows that begin at places of a text.
+
+    Args:
+        tokens: uint8, uint16 or uint32 [n].
+        starts: places, at most n - context - 1.
+        context: tokens a window predicts.
+    """
+    rows = np.empty((len(starts), context + 1), np.uint32)
+    for row, start in zip(rows, starts, strict=True):
+        row[:] = tokens[start : start + context + 1]
+    return rows
 
 
 def validation_batches(

@@ -217,7 +217,7 @@ def _train(arguments: argparse.Namespace) -> int:
 
     context = _context(arguments)
     trainer = _trainer(arguments, context)
-    log = RunLog(lambda: trainer.total_steps)
+    log = RunLog(lambda: trainer.total_steps, lambda: trainer.clusters)
     if not arguments.json:
         _announce(trainer)
         trainer.callbacks.append(log)

@@ -128,7 +128,8 @@ def load_config(path: str | os.PathLike[str], base: RunConfig | None = None) -> 
         raise ConfigError(f"{os.fspath(path)}: {error}") from error
     if not isinstance(values, dict):
         raise ConfigError(f"{os.fspath(path)}: give tables such as [model]")
-    values.pop("version", None)  # config.json names the library that wrote it
+    for note in ("version", "clusters"):  # config.json says which library wrote it, and what K-means found
+        values.pop(note, None)
     try:
         return from_dict(values, base)
     except ConfigError as error:

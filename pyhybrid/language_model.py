@@ -451,6 +451,23 @@ class LanguageModel:
             )
         return GradientStatistics(statistics.loss, statistics.gradient_norm)
 
+    def sequence_losses(self, n_sequences: int) -> Array:
+        """Returns float64 [n_sequences], the loss of each sequence of the last `gradients`, nats per token.
+
+        Args:
+            n_sequences: of that batch.
+
+        Raises:
+            StateError: `gradients` was not called.
+            InvalidArgumentError: the batch had another number of sequences.
+        """
+        losses = np.empty(n_sequences, np.float64)
+        with self.context.lock:
+            self.context.check(
+                lib.hyb_language_model_sequence_losses(self.handle, n_sequences, pointer(losses, write=True))
+            )
+        return losses
+
     def apply(
         self,
         *,

@@ -32,6 +32,7 @@ __all__ = [
     "embedded_text",
     "missing_file",
     "read_text",
+    "standard_docstrings",
     "text_pieces",
 ]
 
@@ -80,7 +81,7 @@ def embedded_text() -> EmbeddedText:
         parts = [str(topics[name]).strip("\n") for name in sorted(topics)]
         origin = f"pydoc_data.topics of Python {sys.version_info.major}.{sys.version_info.minor}"
     except ImportError:
-        parts = _standard_docstrings()
+        parts = standard_docstrings()
         origin = (
             f"the standard library's docstrings of Python {sys.version_info.major}.{sys.version_info.minor}"
         )
@@ -90,8 +91,8 @@ def embedded_text() -> EmbeddedText:
     return EmbeddedText(text, hashlib.sha256(text).hexdigest(), origin)
 
 
-def _standard_docstrings() -> list[str]:
-    """Docstrings of the standard library's source files, without importing them."""
+def standard_docstrings() -> list[str]:
+    """Returns docstrings of the standard library's source files, without importing them."""
     parts: list[str] = []
     for path in sorted(Path(sysconfig.get_path("stdlib")).glob("*.py")):
         try:

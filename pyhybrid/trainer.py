@@ -20,12 +20,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from pyhybrid._buffers import Array
-from pyhybrid._errors import StateError
+from pyhybrid._errors import InvalidArgumentError, StateError
 from pyhybrid._interrupts import StopOnSignal
+from pyhybrid._run_batches import RunBatches, check_clusters
 from pyhybrid._run_budget import check_memory, overtime_note, plan_steps
 from pyhybrid._run_data import data_again, tokenizer_and_data
 from pyhybrid._run_losses import RunLosses
-from pyhybrid._run_report import Callback, RunReport, write_json
+from pyhybrid._run_report import Callback, RunReport, progress_bar, write_json
 from pyhybrid._run_state import (
     FREE_FIELDS,
     RunState,
@@ -39,7 +40,6 @@ from pyhybrid._run_state import (
 )
 from pyhybrid._run_step import one_step
 from pyhybrid._run_update import make_update
-from pyhybrid.batches import Batches
 from pyhybrid.checkpoint import (
     Checkpoint,
     CheckpointError,
@@ -54,6 +54,7 @@ from pyhybrid.schedule import LearningRateSchedule, ternary_blend
 
 if TYPE_CHECKING:
     from pyhybrid._context import Context
+    from pyhybrid._run_clusters import WindowClusters
     from pyhybrid.language_model import LanguageModel
 
 __all__ = ["Trainer", "TrainingResult"]
@@ -149,6 +150,7 @@ class Trainer:
                 cache_dir=self.out,
             )
         self.data.check_window(self.config.context)
+        check_clusters(self.config, int(self.data.train.size))
         self.callbacks = list(callbacks)
         self.progress = progress
         self.overwrite = overwrite
@@ -167,6 +169,8 @@ class Trainer:
         self._note: str | None = None
         self._losses = RunLosses(model, self.data, self.config)
         self._update = make_update(self.config, model.config)
+        self._batches: RunBatches | None = None
+        self._batches_state: dict[str, Any] = {}
 
     @classmethod
     def from_config(
@@ -293,6 +297,7 @@ class Trainer:
         self._seconds_before = state.seconds
         self._last = dict(state.last)
         self._validation = dict(state.validation)
+        self._batches_state = dict(state.batches)
         try:
             self._update.load_state(state.optimizer)
         except (KeyError, TypeError, ValueError) as error:
@@ -301,6 +306,11 @@ class Trainer:
             ) from error
 
     # ---- the run ----
+
+    @property
+    def clusters(self) -> WindowClusters | None:
+        """The clusters of the training text's windows; None before `train`, and without clusters."""
+        return None if self._batches is None else self._batches.clusters
 
     def stop(self) -> None:
         """Asks the loop to save and end after the step that is running; from any thread."""
@@ -342,6 +352,7 @@ class Trainer:
         """Puts weights and optimiser state where the run starts, and writes the first files."""
         self.model.set_row_multipliers({})  # the model may have been trained before
         if self._resumed is not None:
+            self._make_batches()
             self.model.touch()  # before: it forgets what the optimiser knows of the weights, which comes next
             self._resumed.restore(self._arrays())
             self._saved_step = self.step
@@ -355,17 +366,20 @@ class Trainer:
                 check_replaceable(self.out)
             remove_checkpoints(self.out)
         reset_moments(self.model)  # the model may have been trained before
+        self._make_batches()
         if self.total_steps is None:
             self.total_steps = self._plan_steps()
         if self.out is not None:
-            write_json(self.out / "config.json", {"version": version_string(), **to_dict(self.run_config)})
+            found = {} if self.clusters is None else {"clusters": self.clusters.summary()}
+            described = {"version": version_string(), **to_dict(self.run_config), **found}
+            write_json(self.out / "config.json", described)
             self._save()  # a run that dies early can be resumed, too, and a full disk shows at once
 
     def _loop(self) -> float:
         """Steps until the end or a stop; returns the tokens per second of the steps themselves."""
         config = self.config
         schedule = LearningRateSchedule(config, self._total())
-        batches = self._batches()
+        batches = self._made_batches()
         report = RunReport(
             None if self.out is None else self.out / "metrics.jsonl",
             self.callbacks,
@@ -379,15 +393,17 @@ class Trainer:
             while self.step < self._total() and not self.stopping and self._note is None:
                 begun = time.perf_counter()
                 number = self.step + 1
+                batch = batches.batch(number)
                 record = one_step(
                     self.model,
                     self._update,
-                    batches.batch(number),
+                    batch,
                     multiplier=schedule.multiplier(number),
                     ternary_blend=ternary_blend(config, number, self._total()),
                     number=number,
                     saved_step=self._saved_step,
                 )
+                batches.learn(batch, self.model)
                 self.step = number
                 elapsed = time.perf_counter() - begun
                 busy += elapsed
@@ -406,11 +422,32 @@ class Trainer:
             warnings.warn(self._note, RuntimeWarning, stacklevel=3)
         return (self.step - first) * config.tokens_per_step / busy if busy else 0.0
 
-    def _batches(self) -> Batches:
-        config = self.config
-        return Batches(
-            self.data.train, batch_size=config.batch_size, context=config.context, seed=config.seed
-        )
+    def _make_batches(self) -> None:
+        """Clusters the text, if the run asks for it, and makes the sampler stand where the run does."""
+        n_windows = self.data.train.size // self.config.context if self.config.data_clusters else 0
+        bar = progress_bar(self.progress, "clustering", "window", n_windows) if n_windows else None
+        try:
+            self._batches = RunBatches(
+                self.data.train,
+                self.config,
+                context=self.model.context,
+                state=self._batches_state,
+                progress=None if bar is None else bar.update,
+            )
+        except InvalidArgumentError as error:
+            if self._resumed is None:
+                raise
+            raise CheckpointError(
+                f"{self._resumed.folder}: what the sampler remembered is damaged ({error})"
+            ) from error
+        finally:
+            if bar is not None:
+                bar.close()
+
+    def _made_batches(self) -> RunBatches:
+        if self._batches is None:
+            raise StateError("the batches are not made yet; call train")
+        return self._batches
 
     def _complete(self, record: dict[str, Any], elapsed: float) -> None:
         """Adds a validation, where one is due, and the figures about time and memory."""
@@ -471,10 +508,10 @@ class Trainer:
         them, so the run that follows depends on the number of steps alone, not on how it was found. With a
         ramp they are steps before it, which are slow ones.
         """
-        batches = self._batches()
+        batches = self._made_batches()
 
         def probe() -> None:
-            self.model.gradients(batches.batch(0))
+            self.model.gradients(batches.batch(0).tokens)
             self._update.probe(self.model)
 
         n_steps = plan_steps(
@@ -511,6 +548,7 @@ class Trainer:
             last=self._last,
             validation=self._validation,
             optimizer=self._update.state(),
+            batches=self._made_batches().state(),
         )
 
 

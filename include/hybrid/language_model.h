@@ -191,6 +191,12 @@ typedef struct hyb_gradient_statistics {
 HYB_API hyb_status hyb_language_model_gradients(hyb_language_model *model, const uint32_t *tokens, size_t n_sequences,
                                                 size_t n_context, hyb_gradient_statistics *statistics);
 
+/* Mean cross-entropy of each sequence that the last hyb_language_model_gradients saw, in nats per token: losses fp64
+ * [n_sequences], as many as it had. They hold until the next one, beyond the update. Errors: INVALID_ARGUMENT (NULL,
+ * another number), STATE (no gradients yet). */
+HYB_API hyb_status hyb_language_model_sequence_losses(const hyb_language_model *model, size_t n_sequences,
+                                                      double *losses);
+
 /* What hyb_language_model_apply changed, over the layers' quantised matrices. */
 typedef struct hyb_update_statistics {
     double flipped_share; /* share of codes that differ from those before the update */

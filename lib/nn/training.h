@@ -76,6 +76,8 @@ typedef struct hyb_training {
     float *direction;               /* [n_rows][n_cols] */
     double *row_sums;               /* [n_rows] of the largest tensor, trust-region optimisers only */
     hyb_work work;
+    double *sequence_losses; /* [max_sequences] nats per token */
+    size_t n_losses;         /* sequences of the last step; 0: there was none */
     int has_gradients;
     double gradient_norm;
 } hyb_training;

@@ -219,6 +219,7 @@ void hyb_training_layout(const hyb_language_model_config *c, const hyb_ctx *ctx,
     t->head_tokens = hyb_min_size(m, HYB_HEAD_LOGITS / c->vocab_size ? HYB_HEAD_LOGITS / c->vocab_size : 1);
     t->logits = take_floats(arena, t->head_tokens, c->vocab_size);
     t->losses = hyb_arena_take(arena, n, sizeof(double));
+    t->sequence_losses = hyb_arena_take(arena, n_sequences, sizeof(double));
     t->d_input = take_floats(arena, m, dim);
     t->d_wide = take_floats(arena, m, c->ffn_dim);
     t->d_q = take_floats(arena, m, dim);

@@ -19,6 +19,7 @@ __all__ = [
     "AdamW",
     "AdamWDefaults",
     "AdamWTime",
+    "BatchesTime",
     "Hybrid",
     "HybridDefaults",
     "HybridFixed",
@@ -63,6 +64,13 @@ class HybridTime(Hybrid):
 
     def run(self, round_number: int) -> float:
         return _processor_seconds(self.record(round_number))
+
+
+class BatchesTime(Hybrid):
+    """Processor seconds of a run that its clusters and weights of windows take, before the first step."""
+
+    def run(self, round_number: int) -> float:
+        return float(self.record(round_number)["batches_cpu_seconds"])
 
 
 class HybridTrace(Hybrid):
@@ -140,9 +148,11 @@ class _MuonUpdate:
     def __init__(self, rate: float, decay: float) -> None:
         self.rate, self.decay = rate, decay
 
-    def apply(self, model: Any, gradients: Any, *, multiplier: float, number: int) -> dict[str, float]:
+    def apply(
+        self, model: Any, gradients: Any, *, multiplier: float, number: int, cluster: float = 0.5
+    ) -> dict[str, float]:
         """One step; the learning rate is that of matrices times the multiplier."""
-        del gradients
+        del gradients, cluster
         rate = self.rate * multiplier
         for name, p in model.parameters().items():
             if name.startswith("blk.") and p.shape[0] > 1:
@@ -363,6 +373,44 @@ ADAMW_GRID: dict[str, tuple[str, ...]] = {
 MUON_RATES = (0.01, 0.02, 0.04, 0.08)
 
 
+#: What the choice of windows is worth on texts where it may be: changes by text.
+CLUSTERS: dict[str, dict[str, str]] = {
+    "mixed": {
+        "stratified": "sampler=stratified data_clusters=8",
+        "single": "sampler=single data_clusters=8",
+        "loss_weighted": "sampler=loss_weighted data_clusters=8",
+        "epoch": "sampler=epoch",
+        "stratified-equal": "sampler=stratified data_clusters=8 cluster_exponent=0",
+    },
+    "duplicated": {"down_weight": "near_duplicates=down_weight"},
+}
+
+
+def _clusters(options: Options) -> list[Row]:
+    """Samplers and weights beside uniform windows; and what they cost."""
+    found = []
+    for text, choices in CLUSTERS.items():
+        name, peer = ("clusters", "uniform") if text == "mixed" else ("duplicates", "keep")
+        for choice, changes in choices.items():
+            overrides = " ".join(f"ours.training.{change}" for change in changes.split())
+            same: dict[str, Any] = {"steps": 600, "text": text, "changes": overrides, "seeds": 3}
+            found.append(_row(f"{name}/{text}/{choice}", options, **same, peers={peer: "HybridDefaults"}))
+            if choice in ("stratified", "down_weight"):
+                claim = f"{choice}, 600 steps, {text}: choosing windows takes at most 1 % of the run."
+                found.append(
+                    _row(
+                        f"{name}/{text}/{choice}-time",
+                        options,
+                        **same,
+                        unit="processor s",
+                        ours="BatchesTime",
+                        peers={"whole run": "HybridTime"},
+                        goal=Goal(text=claim, kind="ratio", limit=100.0, peer="whole run"),
+                    )
+                )
+    return found
+
+
 def _tuning(options: Options) -> list[Row]:
     found = []
     beside: dict[str, Any] = {"peers": {"hybrid, defaults": "HybridDefaults"}, "seeds": 1}
@@ -382,7 +430,7 @@ def _tuning(options: Options) -> list[Row]:
 
 
 def rows(options: Options) -> list[Row]:
-    """Against AdamW and Muon; base rates; components; AdamW's tuning. --filter chooses."""
+    """Against AdamW and Muon; base rates; components; samplers; AdamW's tuning. --filter chooses."""
     text = "documentation" if options.data is None else "file"
     found = []
     for each in dict.fromkeys((text, "documentation")):
@@ -430,6 +478,7 @@ def rows(options: Options) -> list[Row]:
         )
         for name, changes in ABLATION.items()
     ]
+    found += _clusters(options)
     found.append(
         _row(
             "ramp/2000/library",

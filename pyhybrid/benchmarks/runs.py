@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from pyhybrid.benchmarks.corpora import CORPORA
 from pyhybrid.benchmarks.registry import Answer, Row, UnavailableError
 from pyhybrid.config import PRESETS, RunConfig, apply_overrides, from_dict, to_dict
 
@@ -73,12 +74,15 @@ def text_paths(text: str, data: str | None) -> Any:
     """What `load_dataset` takes for the name of a text.
 
     Args:
-        text: 'documentation' (the embedded text), 'library' (the standard library's sources) or 'file'.
+        text: 'documentation' (the embedded text), 'library' (the standard library's sources), 'file', or one
+            of CORPORA, which is a Dataset already.
         data: path of the text 'file'.
 
     Raises:
         UnavailableError: the text is 'file' and no path is given.
     """
+    if text in CORPORA:
+        return CORPORA[text]()
     if text == "file" and data is None:
         raise UnavailableError("needs --data FILE")
     return {"documentation": None, "library": _library_sources(), "file": data}[text]
@@ -243,19 +247,21 @@ class TrainingRun:
 
     @property
     def dataset(self) -> Any:
-        """The text, loaded once a process."""
+        """Both splits of the text, loaded once a process."""
+        from pyhybrid.data import Dataset, load_dataset
+
+        if isinstance(self.source, Dataset):
+            return self.source
         name = repr(self.source)
         if name not in _datasets:
-            from pyhybrid.data import load_dataset
-
             _datasets[name] = load_dataset(self.source)
         return _datasets[name]
 
     def train(self, seed: int, dataset: Any) -> dict[str, Any]:
         """Does a run; the loss behind it and what it took."""
         from pyhybrid._context import Context
+        from pyhybrid._run_batches import RunBatches
         from pyhybrid._run_update import make_update
-        from pyhybrid.batches import Batches
         from pyhybrid.language_model import LanguageModel
         from pyhybrid.schedule import LearningRateSchedule, ternary_blend
 
@@ -269,19 +275,28 @@ class TrainingRun:
             optimizer=update.kind,
             ternary_blend=t.initial_ternary_blend,
         )
-        batches = Batches(dataset.train, batch_size=t.batch_size, context=t.context, seed=seed)
         schedule = LearningRateSchedule(t, t.steps)
         begun, at_work, busy, losses = time.perf_counter(), time.process_time(), 0.0, []
+        batches = RunBatches(dataset.train, t, context=model.context)
+        preparing = time.process_time() - at_work
         trace: dict[str, list[float]] = {}
         for number in range(1, t.steps + 1):
             blend = ternary_blend(t, number, t.steps)
             if blend is not None:
                 model.set_ternary_blend(blend)
-            gradients = model.gradients(batches.batch(number))
+            batch = batches.batch(number)
+            gradients = model.gradients(batch.tokens)
             losses.append(gradients.loss)
             at = time.process_time()
-            found = update.apply(model, gradients, multiplier=schedule.multiplier(number), number=number)
+            found = update.apply(
+                model,
+                gradients,
+                multiplier=schedule.multiplier(number),
+                number=number,
+                cluster=batch.cluster_share,
+            )
             busy += time.process_time() - at
+            batches.learn(batch, model)
             for name in _TRACED:
                 if name in found:
                     trace.setdefault(name, []).append(float(found[name]))
@@ -293,6 +308,8 @@ class TrainingRun:
             "trace": {name: _thinned(values) for name, values in trace.items()},
             **seconds,
             "update_cpu_seconds": busy,
+            "batches_cpu_seconds": preparing,
+            "clusters": None if batches.clusters is None else batches.clusters.summary(),
         }
 
     def update(self) -> Any:

@@ -124,12 +124,21 @@ static double check_training_loss(uint32_t n_threads) {
     hyb_language_model *model = trained_model(ctx, &config, 5, HYB_BACKWARD_INT8);
     uint32_t tokens[2 * (CONTEXT + 1)];
     hyb_gradient_statistics statistics = {0};
-    double sum = 0.0;
+    double sum = 0.0, own[2];
     fill_tokens(tokens, 2 * (CONTEXT + 1), 3);
     CHECK_OK(hyb_language_model_prepare(model, 2, CONTEXT));
+    CHECK_STATUS(hyb_language_model_sequence_losses(model, 2, own), HYB_ERROR_STATE);
     CHECK_OK(hyb_language_model_gradients(model, tokens, 2, CONTEXT, &statistics));
     CHECK_OK(hyb_language_model_loss(model, tokens, 2, CONTEXT, &sum));
     CHECK(fabs(statistics.loss - sum / (2 * CONTEXT)) < 1e-3 * statistics.loss);
+    CHECK_OK(hyb_language_model_sequence_losses(model, 2, own));
+    CHECK(fabs((own[0] + own[1]) / 2 - statistics.loss) < 1e-12 * statistics.loss);
+    for (size_t s = 0; s < 2; s++) {
+        CHECK_OK(hyb_language_model_loss(model, tokens + s * (CONTEXT + 1), 1, CONTEXT, &sum));
+        CHECK(fabs(own[s] - sum / CONTEXT) < 1e-3 * own[s]);
+    }
+    CHECK_STATUS(hyb_language_model_sequence_losses(model, 1, own), HYB_ERROR_INVALID_ARGUMENT);
+    CHECK_STATUS(hyb_language_model_sequence_losses(model, 2, NULL), HYB_ERROR_INVALID_ARGUMENT);
     hyb_language_model_destroy(model);
     hyb_ctx_destroy(ctx);
     return statistics.loss;
