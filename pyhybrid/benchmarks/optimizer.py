@@ -231,7 +231,7 @@ def _against_adamw(options: Options, text: str, steps: int, seeds: int) -> list[
             options,
             **same,
             steps=steps,
-            peers={tuned: "AdamW"} | ({} if text == "documentation" else {"Muon + AdamW": "Muon"}),
+            peers={tuned: "AdamW"},
             goal=_gain(f"{where}: at least {gain} nats below tuned AdamW.", gain, tuned),
         ),
         _row(
@@ -436,6 +436,10 @@ def rows(options: Options) -> list[Row]:
     for each in dict.fromkeys((text, "documentation")):
         found += _against_adamw(options, each, 600, 5)
     found += _against_adamw(options, "library", 2000, 3)
+    found += [
+        _row(f"muon-{steps}/{each}", options, steps=steps, text=each, seeds=3, peers={"Muon + AdamW": "Muon"})
+        for steps, each in ((600, text), (2000, "library"))
+    ]
     found.append(
         _row(
             "base/library",

@@ -134,9 +134,9 @@ def test_defaults_depend_on_optimizer_and_width() -> None:
     """Rates of Adam's directions fall with the width, the spectral norm's do not; given values stay."""
     wide = ModelConfig(dim=512, n_heads=8)
     assert TrainingConfig(optimizer="adamw").for_model(ModelConfig()) == (2e-3, 0.3, 0.07)
-    assert TrainingConfig(optimizer="adamw").for_model(wide).learning_rate == pytest.approx(2e-3)
+    assert TrainingConfig(optimizer="adamw").for_model(wide).learning_rate == pytest.approx(5e-4)
     assert TrainingConfig().for_model(wide) == TrainingConfig().for_model(ModelConfig())
-    assert TrainingConfig(trust_norm="rms").for_model(wide).learning_rate == pytest.approx(2e-3)
+    assert TrainingConfig(trust_norm="rms").for_model(wide).learning_rate == pytest.approx(5e-4)
     given = TrainingConfig(learning_rate=0.3, weight_decay=0.2, trust_radius=0.1)
     assert given.for_model(wide) == (0.3, 0.2, 0.1)
 
