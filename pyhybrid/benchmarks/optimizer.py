@@ -281,7 +281,7 @@ def _base_rates(
                 seeds=seeds,
                 changes=f"{changes} ours.training.learning_rate={0.07 * factor:g}".strip(),
                 peers={"default rate": "HybridDefaults", "no feedback": "HybridFixed"},
-                goals=goals,
+                goals=tuple(goals),
             )
         )
     return found

@@ -33,6 +33,20 @@ _TITLES = {
             "`optimizer/tuning`) and plain Muon + AdamW; then base rates, and what each component is worth."
         ),
     ),
+    "kmeans": (
+        "K-means",
+        (
+            "Twenty of Lloyd's iterations from the same start, counted as the multiply-adds of their "
+            "distances; the limit is the peak of fp32 multiply-adds. Then the cost of an iteration by size."
+        ),
+    ),
+    "compress": (
+        "Gradient compression",
+        (
+            "Speed of the schemes; and what they keep: 1 - cosine of the sums of compressed and true "
+            "gradients (signal), 1 - ratio of their norms (magnitude)."
+        ),
+    ),
     "train": (
         "Training speed",
         (

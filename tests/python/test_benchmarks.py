@@ -47,7 +47,7 @@ def test_rows_are_unique_and_their_sides_exist() -> None:
     """Every row of every section has its own name, a known section, and classes that can be imported."""
     found = rows("all", Options(kernel_threads=(1, 2)))
     assert len({row.name for row in found}) == len(found)
-    assert {row.section for row in found} == set(SECTIONS)
+    assert {row.section for row in found} == set(SECTIONS) == set(report._TITLES)
     for row in found:
         assert row.agreement, f"{row.name} compares no answers"
         alone = row.name.startswith("optimizer/trace/")  # what only our optimiser has
