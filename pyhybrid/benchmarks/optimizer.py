@@ -26,6 +26,7 @@ __all__ = [
     "HybridTime",
     "HybridTrace",
     "Muon",
+    "Peer",
     "rows",
 ]
 
@@ -87,6 +88,13 @@ class HybridTrace(Hybrid):
 
     def run(self, round_number: int) -> float:
         return float(np.mean(self.record(round_number)["trace"][self.quantity]))
+
+
+class Peer(TrainingRun):
+    """The row's changes of its peer, and nothing else."""
+
+    def overrides(self) -> list[str]:
+        return self.changes_of("peer")
 
 
 class AdamW(TrainingRun):
@@ -412,21 +420,40 @@ def _clusters(options: Options) -> list[Row]:
 
 
 def _tuning(options: Options) -> list[Row]:
+    """The peers with other settings, one seed each."""
     found = []
-    beside: dict[str, Any] = {"peers": {"hybrid, defaults": "HybridDefaults"}, "seeds": 1}
     for key, grid in ADAMW_GRID.items():
         steps, _, text = key.partition("/")
         if text == "file" and options.data is None:
             continue
         for values in grid:
-            name = f"tuning/adamw/{key}/{values.replace(' ', ',')}"
-            own = " ".join(f"ours.training.{value}" for value in ("optimizer=adamw", *values.split()))
-            found.append(_row(name, options, steps=int(steps), text=text, changes=own, **beside))
-    for rate in MUON_RATES:
-        text = "documentation" if options.data is None else "file"
-        name, own = f"tuning/muon/600/{text}/learning_rate={rate:g}", f"peer.training.learning_rate={rate:g}"
-        found.append(_row(name, options, steps=600, text=text, changes=own, ours="Muon", **beside))
-    return found
+            own = " ".join(f"peer.training.{value}" for value in ("optimizer=adamw", *values.split()))
+            found.append(
+                _row(
+                    f"tuning/adamw/{key}/{values.replace(' ', ',')}",
+                    options,
+                    steps=int(steps),
+                    text=text,
+                    changes=own,
+                    ours="HybridDefaults",
+                    peers={"AdamW": "Peer"},
+                    seeds=1,
+                )
+            )
+    text = "documentation" if options.data is None else "file"
+    return found + [
+        _row(
+            f"tuning/muon/600/{text}/learning_rate={rate:g}",
+            options,
+            steps=600,
+            text=text,
+            changes=f"peer.training.learning_rate={rate:g}",
+            ours="HybridDefaults",
+            peers={"Muon + AdamW": "Muon"},
+            seeds=1,
+        )
+        for rate in MUON_RATES
+    ]
 
 
 def rows(options: Options) -> list[Row]:

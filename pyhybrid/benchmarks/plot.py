@@ -109,11 +109,10 @@ def _draw_differences(section: str, results: Sequence[Mapping[str, Any]], path: 
     axes.margins(x=0.15)
     axes.invert_yaxis()
     axes.set_xlabel(
-        f"ours - other, {', '.join(units[:1])}, with the 95 % interval of the mean (below 0: we are better)"
+        f"ours - other [{', '.join(units[:1])}], 95 % interval of the mean; below 0: we are better"
     )
     axes.set_title(f"pyhybrid bench {section}")
-    figure.tight_layout()
-    figure.savefig(path, dpi=120)
+    figure.savefig(path, dpi=120, bbox_inches="tight")
     pyplot.close(figure)
 
 
