@@ -323,7 +323,6 @@ SHAPES: dict[str, str] = {
 #: What each component is worth: changes that leave it out or replace it.
 ABLATION: dict[str, str] = {
     "no-network": "training.radius_rule=fixed",
-    "no-hidden-layer": "training.auxiliary_hidden_size=0",
     "hypergradient": "training.hypergradient_weight=0.5",
     "adaptive-radius": "training.radius_rule=adaptive",
     "squared-radius": "training.radius_form=squared training.trust_radius=0.2646",
@@ -508,6 +507,18 @@ def rows(options: Options) -> list[Row]:
             peers={"default": "HybridDefaults"},
         )
         for name, changes in ABLATION.items()
+    ]
+    found += [
+        _row(
+            f"no-hidden-layer/x{factor:g}/{text}",
+            options,
+            steps=600,
+            text=text,
+            seeds=3,
+            changes=f"training.learning_rate={0.07 * factor:g} ours.training.auxiliary_hidden_size=0",
+            peers={"16 hidden units": "HybridDefaults"},
+        )
+        for factor in (0.1, 10.0)
     ]
     found += _clusters(options)
     found.append(
