@@ -8,7 +8,7 @@ What the network learns from is a pull towards a radius in the operator norm of 
 rate that is wrong by a factor of ten back (BENCHMARKS.md, optimizer/base-rate, also at other lengths, widths,
 depths and batches). A hypergradient can be added: the cosine between the new gradient and the last change,
 which says that the last step went too far where it is above a target. It looks one step ahead where a run is
-long, its target depends on momentum and batch, and it was measured to cost a little loss (BENCHMARKS.md,
+long, its target depends on momentum and batch, and no gain was measured (BENCHMARKS.md,
 optimizer/ablation/hypergradient), so its weight is 0 unless it is asked for.
 
 Sources: Baydin et al. 2018, "Online learning rate adaptation with hypergradient descent"; Wu et al. 2018,
