@@ -72,7 +72,7 @@ def _fewer_steps(steps: int, share: float, text: str) -> Promise:
         text="25-35 % (elsewhere 20-50 %) fewer steps to the same loss",
         measured_as=f"loss of tuned AdamW at {steps} steps, less ours at {share:.0%} of them, {text}",
         rows=(f"optimizer/fewer-steps-{steps}/{text}",),
-        figure=lambda row: f"{_gain(row):+.3f} nats",
+        figure=lambda row: f"{_gain(row):+.3f} nats, {len(row['ours']['samples'])} seed(s)",
         verdict=lambda row: _yes(_gain(row) >= 0.0),
     )
 
@@ -117,8 +117,8 @@ PROMISES: tuple[Promise, ...] = (
         measured_as="loss at a tenth and at ten times the base rate, less that at the default",
         rows=("optimizer/base-rate/x0.1/600/file", "optimizer/base-rate/x10/600/file"),
         figure=lambda low, high: " and ".join(
-            f"{row['peers']['default rate']['difference']:+.3f} "
-            f"(fixed rate {row['peers']['no feedback']['difference']:+.3f} above ours)".replace("+-", "-")
+            f"{row['peers']['default rate']['difference']:+.3f} nats "
+            f"(without feedback {-row['peers']['no feedback']['difference']:+.3f} above that)"
             for row in (low, high)
         ),
         verdict=lambda low, high: _yes(

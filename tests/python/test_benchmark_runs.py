@@ -125,7 +125,7 @@ def test_promises_are_judged_by_the_rows_that_measure_them() -> None:
     peers = dict.fromkeys(("AdamW, tuned", "default rate", "no feedback"), peer)
     results = {"x": {"command": "c", "rows": [{"name": n, "ours": good, "peers": peers} for n in names]}}
     table = render_promises(results)[2:]
-    assert "+0.100 nats | true | `c`" in table[0]
+    assert "+0.100 nats, 2 seed(s) | true | `c`" in table[0]
     assert "30.7% lower | true" in table[3]
     peer["gain"], good["median"] = -0.1, 0.5
     table = render_promises(results)[2:]
