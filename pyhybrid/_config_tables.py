@@ -237,8 +237,8 @@ class TrainingConfig(CheckedTable):
             longer all the same ends where it is, with a checkpoint and a note.
         batch_size: sequences a step.
         context: tokens a sequence; at most the model's max_context.
-        learning_rate: peak of the schedule. None: 0.07 in the unit of the spectral norm, which suits any
-            width and length; for AdamW and Adam's directions 2e-3 up to a width of 128, less in proportion
+        learning_rate: peak of the schedule. None: 0.07 in the unit of the spectral norm, chosen at a
+            width of 128; for AdamW and Adam's directions 2e-3 up to a width of 128, less in proportion
             above.
         beta1: decay of Adam's first moment.
         beta2: decay of Adam's second moment.

@@ -5,8 +5,8 @@ and gives them to the model's trust-region step in C. The auxiliary network sits
 measurements into its inputs and into the gradient that it learns from.
 
 What the network learns from is a pull towards a radius in the operator norm of the matrices: it brings a base
-rate that is wrong by a factor of ten back (BENCHMARKS.md, optimizer/base-rate, also at other lengths, widths,
-depths and batches). A hypergradient can be added: the cosine between the new gradient and the last change,
+rate that is wrong by a factor of ten back (BENCHMARKS.md, optimizer/base-rate).
+A hypergradient can be added: the cosine between the new gradient and the last change,
 which says that the last step went too far where it is above a target. It looks one step ahead where a run is
 long, its target depends on momentum and batch, and no gain was measured (BENCHMARKS.md,
 optimizer/ablation/hypergradient), so its weight is 0 unless it is asked for.

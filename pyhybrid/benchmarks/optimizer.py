@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from pyhybrid.benchmarks.registry import Goal, Options, Row
 from pyhybrid.benchmarks.runs import TrainingRun
+from pyhybrid.config import ModelConfig, TrainingConfig
 
 __all__ = [
     "AdamW",
@@ -38,8 +39,11 @@ _TUNED_ADAMW: dict[str, tuple[str, ...]] = {
 }
 # Of matrices, at 600 steps: the best of the rows optimizer/tuning/muon.
 _TUNED_MUON = 0.04
+# The hybrid optimiser's default rate, and what it is multiplied by.
+_RATE = TrainingConfig().for_model(ModelConfig()).learning_rate
 _FACTORS = (0.1, 0.33, 1.0, 3.0, 10.0)
 _HERE = "pyhybrid.benchmarks.optimizer"
+_TIME_NOTE = "Processor seconds as each run was recorded, which other work on the machine makes longer."
 
 
 class Hybrid(TrainingRun):
@@ -217,7 +221,7 @@ def _row(name: str, options: Options, *, steps: int, text: str, changes: str = "
         threads=max(options.threads),
         agreement={"first_batch": 0.0},
         rounds=fields.pop("seeds", options.seeds),
-        note="Validation loss; one round a seed.",
+        note=fields.pop("note", "Validation loss; one round a seed."),
         **fields,
     )
 
@@ -254,6 +258,7 @@ def _against_adamw(options: Options, text: str, steps: int, seeds: int) -> list[
             options,
             **less,
             unit="processor s",
+            note=_TIME_NOTE,
             ours="HybridTime",
             peers={tuned: "AdamWTime"},
             goal=Goal(text=f"{where}: {fewer} steps take less time.", kind="ratio", limit=1.0, peer=tuned),
@@ -287,7 +292,7 @@ def _base_rates(
                 steps=steps,
                 text=text,
                 seeds=seeds,
-                changes=f"{changes} ours.training.learning_rate={0.07 * factor:g}".strip(),
+                changes=f"{changes} ours.training.learning_rate={_RATE * factor:g}".strip(),
                 peers={"default rate": "HybridDefaults", "no feedback": "HybridFixed"},
                 goals=tuple(goals),
             )
@@ -302,7 +307,7 @@ def _short_runs(options: Options, text: str) -> Row:
         steps=100,
         text=text,
         seeds=50,
-        changes="ours.training.learning_rate=0.28",
+        changes="ours.training.learning_rate=" + f"{4 * _RATE:g}",
         peers={"default rate": "HybridDefaults", "no feedback": "HybridFixed"},
         goal=Goal(
             text="Each of 50 short runs at 4 times the rate ends within 5 % of the loss at the default rate.",
@@ -410,6 +415,7 @@ def _clusters(options: Options) -> list[Row]:
                         options,
                         **same,
                         unit="processor s",
+                        note=_TIME_NOTE,
                         ours="BatchesTime",
                         peers={"whole run": "HybridTime"},
                         goal=Goal(text=claim, kind="ratio", limit=100.0, peer="whole run"),
@@ -515,7 +521,7 @@ def rows(options: Options) -> list[Row]:
             steps=600,
             text=text,
             seeds=3,
-            changes=f"training.learning_rate={0.07 * factor:g} ours.training.auxiliary_hidden_size=0",
+            changes=f"training.learning_rate={_RATE * factor:g} ours.training.auxiliary_hidden_size=0",
             peers={"16 hidden units": "HybridDefaults"},
         )
         for factor in (0.1, 10.0)

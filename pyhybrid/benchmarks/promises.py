@@ -167,7 +167,9 @@ def render_promises(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
         if len(given) == len(promise.rows):
             try:
                 found = [row for row, _ in given]
+                so_far = any("seeds so far" in row["note"] for row in found)
                 figure, verdict, command = promise.figure(*found), promise.verdict(*found), f"`{given[0][1]}`"
+                verdict += ", so far" if so_far else ""
             except KeyError as missing:
                 verdict = f"not measured yet ({missing} was not run)"
         lines.append(f"| {promise.text} | {promise.measured_as} | {figure} | {verdict} | {command} |")

@@ -8,24 +8,7 @@
 #include <hybrid/hybrid.h>
 
 #include "language_model.h"
-
-static hyb_language_model_config make_config(int format, int granularity) {
-    hyb_language_model_config config = {.struct_size = sizeof config,
-                                        .vocab_size = 40,
-                                        .dim = 36,
-                                        .n_layers = 1,
-                                        .n_heads = 6,
-                                        .n_kv_heads = 2,
-                                        .ffn_dim = 50,
-                                        .max_context = 32,
-                                        .rope_theta = 10000.0f,
-                                        .norm_epsilon = 1e-5f,
-                                        .tied_embeddings = 1,
-                                        .linear_format = format,
-                                        .linear_granularity = granularity,
-                                        .embedding_format = HYB_FORMAT_INT8};
-    return config;
-}
+#include "model_fixture.h"
 
 /* A model whose layer states hold random inputs, random gradients, and the gradient products of one group. */
 typedef struct fixture {
@@ -83,15 +66,6 @@ static void fixture_end(fixture *f) {
     hyb_ctx_destroy(f->ctx);
 }
 
-static double relative_error(const double *exact, const float *found, size_t n) {
-    double difference = 0.0, size = 0.0;
-    for (size_t i = 0; i < n; i++) {
-        difference += ((double)found[i] - exact[i]) * ((double)found[i] - exact[i]);
-        size += exact[i] * exact[i];
-    }
-    return sqrt(difference / size);
-}
-
 /* dX and dW of the dequantised operands in fp64; returns the larger relative error of ours. */
 static double error_of(const fixture *f) {
     const hyb_activations *codes = &f->group.input->codes;
@@ -124,7 +98,7 @@ static void test_products_are_close_to_exact(void) {
     static const int formats[4] = {HYB_FORMAT_TERNARY, HYB_FORMAT_BINARY, HYB_FORMAT_INT4, HYB_FORMAT_INT8};
     for (int which = 0; which < HYB_N_GROUPS; which++)
         for (int i = 0; i < 8; i++) {
-            hyb_language_model_config config = make_config(formats[i / 2], i % 2);
+            hyb_language_model_config config = make_config(1, formats[i / 2], i % 2);
             fixture f;
             fixture_begin(&f, &config, which, 3, 1, 0);
             fixture_run(&f);
@@ -140,7 +114,7 @@ static void test_products_are_the_same_everywhere(void) {
     static const size_t n_sequences[2] = {3, 17};
     for (int i = 0; i < 2; i++)
         for (int which = 0; which < HYB_N_GROUPS; which++) {
-            hyb_language_model_config config = make_config(HYB_FORMAT_TERNARY, which % 2);
+            hyb_language_model_config config = make_config(1, HYB_FORMAT_TERNARY, which % 2);
             fixture first;
             fixture_begin(&first, &config, which, n_sequences[i], 1, masks[0]);
             fixture_run(&first);
@@ -163,7 +137,7 @@ static void test_products_are_the_same_everywhere(void) {
  * token and an output of zeros give zeros. */
 static void test_not_finite_gradients_show(void) {
     for (int infinite = 0; infinite < 2; infinite++) {
-        hyb_language_model_config config = make_config(HYB_FORMAT_TERNARY, infinite);
+        hyb_language_model_config config = make_config(1, HYB_FORMAT_TERNARY, infinite);
         fixture f;
         fixture_begin(&f, &config, HYB_GROUP_GATE_UP, 3, 2, 0);
         for (size_t r = 0; r < 50; r++) f.dy[0][70 * 50 + r] = f.dy[1][70 * 50 + r] = 0.0f;
@@ -183,7 +157,7 @@ static void test_not_finite_gradients_show(void) {
 
 /* After an update the transposed weights are those of the new codes. */
 static void test_new_weights_are_used(void) {
-    hyb_language_model_config config = make_config(HYB_FORMAT_TERNARY, HYB_SCALE_PER_TENSOR);
+    hyb_language_model_config config = make_config(1, HYB_FORMAT_TERNARY, HYB_SCALE_PER_TENSOR);
     fixture f;
     fixture_begin(&f, &config, HYB_GROUP_QKV, 3, 1, 0);
     fixture_run(&f);
@@ -236,7 +210,7 @@ static void check_step_sizes(const hyb_language_model_config *config, hyb_backwa
 
 /* A group with fewer outputs than another may need more room for a token's codes: 1024 lie 1088 apart, 1056 do not. */
 static void test_widest_codes_fit(void) {
-    hyb_language_model_config config = make_config(HYB_FORMAT_TERNARY, HYB_SCALE_PER_TENSOR);
+    hyb_language_model_config config = make_config(1, HYB_FORMAT_TERNARY, HYB_SCALE_PER_TENSOR);
     double losses[2], norms[2];
     config.dim = 352;
     config.n_heads = config.n_kv_heads = 11;
@@ -263,7 +237,7 @@ static void test_steps_do_not_depend_on_threads(void) {
     for (int i = 0; i < 4; i++)
         for (int backward = HYB_BACKWARD_INT8; backward <= HYB_BACKWARD_F32; backward++)
             for (uint32_t variant = 0; variant < 4; variant++) {
-                hyb_language_model_config config = make_config(HYB_FORMAT_TERNARY, HYB_SCALE_PER_TENSOR);
+                hyb_language_model_config config = make_config(1, HYB_FORMAT_TERNARY, HYB_SCALE_PER_TENSOR);
                 config.max_context = 300;
                 config.n_layers = 2;
                 config.sub_norms = variant == 1 || variant == 3;
@@ -293,7 +267,7 @@ static void test_memory_is_estimated(void) {
                                    .release = counting_release,
                                    .allocator_user = &n_bytes,
                                    .n_threads = 2};
-        hyb_language_model_config config = make_config(HYB_FORMAT_TERNARY, HYB_SCALE_PER_ROW);
+        hyb_language_model_config config = make_config(1, HYB_FORMAT_TERNARY, HYB_SCALE_PER_ROW);
         hyb_ctx *ctx = NULL;
         hyb_language_model *model = NULL;
         CHECK_OK(hyb_ctx_create(&options, &ctx));

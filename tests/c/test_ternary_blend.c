@@ -8,24 +8,7 @@
 #include <hybrid/hybrid.h>
 
 #include "language_model.h"
-
-static hyb_language_model_config make_config(int format, int granularity) {
-    hyb_language_model_config config = {.struct_size = sizeof config,
-                                        .vocab_size = 40,
-                                        .dim = 36,
-                                        .n_layers = 2,
-                                        .n_heads = 6,
-                                        .n_kv_heads = 2,
-                                        .ffn_dim = 50,
-                                        .max_context = 32,
-                                        .rope_theta = 10000.0f,
-                                        .norm_epsilon = 1e-5f,
-                                        .tied_embeddings = 1,
-                                        .linear_format = format,
-                                        .linear_granularity = granularity,
-                                        .embedding_format = HYB_FORMAT_INT8};
-    return config;
-}
+#include "model_fixture.h"
 
 typedef struct fixture {
     hyb_ctx *ctx;
@@ -77,15 +60,6 @@ static int same_gradients(const hyb_language_model *a, const hyb_language_model 
     return same;
 }
 
-static double relative_error(const double *exact, const float *found, size_t n) {
-    double difference = 0.0, size = 0.0;
-    for (size_t i = 0; i < n; i++) {
-        difference += ((double)found[i] - exact[i]) * ((double)found[i] - exact[i]);
-        size += exact[i] * exact[i];
-    }
-    return sqrt(difference / size);
-}
-
 /* A layer's product with share b of the quantised weights, of dequantised inputs, in fp64. */
 static void exact_product(const hyb_tensor *t, const hyb_activations *x, size_t n, double blend, double *y) {
     for (size_t i = 0; i < n; i++)
@@ -108,7 +82,7 @@ static void test_products_are_those_of_the_blend(void) {
     enum { N = 7, COLS = 50 };
     for (int i = 0; i < 10; i++)
         for (int b = 0; b < 4; b++) {
-            hyb_language_model_config config = make_config(formats[i / 2], i % 2);
+            hyb_language_model_config config = make_config(2, formats[i / 2], i % 2);
             fixture f = make_model(&config, (hyb_ctx_options){.n_threads = 2}, HYB_BACKWARD_INT8, 0.0f, 4);
             CHECK_OK(hyb_model_refresh(f.model, NULL, NULL));
             hyb_training *t = f.model->training;
@@ -133,7 +107,7 @@ static void test_products_are_those_of_the_blend(void) {
 /* Where the master weights are what they are quantised to, the blend does not matter: losses are equal up to the
  * rounding of the products (and codes that fall on the other side of a tie: 1 / 127 of one of 36 or 50 inputs). */
 static void test_blend_of_equal_weights_changes_nothing(void) {
-    hyb_language_model_config config = make_config(HYB_FORMAT_BINARY, HYB_SCALE_PER_TENSOR);
+    hyb_language_model_config config = make_config(2, HYB_FORMAT_BINARY, HYB_SCALE_PER_TENSOR);
     fixture f = make_model(&config, (hyb_ctx_options){.n_threads = 1}, HYB_BACKWARD_F32, 0.0f, 4);
     double losses[3], norms[3];
     for (size_t i = 0; i < f.model->n_tensors; i++)
@@ -156,7 +130,7 @@ static void test_blend_of_equal_weights_changes_nothing(void) {
  * update, in both backward modes. */
 static void test_blend_of_one_is_no_blend(void) {
     for (int backward = HYB_BACKWARD_INT8; backward <= HYB_BACKWARD_F32; backward++) {
-        hyb_language_model_config config = make_config(HYB_FORMAT_TERNARY, HYB_SCALE_PER_TENSOR);
+        hyb_language_model_config config = make_config(2, HYB_FORMAT_TERNARY, HYB_SCALE_PER_TENSOR);
         hyb_ctx_options options = {.n_threads = 2};
         fixture plain = make_model(&config, options, (hyb_backward)backward, 1.0f, 9);
         fixture blended = make_model(&config, options, (hyb_backward)backward, 0.0f, 9);
@@ -180,7 +154,7 @@ static void test_blend_of_one_is_no_blend(void) {
  * 10 / 127 sqrt(1 / 12) = 2.3 %. */
 static void test_backward_option_is_for_the_matrices(void) {
     for (int granularity = 0; granularity < 2; granularity++) {
-        hyb_language_model_config config = make_config(HYB_FORMAT_TERNARY, granularity);
+        hyb_language_model_config config = make_config(2, HYB_FORMAT_TERNARY, granularity);
         fixture a = make_model(&config, (hyb_ctx_options){.n_threads = 1}, HYB_BACKWARD_INT8, 0.3f, 9);
         fixture b = make_model(&config, (hyb_ctx_options){.n_threads = 1}, HYB_BACKWARD_F32, 0.3f, 9);
         double losses[2], exact[50 * 36];
@@ -203,7 +177,7 @@ static void test_backward_option_is_for_the_matrices(void) {
 /* Threads, slices and micro-batches change no bit, at the start of a ramp and on it. */
 static void test_steps_do_not_depend_on_threads(void) {
     for (int i = 0; i < 2; i++) {
-        hyb_language_model_config config = make_config(HYB_FORMAT_TERNARY, HYB_SCALE_PER_TENSOR);
+        hyb_language_model_config config = make_config(2, HYB_FORMAT_TERNARY, HYB_SCALE_PER_TENSOR);
         config.sub_norms = i;
         config.tied_embeddings = !i;
         fixture f[3];
@@ -221,7 +195,7 @@ static void test_steps_do_not_depend_on_threads(void) {
 
 /* Loss, logits and effective weights are of the quantised weights, whatever the blend. */
 static void test_evaluation_is_of_the_quantized_weights(void) {
-    hyb_language_model_config config = make_config(HYB_FORMAT_TERNARY, HYB_SCALE_PER_TENSOR);
+    hyb_language_model_config config = make_config(2, HYB_FORMAT_TERNARY, HYB_SCALE_PER_TENSOR);
     fixture f = make_model(&config, (hyb_ctx_options){.n_threads = 1}, HYB_BACKWARD_INT8, 1.0f, 1);
     uint32_t tokens[33];
     float effective[2][36 * 36];
@@ -256,7 +230,7 @@ static void test_memory_comes_from_prepare(void) {
                                .release = counting_release,
                                .allocator_user = &n_bytes,
                                .n_threads = 2};
-    hyb_language_model_config config = make_config(HYB_FORMAT_TERNARY, HYB_SCALE_PER_TENSOR);
+    hyb_language_model_config config = make_config(2, HYB_FORMAT_TERNARY, HYB_SCALE_PER_TENSOR);
     fixture f = make_model(&config, options, HYB_BACKWARD_INT8, 1.0f, 1);
     for (int blends = 0; blends < 2; blends++)
         CHECK_OK(hyb_language_model_memory_with(f.ctx, &config, HYB_BACKWARD_INT8, HYB_OPTIMIZER_RMS, blends, 30, 32,
@@ -278,7 +252,7 @@ static void test_memory_comes_from_prepare(void) {
 
 static void test_wrong_use_is_refused(void) {
     static const uint32_t bad_bits[5] = {0x7fc00000u, 0x7f800000u, 0xff800000u, 0x3f800001u, 0xb0000000u};
-    hyb_language_model_config config = make_config(HYB_FORMAT_TERNARY, HYB_SCALE_PER_TENSOR);
+    hyb_language_model_config config = make_config(2, HYB_FORMAT_TERNARY, HYB_SCALE_PER_TENSOR);
     fixture f = make_model(&config, (hyb_ctx_options){.n_threads = 1}, HYB_BACKWARD_INT8, 1.0f, 4);
     double losses[2];
     CHECK_STATUS(hyb_language_model_set_ternary_blend(NULL, 0.5f), HYB_ERROR_INVALID_ARGUMENT);
@@ -304,7 +278,7 @@ static void test_wrong_use_is_refused(void) {
 
 /* Without quantised matrices there is nothing to blend. */
 static void test_fp32_matrices_take_no_part(void) {
-    hyb_language_model_config config = make_config(HYB_FORMAT_F32, HYB_SCALE_PER_TENSOR);
+    hyb_language_model_config config = make_config(2, HYB_FORMAT_F32, HYB_SCALE_PER_TENSOR);
     fixture a = make_model(&config, (hyb_ctx_options){.n_threads = 1}, HYB_BACKWARD_INT8, 1.0f, 4);
     fixture b = make_model(&config, (hyb_ctx_options){.n_threads = 1}, HYB_BACKWARD_INT8, 0.5f, 4);
     double losses[2];

@@ -123,7 +123,9 @@ def test_promises_are_judged_by_the_rows_that_measure_them() -> None:
     good = {"median": 0.005, "samples": [1.0, 1.01]}
     peer = {**good, "samples": [1.5, 1.4], "gain": 0.1, "difference": 0.01}
     peers = dict.fromkeys(("AdamW, tuned", "default rate", "no feedback"), peer)
-    results = {"x": {"command": "c", "rows": [{"name": n, "ours": good, "peers": peers} for n in names]}}
+    results = {
+        "x": {"command": "c", "rows": [{"name": n, "note": "", "ours": good, "peers": peers} for n in names]}
+    }
     table = render_promises(results)[2:]
     assert "+0.100 nats, 2 seed(s) | true | `c`" in table[0]
     assert "30.7% lower | true" in table[3]
