@@ -103,10 +103,12 @@ static void *run_worker(void *argument) {
     uint32_t seen = 0;
     for (;;) {
         wait_for_loop(pool, seen);
-        if (HYB_ATOMIC_LOAD(&pool->stop)) return NULL;
-        if (!join_loop(pool, &seen)) continue;
-        take_tasks(pool, self->index);
-        leave_loop(pool);
+        if (join_loop(pool, &seen)) {
+            take_tasks(pool, self->index);
+            leave_loop(pool);
+        } else if (HYB_ATOMIC_LOAD(&pool->stop)) { /* read behind the state: the end, once seen, is not waited for */
+            return NULL;
+        }
     }
 }
 

@@ -87,6 +87,15 @@ static void test_threads_back_to_back(void) {
     hyb_ctx_destroy(ctx);
 }
 
+/* Contexts that end while their workers are still waking for the last loop: none waits for another. */
+static void test_threads_destroy_at_once(void) {
+    for (int turn = 0; turn < 2000; ++turn) {
+        hyb_ctx *ctx = create(8);
+        CHECK(loop_is_right(ctx, 2));
+        hyb_ctx_destroy(ctx);
+    }
+}
+
 /* The number of threads may change between loops. */
 static void test_threads_set_n_threads(void) {
     static const uint32_t n_threads[] = {2, 8, 1, 3, 3};
@@ -231,6 +240,7 @@ int main(void) {
     test_threads_every_task_once();
     test_threads_back_to_back();
     test_threads_set_n_threads();
+    test_threads_destroy_at_once();
     test_threads_start_lazily();
     if (!CAN_FORK)
         printf("SKIPPED: test_threads_fork, sanitizers cannot follow it\n");
