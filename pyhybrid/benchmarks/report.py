@@ -20,7 +20,7 @@ from pyhybrid.benchmarks.registry import SECTIONS
 __all__ = ["load_results", "render_benchmarks", "render_claims", "render_summary"]
 
 #: Sections whose figures are losses or shares, which are compared by their difference.
-_BY_DIFFERENCE = ("quality", "optimizer", "update")
+_BY_DIFFERENCE = ("fidelity", "quality", "optimizer", "update")
 _TITLES = {
     "update": (
         "The optimiser's share of a step",
@@ -62,6 +62,10 @@ _TITLES = {
     "quantize": (
         "Quantising",
         "An fp32 matrix to ternary codes with the absmean scale. The limit is two reads of the matrix.",
+    ),
+    "fidelity": (
+        "What quantisers keep",
+        "Gaussian weights, beside the least that theory allows any coder at the same rate; less is better.",
     ),
     "pack": (
         "Quantising and packing",
