@@ -24,6 +24,7 @@ __all__ = [
     "Hybrid",
     "HybridDefaults",
     "HybridFixed",
+    "HybridSuccess",
     "HybridTime",
     "HybridTrace",
     "Muon",
@@ -92,6 +93,20 @@ class HybridTrace(Hybrid):
 
     def run(self, round_number: int) -> float:
         return float(np.mean(self.record(round_number)["trace"][self.quantity]))
+
+
+class HybridSuccess(Hybrid):
+    """Share of steps behind which the loss of their own batch is lower."""
+
+    side = "pyhybrid, each batch twice"
+    watched = ("success",)
+
+    def watch(self, model: Any, tokens: Any, loss: float) -> dict[str, float]:
+        again = model.loss_sum(tokens) / (tokens.shape[0] * (tokens.shape[1] - 1))
+        return {"success": float(again < loss)}
+
+    def run(self, round_number: int) -> float:
+        return float(np.mean(self.record(round_number)["trace"]["success"]))
 
 
 class Peer(TrainingRun):
@@ -495,19 +510,32 @@ def rows(options: Options) -> list[Row]:
     for name, changes in SHAPES.items():
         found += _base_rates(options, text, steps=600, seeds=1, changes=changes, name=name)
     found.append(_short_runs(options, text))
+    traces = (("constraint_active", 600), ("lr_multiplier", 600), ("trust_radius", 600))
     found += [
         _row(
             f"trace/{quantity}/{text}",
             options,
-            steps=600,
+            steps=steps,
             text=text,
             seeds=5,
             ours="HybridTrace",
             unit="mean of a run",
             sizes={"quantity": quantity},
         )
-        for quantity in ("constraint_active", "lr_multiplier", "trust_radius")
+        for quantity, steps in (*traces, ("update_magnitude", 100))
     ]
+    found.append(
+        _row(
+            f"success/{text}",
+            options,
+            steps=100,
+            text=text,
+            seeds=3,
+            ours="HybridSuccess",
+            unit="share of steps",
+            note="Steps behind which the loss of their own batch is lower.",
+        )
+    )
     found += [
         _row(
             f"ablation/{name}/{text}",

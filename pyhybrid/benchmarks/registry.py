@@ -31,6 +31,7 @@ SECTIONS: dict[str, str] = {
     "generate": "generation",
     "scaling": "scaling",
     "quality": "quality",
+    "twin": "twin",
     "optimizer": "optimizer",
     "update": "update",
     "size": "size",
