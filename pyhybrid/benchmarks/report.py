@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pyhybrid.benchmarks.curves import fits, known_curves
+from pyhybrid.benchmarks.promise_table import PROMISES
 from pyhybrid.benchmarks.promises import render_promises
 from pyhybrid.benchmarks.registry import SECTIONS
 
@@ -339,7 +340,7 @@ def render_claims(results: Mapping[str, Mapping[str, Any]]) -> str:
         "",
         "## Promises of the design documents",
         "",
-        *render_promises(results),
+        *render_promises(PROMISES, results),
         "",
         "## Claims of the benchmarks",
         "",
