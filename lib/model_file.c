@@ -142,7 +142,7 @@ static hyb_status load_model(hyb_ctx *ctx, const hyb_file *file, hyb_language_mo
     HYB_TRY(hyb_file_config(file, &config));
     HYB_TRY(check_directory(ctx, file, &config));
     HYB_TRY(hyb_model_alloc(ctx, &config, 0, &m));
-    hyb_status status = hyb_model_add_packed(m);
+    hyb_status status = hyb_tensors_add_packed(ctx, m->tensors, m->n_tensors, &m->next_codes);
     for (size_t i = 0; status == HYB_OK && i < m->n_tensors; i++) status = load_tensor(m, file, &m->tensors[i]);
     if (status == HYB_OK) status = load_sections(m, file);
     if (status != HYB_OK) {
