@@ -111,6 +111,7 @@ static hyb_status update_begin(hyb_mlp *m, int adamw, hyb_update *update) {
     if ((m->moments.optimizer == HYB_OPTIMIZER_ADAMW) != adamw)
         return hyb_fail(m->ctx, HYB_ERROR_STATE, "the network was prepared for %s: call hyb_mlp_%s",
                         adamw ? "a trust-region optimiser" : "AdamW", adamw ? "apply_trust_region" : "apply");
+    hyb_moments_flush(m->ctx, m->tensors, m->n_tensors);
     *update = (hyb_update){.ctx = m->ctx,
                            .tensors = m->tensors,
                            .n_tensors = m->n_tensors,

@@ -68,14 +68,14 @@ struct hyb_language_model {
     hyb_tokenizer *tokenizer;
     char *metadata;
     size_t metadata_bytes;
-    int8_t *next_codes;                    /* the largest tensor's codes, for counting flips */
-    int backward;                          /* hyb_backward of the next prepare */
-    int optimizer;                         /* hyb_optimizer of the next prepare */
-    float master_share;                    /* 1 - the ternary blend of training steps */
-    struct hyb_training *training;         /* train.c; NULL before prepare */
-    hyb_session *evaluation;               /* session.c; for loss and logits, made on demand */
-    void *parameter_memory;                /* one block: values, codes and scales */
-    hyb_moments moments;                   /* gradients and the optimisers' state */
+    int8_t *next_codes;            /* the largest tensor's codes, for counting flips */
+    int backward;                  /* hyb_backward of the next prepare */
+    int optimizer;                 /* hyb_optimizer of the next prepare */
+    float master_share;            /* 1 - the ternary blend of training steps */
+    struct hyb_training *training; /* train.c; NULL before prepare */
+    hyb_session *evaluation;       /* session.c; for loss and logits, made on demand */
+    void *parameter_memory;        /* one block: values, codes and scales */
+    hyb_moments moments;           /* gradients and the optimisers' state */
 };
 
 /* ---- attention.c ---- */

@@ -110,6 +110,9 @@ typedef struct hyb_moments {
 void hyb_moments_layout(hyb_tensor *tensors, size_t n, int optimizer, hyb_arena *arena);
 /* Points the tensors to the state of an optimiser, zero unless it was there already. */
 hyb_status hyb_moments_prepare(hyb_ctx *ctx, hyb_tensor *tensors, size_t n, int optimizer, hyb_moments *moments);
+/* Sets negligible first moments to 0. Those of units that never fire any more decay to subnormal numbers, with which
+ * the products of a trust-region step take ten times as long. */
+void hyb_moments_flush(hyb_ctx *ctx, hyb_tensor *tensors, size_t n);
 void hyb_moments_free(hyb_ctx *ctx, hyb_moments *moments);
 
 /* ---- update.c ---- */

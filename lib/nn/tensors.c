@@ -171,6 +171,18 @@ hyb_status hyb_moments_prepare(hyb_ctx *ctx, hyb_tensor *tensors, size_t n, int 
     return hyb_fail(ctx, HYB_ERROR_OUT_OF_MEMORY, "no memory for gradients and moments (%zu bytes)", n_bytes);
 }
 
+/* Elements so far below the largest of their tensor change no step. */
+#define NEGLIGIBLE 1e-12f
+
+void hyb_moments_flush(hyb_ctx *ctx, hyb_tensor *tensors, size_t n) {
+    for (size_t i = 0; i < n; i++) {
+        float *moment = tensors[i].first_moment;
+        size_t size = hyb_tensor_size(&tensors[i]);
+        float least = NEGLIGIBLE * hyb_float_of(ctx->kernels.max_abs_bits(moment, size));
+        for (size_t j = 0; j < size; j++) moment[j] = fabsf(moment[j]) < least ? 0.0f : moment[j];
+    }
+}
+
 void hyb_moments_free(hyb_ctx *ctx, hyb_moments *moments) {
     for (int i = 0; i < HYB_N_OPTIMIZERS; i++) hyb_free(ctx, moments->memory[i]);
 }

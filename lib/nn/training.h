@@ -69,8 +69,8 @@ typedef struct hyb_training {
     float *d_wide;          /* [m][ffn_dim] */
     float *d_q, *d_k, *d_v; /* [m][dim], [m][kv_dim] */
     hyb_backward_int8 int8;
-    float *gain_partials;           /* [chunks of m][max(dim, ffn_dim)] */
-    hyb_update_work update;         /* trust-region optimisers only */
+    float *gain_partials;   /* [chunks of m][max(dim, ffn_dim)] */
+    hyb_update_work update; /* trust-region optimisers only */
     hyb_work work;
     double *sequence_losses; /* [max_sequences] nats per token */
     size_t n_losses;         /* sequences of the last step; 0: there was none */
