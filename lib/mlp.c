@@ -53,6 +53,13 @@ hyb_status hyb_mlp_config_read(hyb_ctx *ctx, const hyb_mlp_config *given, hyb_ml
     return check_range(ctx, "last_format", c->last_format, -1, HYB_FORMAT_INT8);
 }
 
+hyb_status hyb_mlp_config_check(hyb_ctx *ctx, const hyb_mlp_config *config) {
+    hyb_mlp_config checked;
+    if (ctx == NULL || config == NULL)
+        return hyb_fail(ctx, HYB_ERROR_INVALID_ARGUMENT, "ctx and config must not be NULL");
+    return hyb_mlp_config_read(ctx, config, &checked);
+}
+
 hyb_status hyb_mlp_get_config(const hyb_mlp *mlp, hyb_mlp_config *config) {
     if (mlp == NULL || config == NULL || config->struct_size < sizeof(size_t))
         return hyb_fail(mlp ? mlp->ctx : NULL, HYB_ERROR_INVALID_ARGUMENT,
@@ -173,6 +180,7 @@ void hyb_mlp_destroy(hyb_mlp *mlp) {
     hyb_mlp_pass_free(mlp, mlp->training);
     for (size_t i = 0; i < mlp->n_tensors; i++) hyb_weights_destroy(mlp->tensors[i].packed);
     hyb_moments_free(ctx, &mlp->moments);
+    hyb_free(ctx, mlp->metadata);
     hyb_free(ctx, mlp->next_codes);
     hyb_free(ctx, mlp->parameter_memory);
     hyb_free(ctx, mlp->tensors);

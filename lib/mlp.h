@@ -48,7 +48,9 @@ struct hyb_mlp {
     int stale;     /* master weights changed since they were quantised */
     int optimizer; /* hyb_optimizer of the next prepare */
     hyb_moments moments;
-    int8_t *next_codes;      /* the largest tensor's codes, for counting flips */
+    int8_t *next_codes; /* the largest tensor's codes, for counting flips */
+    char *metadata;     /* of the file that it was loaded from, or NULL */
+    size_t metadata_bytes;
     void *parameter_memory;  /* one block: values, codes and scales */
     hyb_mlp_pass *training;  /* NULL before prepare */
     hyb_mlp_pass *inference; /* made on demand */

@@ -63,6 +63,9 @@ typedef struct hyb_mlp_config {
 /* A network. Made by create it has fp32 master weights and can be trained; made by load it has packed weights only. */
 typedef struct hyb_mlp hyb_mlp;
 
+/* HYB_OK if the configuration is valid; else INVALID_ARGUMENT, and the detail names the field and its range. */
+HYB_API hyb_status hyb_mlp_config_check(hyb_ctx *ctx, const hyb_mlp_config *config);
+
 /* Creates a trainable network. Matrices are drawn from N(0, 2 / n_cols), the last one from N(0, 1 / n_cols), residual
  * layers' also divided by the root of their number; biases are 0, gains 1; the generator is seeded by `seed` and
  * portable. The network keeps a reference to ctx. The caller destroys *mlp. Errors: INVALID_ARGUMENT, OUT_OF_MEMORY. */
@@ -127,6 +130,20 @@ HYB_API hyb_status hyb_mlp_predict(hyb_mlp *mlp, const float *x, size_t n_rows, 
 /* The configured loss over n_rows >= 1 rows, with the inference path; targets as in hyb_mlp_gradients. */
 HYB_API hyb_status hyb_mlp_evaluate(hyb_mlp *mlp, const float *x, const float *values, const uint32_t *classes,
                                     size_t n_rows, double *loss);
+
+/* ---- file ---- */
+
+/* Writes the network as a .hyb file (file.h) with `metadata` (UTF-8, may be NULL). A trainable network is quantised
+ * first. Errors: those of hyb_file_write, NOT_FINITE (a weight; the detail names the tensor). */
+HYB_API hyb_status hyb_mlp_save(hyb_mlp *mlp, const char *path, const char *metadata, size_t metadata_bytes);
+
+/* Loads a .hyb file for inference. Errors: those of hyb_file_open, and FORMAT (another kind of network; a tensor is
+ * missing or misshapen). */
+HYB_API hyb_status hyb_mlp_load(hyb_ctx *ctx, const char *path, hyb_mlp **mlp);
+HYB_API hyb_status hyb_mlp_load_memory(hyb_ctx *ctx, const void *bytes, size_t n_bytes, hyb_mlp **mlp);
+
+/* The metadata of the file that the network was loaded from; "" otherwise. Owned by the network. */
+HYB_API const char *hyb_mlp_metadata(const hyb_mlp *mlp, size_t *n_bytes);
 
 /* hyb: cdef end */
 
