@@ -51,6 +51,8 @@ if TYPE_CHECKING:
     from pyhybrid.language_model import LanguageModel as LanguageModel
     from pyhybrid.language_model import MemoryEstimate as MemoryEstimate
     from pyhybrid.language_model import Parameter as Parameter
+    from pyhybrid.mlp import FitResult as FitResult
+    from pyhybrid.mlp import TernaryMLP as TernaryMLP
     from pyhybrid.model_file import ModelInfo as ModelInfo
     from pyhybrid.model_file import inspect as inspect
     from pyhybrid.parameter_clusters import cluster_rows as cluster_rows
@@ -105,6 +107,7 @@ _HOMES: dict[str, tuple[str, ...]] = {
     "doctor": ("diagnose",),
     "gradient_compression": ("GradientCompressor",),
     "language_model": ("Evaluation", "Generation", "LanguageModel", "MemoryEstimate", "Parameter"),
+    "mlp": ("FitResult", "TernaryMLP"),
     "model_file": ("ModelInfo", "inspect"),
     "parameter_clusters": ("cluster_rows", "cluster_table", "cluster_values"),
     "quantization": (
