@@ -223,7 +223,6 @@ def _describe(p: Parameter, points: Array, weights: Array, fit: KMeans, labels: 
     """Sums over the members of each cluster; labels are of rows or of weights."""
     members = weights.reshape(len(points), -1)
     owners, k = labels.ravel(), len(fit.cluster_centers_)
-    sizes = np.bincount(owners, minlength=k)
     magnitudes = np.bincount(owners, np.abs(members).sum(1, dtype=np.float64), k) / members.shape[1]
     importance = np.full(k, math.nan)
     if p.gradient is not None:

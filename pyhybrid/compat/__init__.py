@@ -1,7 +1,7 @@
 """The class names of the design documents, as thin facades over the package's own functions.
 
-Place in the data flow: on top of everything else; nothing in the package imports from here. The names are also
-those of `pyhybrid` itself: ``from pyhybrid import Quantizer158Bit``.
+Place in the data flow: on top of everything else; nothing in the package imports from here. The names are
+also those of `pyhybrid` itself: ``from pyhybrid import Quantizer158Bit``.
 
     quantization.py   Quantizer158Bit, AdaptiveQuantizer, and functions from 1 to 8 bits
     clustering.py     KMeansClustering, ParameterClustering, DataClustering

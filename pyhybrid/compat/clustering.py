@@ -1,6 +1,6 @@
 """The documents' clustering classes over `KMeans`, `cluster_balance` and `allocate_precision`.
 
-Place in the data flow: for the user, and for compat/quantization.py; the trainers use the canonical functions.
+Place in the data flow: for the user, and for quantization.py beside it; training has the canonical functions.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import numpy.typing as npt
 from pyhybrid._buffers import Array
 from pyhybrid._cluster_calls import whole
 from pyhybrid._errors import InvalidArgumentError, StateError
-from pyhybrid.clustering import KMeans, suggest_k
 from pyhybrid.cluster_balance import balanced_labels, squared_distances
+from pyhybrid.clustering import KMeans, suggest_k
 from pyhybrid.compat._arguments import as_array, finite_array, one_value
 from pyhybrid.parameter_clusters import importance_shares, size_importance
 from pyhybrid.precision import STORED_BITS, allocate_precision, quantization_errors
