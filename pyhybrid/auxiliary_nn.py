@@ -194,7 +194,7 @@ class AuxiliaryNetwork:
 
 
 class LossFeedback:
-    """What changes of the loss say about the length of steps: a little longer after a fall, much shorter after
+    """What changes of the loss say about the length of steps: a little longer after a fall, far shorter after
     a rise.
 
     A change counts by its size beside the running mean of sizes, up to 1.

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -56,7 +56,7 @@ class Quantizer158Bit:
     Args:
         scale: magnitude of the outermost level that `quantize` gives; gradients and weights have scales of
             their own.
-        enable_clipping: values outside -1 to 1 become the outermost level; False: they are an error.
+        enable_clipping: clip before rounding; False: after it, which gives the same, as both ends are levels.
         levels: 5 or 3; None: 5.
         target_bits: 1.58 is another name of levels=3.
 
@@ -86,30 +86,23 @@ class Quantizer158Bit:
             raise InvalidArgumentError(f"scale is {scale!r}; give a number above 0")
         self.scale = scale
         self.enable_clipping = enable_clipping
+        self._n_levels: Literal[3, 5] = n_levels
         self.levels = [-1.0, 0.0, 1.0] if n_levels == 3 else [-1.0, -0.5, 0.0, 0.5, 1.0]
 
     def quantize(self, values: Any) -> Array:
         """Rounds to the nearest level, ties to the even one (0.25 to 0, 0.75 to 1), times the scale.
 
         Args:
-            values: float, any shape; float32 and float64 stay, others become float64.
+            values: any shape; float32 and float64 stay, other real numbers become float64.
 
         Returns:
             Float array of their shape.
 
         Raises:
             NotFiniteError: NaN.
-            InvalidArgumentError: no numbers, or without clipping a value outside -1 to 1.
+            InvalidArgumentError: no numbers.
         """
-        array = as_array(values)
-        if array.size:
-            array = finite_array(array, "values")
-        if not self.enable_clipping and array.size and float(np.abs(array).max()) > 1:
-            raise InvalidArgumentError(
-                f"values go up to {float(np.abs(array).max()):g} in magnitude; divide by that, or give "
-                "enable_clipping=True"
-            )
-        return quantize_levels(array, len(self.levels), self.scale)
+        return quantize_levels(as_array(values), self._n_levels, self.scale, self.enable_clipping)
 
     def quantize_gradients(self, gradients: Any) -> Array:
         """Quantises a gradient and keeps its Euclidean norm.
@@ -132,7 +125,7 @@ class Quantizer158Bit:
         if peak == 0:
             return array.copy()
         shares = array / peak
-        codes = quantize_levels(shares, len(self.levels))
+        codes = quantize_levels(shares, self._n_levels)
         norm = float(np.linalg.norm(shares.ravel().astype(np.float64)))
         return np.asarray(codes * (peak * norm / float(np.linalg.norm(codes.ravel()))), array.dtype)
 
@@ -153,7 +146,7 @@ class Quantizer158Bit:
             NotFiniteError: NaN or infinity.
         """
         array = finite_array(weights, "weights")
-        if len(self.levels) == 3:
+        if self._n_levels == 3:
             return _fake_quantized(array, 1.58)
         outermost = _FIVE_LEVELS_BY_RMS * math.sqrt(float(np.mean(np.square(array, dtype=np.float64))))
         return (
