@@ -34,12 +34,35 @@ if TYPE_CHECKING:
     from pyhybrid.clustering import KSuggestion as KSuggestion
     from pyhybrid.clustering import cluster_statistics as cluster_statistics
     from pyhybrid.clustering import suggest_k as suggest_k
+    from pyhybrid.compat.auxiliary import AdaptiveOptimizer as AdaptiveOptimizer
+    from pyhybrid.compat.auxiliary import AuxiliaryNN as AuxiliaryNN
+    from pyhybrid.compat.auxiliary import TrainingState as TrainingState
+    from pyhybrid.compat.clustering import ClusterInfo as ClusterInfo
+    from pyhybrid.compat.clustering import DataClustering as DataClustering
+    from pyhybrid.compat.clustering import KMeansClustering as KMeansClustering
+    from pyhybrid.compat.clustering import ParameterClustering as ParameterClustering
+    from pyhybrid.compat.constrained import AdaptiveConstrainedOptimizer as AdaptiveConstrainedOptimizer
+    from pyhybrid.compat.constrained import ConstrainedOptimizationStep as ConstrainedOptimizationStep
+    from pyhybrid.compat.constrained import ConstrainedUpdateInfo as ConstrainedUpdateInfo
+    from pyhybrid.compat.quantization import AdaptiveQuantizer as AdaptiveQuantizer
+    from pyhybrid.compat.quantization import Quantizer158Bit as Quantizer158Bit
+    from pyhybrid.compat.quantization import binarize_weights as binarize_weights
+    from pyhybrid.compat.quantization import estimate_model_size_reduction as estimate_model_size_reduction
+    from pyhybrid.compat.quantization import pack_bits as pack_bits
+    from pyhybrid.compat.quantization import pack_q4 as pack_q4
+    from pyhybrid.compat.quantization import quantize_per_row as quantize_per_row
+    from pyhybrid.compat.quantization import quantize_weights as quantize_weights
+    from pyhybrid.compat.quantization import ternary_quantize_weights as ternary_quantize_weights
+    from pyhybrid.compat.quantization import unpack_binarized as unpack_binarized
+    from pyhybrid.compat.quantization import unpack_q4 as unpack_q4
+    from pyhybrid.compat.quantization import unpack_ternary as unpack_ternary
+    from pyhybrid.compat.training import TrainingConfig as TrainingConfig
+    from pyhybrid.compat.training import TrainingMetrics as TrainingMetrics
     from pyhybrid.config import PRESETS as PRESETS
     from pyhybrid.config import ConfigError as ConfigError
     from pyhybrid.config import DataConfig as DataConfig
     from pyhybrid.config import ModelConfig as ModelConfig
     from pyhybrid.config import RunConfig as RunConfig
-    from pyhybrid.config import TrainingConfig as TrainingConfig
     from pyhybrid.config import load_config as load_config
     from pyhybrid.data import Dataset as Dataset
     from pyhybrid.data import embedded_text as embedded_text
@@ -58,6 +81,9 @@ if TYPE_CHECKING:
     from pyhybrid.parameter_clusters import cluster_rows as cluster_rows
     from pyhybrid.parameter_clusters import cluster_table as cluster_table
     from pyhybrid.parameter_clusters import cluster_values as cluster_values
+    from pyhybrid.precision import PrecisionPlan as PrecisionPlan
+    from pyhybrid.precision import allocate_precision as allocate_precision
+    from pyhybrid.precision import quantization_errors as quantization_errors
     from pyhybrid.quantization import PackedWeights as PackedWeights
     from pyhybrid.quantization import dequantize as dequantize
     from pyhybrid.quantization import gemm as gemm
@@ -94,13 +120,46 @@ _HOMES: dict[str, tuple[str, ...]] = {
         "VersionError",
     ),
     "clustering": ("ClusterStatistics", "KMeans", "KSuggestion", "cluster_statistics", "suggest_k"),
+    "compat.auxiliary": (
+        "AdaptiveOptimizer",
+        "AuxiliaryNN",
+        "TrainingState",
+    ),
+    "compat.clustering": (
+        "ClusterInfo",
+        "DataClustering",
+        "KMeansClustering",
+        "ParameterClustering",
+    ),
+    "compat.constrained": (
+        "AdaptiveConstrainedOptimizer",
+        "ConstrainedOptimizationStep",
+        "ConstrainedUpdateInfo",
+    ),
+    "compat.quantization": (
+        "AdaptiveQuantizer",
+        "Quantizer158Bit",
+        "binarize_weights",
+        "estimate_model_size_reduction",
+        "pack_bits",
+        "pack_q4",
+        "quantize_per_row",
+        "quantize_weights",
+        "ternary_quantize_weights",
+        "unpack_binarized",
+        "unpack_q4",
+        "unpack_ternary",
+    ),
+    "compat.training": (
+        "TrainingConfig",
+        "TrainingMetrics",
+    ),
     "config": (
         "PRESETS",
         "ConfigError",
         "DataConfig",
         "ModelConfig",
         "RunConfig",
-        "TrainingConfig",
         "load_config",
     ),
     "data": ("Dataset", "embedded_text", "load_dataset"),
@@ -110,6 +169,7 @@ _HOMES: dict[str, tuple[str, ...]] = {
     "mlp": ("FitResult", "TernaryMLP"),
     "model_file": ("ModelInfo", "inspect"),
     "parameter_clusters": ("cluster_rows", "cluster_table", "cluster_values"),
+    "precision": ("PrecisionPlan", "allocate_precision", "quantization_errors"),
     "quantization": (
         "PackedWeights",
         "dequantize",

@@ -35,6 +35,12 @@ class RunConfig:
     def __post_init__(self) -> None:
         if self.preset is not None and self.preset not in PRESETS:
             raise ConfigError(f"preset = {self.preset!r}: {unknown_name(self.preset, PRESETS)}")
+        if not isinstance(self.training, TrainingConfig):
+            raise ConfigError(
+                f"training is a {type(self.training).__module__}.{type(self.training).__qualname__}; the run "
+                "of a language model takes pyhybrid.config.TrainingConfig (pyhybrid.TrainingConfig is "
+                "another class, for training on arrays)"
+            )
         if self.training.context > self.model.max_context:
             raise ConfigError(
                 f"training.context = {self.training.context}: the model has {self.model.max_context} "

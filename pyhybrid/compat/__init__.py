@@ -1,0 +1,13 @@
+"""The class names of the design documents, as thin facades over the package's own functions.
+
+Place in the data flow: on top of everything else; nothing in the package imports from here. The names are
+also those of `pyhybrid` itself: ``from pyhybrid import Quantizer158Bit``.
+
+    quantization.py   Quantizer158Bit, AdaptiveQuantizer, and functions from 1 to 8 bits
+    clustering.py     KMeansClustering, ParameterClustering, DataClustering
+    auxiliary.py      AuxiliaryNN, TrainingState, AdaptiveOptimizer
+    constrained.py    ConstrainedOptimizationStep, AdaptiveConstrainedOptimizer
+    training.py       TrainingConfig, TrainingMetrics
+
+Where the documents give a thing two names, both work; two different values for one thing are an error.
+"""
