@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from pyhybrid.compat.quantization import unpack_binarized as unpack_binarized
     from pyhybrid.compat.quantization import unpack_q4 as unpack_q4
     from pyhybrid.compat.quantization import unpack_ternary as unpack_ternary
+    from pyhybrid.compat.trainer import HybridLLMTrainer as HybridLLMTrainer
     from pyhybrid.compat.training import TrainingConfig as TrainingConfig
     from pyhybrid.compat.training import TrainingMetrics as TrainingMetrics
     from pyhybrid.config import PRESETS as PRESETS
@@ -150,6 +151,7 @@ _HOMES: dict[str, tuple[str, ...]] = {
         "unpack_q4",
         "unpack_ternary",
     ),
+    "compat.trainer": ("HybridLLMTrainer",),
     "compat.training": (
         "TrainingConfig",
         "TrainingMetrics",
