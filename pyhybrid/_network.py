@@ -1,4 +1,4 @@
-"""What every trainable network has: parameters as arrays, and updates from its gradients.
+"""What every network has: its file, parameters as arrays, and updates from its gradients.
 
 Place in the data flow: language_model.py and mlp.py derive from `Network`; the C functions of both differ in
 their names only.
@@ -7,15 +7,17 @@ their names only.
 from __future__ import annotations
 
 import functools
+import json
+import os
 from collections.abc import Iterable, Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
 from pyhybrid._buffers import Array, output_array, pointer, view
-from pyhybrid._context import Context
+from pyhybrid._context import Context, default_context
 from pyhybrid._errors import InvalidArgumentError
-from pyhybrid._model_config import check_size, name_of
+from pyhybrid._model_config import check_size, encode_path, name_of, parse_metadata
 from pyhybrid._model_types import Parameter, TrustStatistics, UpdateStatistics
 from pyhybrid._native import ffi, lib
 from pyhybrid.quantization import FORMAT_NAMES, GRANULARITIES
@@ -32,15 +34,82 @@ OPTIMIZERS: dict[str, int] = {
 
 
 class Network:
-    """Parameters and updates of a network."""
+    """File, parameters and updates of a network."""
 
     #: Of the C functions' names: hyb_<noun>_apply and so on.
     _NOUN: ClassVar[str]
     context: Context
+    #: Anything worth keeping with the network, as JSON values; saved with it.
+    metadata: dict[str, Any]
     _handle: Any
+    _trainable: bool
 
-    def _c(self, verb: str) -> Any:
-        return getattr(lib, f"hyb_{self._NOUN}_{verb}")
+    @classmethod
+    def _c(cls, verb: str) -> Any:
+        return getattr(lib, f"hyb_{cls._NOUN}_{verb}")
+
+    def _adopt(self, context: Context, pointer_: Any, *, trainable: bool) -> None:
+        """Takes a C handle over and fills in what the class keeps of it."""
+        raise NotImplementedError
+
+    def _read_metadata(self) -> dict[str, Any]:
+        n_bytes = ffi.new("size_t *")
+        text = self._c("metadata")(self._handle, n_bytes)
+        return parse_metadata(bytes(ffi.buffer(text, n_bytes[0])) if n_bytes[0] else b"")
+
+    @classmethod
+    def load(cls, source: str | os.PathLike[str] | bytes, *, context: Context | None = None) -> Self:
+        """Loads a .hyb file for inference.
+
+        Args:
+            source: path of the file, or its content as bytes.
+            context: None for the default context.
+
+        Raises:
+            FileIOError: it cannot be read.
+            FileFormatError: it is not a model file, or a damaged one (TruncatedFileError, ChecksumError,
+                VersionError).
+        """
+        context = context or default_context()
+        out = ffi.new(f"hyb_{cls._NOUN} **")
+        with context.lock:
+            if isinstance(source, (bytes, bytearray, memoryview)):
+                data = ffi.from_buffer(source)
+                status = cls._c("load_memory")(context.handle, data, len(data), out)
+            else:
+                status = cls._c("load")(context.handle, encode_path(source), out)
+            context.check(status)
+        model = cls.__new__(cls)
+        model._adopt(context, out[0], trainable=False)
+        return model
+
+    def save(self, path: str | os.PathLike[str], metadata: Mapping[str, Any] | None = None) -> None:
+        """Writes a .hyb file at once: a crash leaves the old file or the new one.
+
+        Args:
+            path: the file.
+            metadata: JSON values to keep with the model; None: `self.metadata`.
+
+        Raises:
+            InvalidArgumentError: metadata cannot be written as JSON.
+            NotFiniteError: a weight is NaN or infinite; the message names the tensor.
+            FileIOError: it cannot be written.
+        """
+        values = dict(self.metadata if metadata is None else metadata)
+        try:
+            text = json.dumps(values, allow_nan=False, ensure_ascii=False).encode() if values else b""
+        except (TypeError, ValueError) as error:
+            raise InvalidArgumentError(f"metadata cannot be written as JSON: {error}") from error
+        with self.context.lock:
+            self.context.check(
+                self._c("save")(self.handle, encode_path(path), text or ffi.NULL, len(text))
+            )
+        self.metadata = values
+
+    @property
+    def trainable(self) -> bool:
+        """True if the model was made, not loaded: it has master weights."""
+        return self._trainable
 
     @property
     def handle(self) -> Any:

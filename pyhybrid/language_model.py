@@ -7,11 +7,9 @@ hybrid/language_model.h.
 
 from __future__ import annotations
 
-import json
 import math
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,8 +23,6 @@ from pyhybrid._model_config import (
     check_size,
     config_from_struct,
     config_to_struct,
-    encode_path,
-    parse_metadata,
     physical_memory,
 )
 from pyhybrid._model_types import (
@@ -111,72 +107,12 @@ class LanguageModel(Network):
         context.check(lib.hyb_language_model_get_config(self._handle, struct))
         self._config = config_from_struct(struct)
         self._tokenizer: Tokenizer | None = None
-        #: Anything worth keeping with the model, as JSON values; saved with it.
-        self.metadata: dict[str, Any] = self._read_metadata()
-
-    def _read_metadata(self) -> dict[str, Any]:
-        n_bytes = ffi.new("size_t *")
-        text = lib.hyb_language_model_metadata(self._handle, n_bytes)
-        return parse_metadata(bytes(ffi.buffer(text, n_bytes[0])) if n_bytes[0] else b"")
-
-    @classmethod
-    def load(cls, source: str | os.PathLike[str] | bytes, *, context: Context | None = None) -> Self:
-        """Loads a .hyb file for inference.
-
-        Args:
-            source: path of the file, or its content as bytes.
-            context: None for the default context.
-
-        Raises:
-            FileIOError: it cannot be read.
-            FileFormatError: it is not a model file, or a damaged one (TruncatedFileError, ChecksumError,
-                VersionError).
-        """
-        context = context or default_context()
-        out = ffi.new("hyb_language_model **")
-        with context.lock:
-            if isinstance(source, (bytes, bytearray, memoryview)):
-                data = ffi.from_buffer(source)
-                status = lib.hyb_language_model_load_memory(context.handle, data, len(data), out)
-            else:
-                status = lib.hyb_language_model_load(context.handle, encode_path(source), out)
-            context.check(status)
-        model = cls.__new__(cls)
-        model._adopt(context, out[0], trainable=False)
-        return model
-
-    def save(self, path: str | os.PathLike[str], metadata: Mapping[str, Any] | None = None) -> None:
-        """Writes a .hyb file at once: a crash leaves the old file or the new one.
-
-        Args:
-            path: the file.
-            metadata: JSON values to keep with the model; None: `self.metadata`.
-
-        Raises:
-            InvalidArgumentError: metadata cannot be written as JSON.
-            NotFiniteError: a weight is NaN or infinite; the message names the tensor.
-            FileIOError: it cannot be written.
-        """
-        values = dict(self.metadata if metadata is None else metadata)
-        try:
-            text = json.dumps(values, allow_nan=False, ensure_ascii=False).encode() if values else b""
-        except (TypeError, ValueError) as error:
-            raise InvalidArgumentError(f"metadata cannot be written as JSON: {error}") from error
-        with self.context.lock:
-            self.context.check(
-                lib.hyb_language_model_save(self.handle, encode_path(path), text or ffi.NULL, len(text))
-            )
-        self.metadata = values
+        self.metadata = self._read_metadata()
 
     @property
     def config(self) -> ModelConfig:
         """Shape and formats."""
         return self._config
-
-    @property
-    def trainable(self) -> bool:
-        """True if the model was made, not loaded: it has master weights."""
-        return self._trainable
 
     def __repr__(self) -> str:
         c = self._config

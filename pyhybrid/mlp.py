@@ -104,8 +104,8 @@ class TernaryMLP(Network):
     """Linear layers of ternary weights with an activation between them, over rows of float features.
 
     A network that is made has float32 master weights and can be trained; one that is loaded holds packed
-    weights only. Every row's features are quantised with one scale: standardise columns of unlike sizes. Where
-    arrays are asked for, float64 is rounded to float32. Calls from several threads take turns.
+    weights only. Every row's features are quantised with one scale: standardise columns of unlike sizes.
+    Where float32 arrays are asked for, float64 ones are rounded. Calls from several threads take turns.
 
     Args:
         sizes: features, hidden layers, outputs; 2 to 33 numbers of 1 to 65536.
@@ -151,7 +151,8 @@ class TernaryMLP(Network):
         widths = input_array(sizes, np.uint32, "sizes", (None,))
         if not 2 <= widths.size <= len(struct.sizes):
             raise InvalidArgumentError(
-                f"sizes has {widths.size} numbers; give 2 to {len(struct.sizes)}: features, hidden layers, outputs"
+                f"sizes has {widths.size} numbers; give 2 to {len(struct.sizes)}: features, hidden layers, "
+                "outputs"
             )
         struct.n_layers = widths.size - 1
         struct.sizes[0 : widths.size] = widths.tolist()
@@ -168,10 +169,11 @@ class TernaryMLP(Network):
         out = ffi.new("hyb_mlp **")
         with context.lock:
             context.check(lib.hyb_mlp_create(context.handle, struct, check_seed(seed), out))
-        self._adopt(context, out[0])
+        self._adopt(context, out[0], trainable=True)
 
-    def _adopt(self, context: Context, pointer_: Any) -> None:
+    def _adopt(self, context: Context, pointer_: Any, *, trainable: bool) -> None:
         self.context = context
+        self._trainable = trainable
         self._handle = context.own(pointer_, lib.hyb_mlp_destroy)
         struct = ffi.new("hyb_mlp_config *")
         struct.struct_size = ffi.sizeof("hyb_mlp_config")
@@ -182,6 +184,7 @@ class TernaryMLP(Network):
         self.loss: str = next(name for name, value in _LOSSES.items() if value == struct.loss)
         #: Of the weights.
         self.bits: float = FORMAT_BITS[struct.format]
+        self.metadata = self._read_metadata()
 
     def __repr__(self) -> str:
         return f"TernaryMLP({list(self.sizes)}, loss={self.loss!r}, bits={self.bits:g})"
@@ -301,8 +304,8 @@ class TernaryMLP(Network):
             epochs: times that every row is seen.
             steps: updates, instead of epochs.
             batch_size: rows of an update; at most the number of rows are used.
-            optimizer: 'hybrid' (trust-region steps in the spectral norm, rate and radius under the feedback of
-                the auxiliary network) or 'adamw'.
+            optimizer: 'hybrid' (trust-region steps in the spectral norm, rate and radius under the feedback
+                of the auxiliary network) or 'adamw'.
             learning_rate: peak of the schedule, in the optimiser's unit; None: its default.
             weight_decay: decoupled, on the matrices only; None: the optimiser's default.
             trust_radius: that 'hybrid' is pulled to; None: its default.
@@ -356,8 +359,8 @@ class TernaryMLP(Network):
     # ---- inference ----
 
     def predict(self, x: npt.ArrayLike, *, out: Array | None = None) -> Array:
-        """Returns float32 [rows, outputs]: the outputs, with 'cross_entropy' the logits. The same bits on every
-        processor, whatever rows are given together.
+        """Returns the outputs, with 'cross_entropy' the logits: float32 [rows, outputs]; the same bits on
+        every processor, whatever rows are given together.
 
         Args:
             x: float32 [rows, features].
