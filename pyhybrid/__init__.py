@@ -63,11 +63,13 @@ if TYPE_CHECKING:
     from pyhybrid.quantization import pack as pack
     from pyhybrid.quantization import quantize as quantize
     from pyhybrid.quantization import quantize_activations as quantize_activations
+    from pyhybrid.quantization import quantize_levels as quantize_levels
     from pyhybrid.quantization import unpack as unpack
     from pyhybrid.samplers import make_sampler as make_sampler
     from pyhybrid.tokenizer import Tokenizer as Tokenizer
     from pyhybrid.trainer import Trainer as Trainer
     from pyhybrid.trainer import TrainingResult as TrainingResult
+    from pyhybrid.trust_region import constrain_norm as constrain_norm
     from pyhybrid.window_features import WindowFeatures as WindowFeatures
 
 #: The version of the C library that runs.
@@ -115,11 +117,13 @@ _HOMES: dict[str, tuple[str, ...]] = {
         "pack",
         "quantize",
         "quantize_activations",
+        "quantize_levels",
         "unpack",
     ),
     "samplers": ("make_sampler",),
     "tokenizer": ("Tokenizer",),
     "trainer": ("Trainer", "TrainingResult"),
+    "trust_region": ("constrain_norm",),
     "window_features": ("WindowFeatures",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

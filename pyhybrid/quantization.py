@@ -17,6 +17,7 @@ import numpy.typing as npt
 from pyhybrid._buffers import Array, input_array, output_array, pointer
 from pyhybrid._context import Context, default_context
 from pyhybrid._errors import InvalidArgumentError
+from pyhybrid._levels import quantize_levels
 from pyhybrid._native import ffi, lib
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "pack",
     "quantize",
     "quantize_activations",
+    "quantize_levels",
     "round_to_half",
     "unpack",
 ]
