@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from pyhybrid.parameter_clusters import cluster_table as cluster_table
     from pyhybrid.parameter_clusters import cluster_values as cluster_values
     from pyhybrid.quantization import PackedWeights as PackedWeights
+    from pyhybrid.quantization import constrain_norm as constrain_norm
     from pyhybrid.quantization import dequantize as dequantize
     from pyhybrid.quantization import gemm as gemm
     from pyhybrid.quantization import matmul as matmul
@@ -69,7 +70,6 @@ if TYPE_CHECKING:
     from pyhybrid.tokenizer import Tokenizer as Tokenizer
     from pyhybrid.trainer import Trainer as Trainer
     from pyhybrid.trainer import TrainingResult as TrainingResult
-    from pyhybrid.trust_region import constrain_norm as constrain_norm
     from pyhybrid.window_features import WindowFeatures as WindowFeatures
 
 #: The version of the C library that runs.
@@ -111,6 +111,7 @@ _HOMES: dict[str, tuple[str, ...]] = {
     "parameter_clusters": ("cluster_rows", "cluster_table", "cluster_values"),
     "quantization": (
         "PackedWeights",
+        "constrain_norm",
         "dequantize",
         "gemm",
         "matmul",
@@ -123,7 +124,6 @@ _HOMES: dict[str, tuple[str, ...]] = {
     "samplers": ("make_sampler",),
     "tokenizer": ("Tokenizer",),
     "trainer": ("Trainer", "TrainingResult"),
-    "trust_region": ("constrain_norm",),
     "window_features": ("WindowFeatures",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

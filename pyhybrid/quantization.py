@@ -16,8 +16,8 @@ import numpy.typing as npt
 
 from pyhybrid._buffers import Array, input_array, output_array, pointer
 from pyhybrid._context import Context, default_context
+from pyhybrid._elementwise import constrain_norm, quantize_levels
 from pyhybrid._errors import InvalidArgumentError
-from pyhybrid._levels import quantize_levels
 from pyhybrid._native import ffi, lib
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "QuantizedActivations",
     "Transpose",
     "bits_to_format",
+    "constrain_norm",
     "dequantize",
     "gemm",
     "matmul",

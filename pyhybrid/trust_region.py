@@ -23,73 +23,11 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
-from pyhybrid._buffers import Array, float_array, pointer
-from pyhybrid._context import Context, default_context
 from pyhybrid._errors import InvalidArgumentError
-from pyhybrid._levels import result_array
-from pyhybrid._native import ffi, lib
 from pyhybrid.auxiliary_nn import AuxiliaryNetwork, TrainingState
 
-__all__ = ["Constrained", "FeedbackConfig", "StepSize", "TrustRegionController", "constrain_norm"]
-
-
-class Constrained(NamedTuple):
-    """A vector that was held to a ball.
-
-    Args:
-        values: shortened, or as they were.
-        norm: Euclidean norm before.
-        active: whether they were shortened.
-    """
-
-    values: Array
-    norm: float
-    active: bool
-
-
-def constrain_norm(
-    values: npt.ArrayLike, radius: float, *, out: Array | None = None, context: Context | None = None
-) -> Constrained:
-    """Shortens a vector to a Euclidean norm of at most `radius`; never longer, whatever rounding does.
-
-    The bits are the same on every processor and for any number of threads.
-
-    Args:
-        values: any shape, read as one vector, finite; float32 and float64 stay what they are, half precision
-            becomes float32, other real numbers float64.
-        radius: 0 or more; infinity only measures.
-        out: array of the result's shape and dtype to write to, may be `values`; None for a new one.
-        context: None for the default one.
-
-    Raises:
-        InvalidArgumentError: a wrong dtype, shape or radius.
-        NotFiniteError: NaN or infinity; `out` is unchanged.
-    """
-    context = context or default_context()
-    array = float_array(values, "values")
-    try:
-        limit = float(radius)
-    except (TypeError, ValueError):
-        raise InvalidArgumentError(f"radius is {radius!r}; give a number of at least 0") from None
-    result = result_array(out, array)
-    norm, active = ffi.new("double *"), ffi.new("int32_t *")
-    single = array.dtype == np.float32
-    function = lib.hyb_constrain_norm_f32 if single else lib.hyb_constrain_norm_f64
-    with context.lock:
-        context.check(
-            function(
-                context.handle,
-                limit,
-                array.size,
-                pointer(array),
-                pointer(result, write=True),
-                norm,
-                active,
-            )
-        )
-    return Constrained(result, float(norm[0]), bool(active[0]))
+__all__ = ["FeedbackConfig", "StepSize", "TrustRegionController"]
 
 
 class StepSize(NamedTuple):
