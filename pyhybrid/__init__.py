@@ -86,12 +86,14 @@ if TYPE_CHECKING:
     from pyhybrid.precision import allocate_precision as allocate_precision
     from pyhybrid.precision import quantization_errors as quantization_errors
     from pyhybrid.quantization import PackedWeights as PackedWeights
+    from pyhybrid.quantization import constrain_norm as constrain_norm
     from pyhybrid.quantization import dequantize as dequantize
     from pyhybrid.quantization import gemm as gemm
     from pyhybrid.quantization import matmul as matmul
     from pyhybrid.quantization import pack as pack
     from pyhybrid.quantization import quantize as quantize
     from pyhybrid.quantization import quantize_activations as quantize_activations
+    from pyhybrid.quantization import quantize_levels as quantize_levels
     from pyhybrid.quantization import unpack as unpack
     from pyhybrid.samplers import make_sampler as make_sampler
     from pyhybrid.tokenizer import Tokenizer as Tokenizer
@@ -174,12 +176,14 @@ _HOMES: dict[str, tuple[str, ...]] = {
     "precision": ("PrecisionPlan", "allocate_precision", "quantization_errors"),
     "quantization": (
         "PackedWeights",
+        "constrain_norm",
         "dequantize",
         "gemm",
         "matmul",
         "pack",
         "quantize",
         "quantize_activations",
+        "quantize_levels",
         "unpack",
     ),
     "samplers": ("make_sampler",),
