@@ -42,6 +42,14 @@ _HEAD_DIM = 32
 _CONTEXT = 128
 
 
+def _size(value: Any, name: str) -> int:
+    """A size of at least 1."""
+    size = check_size(value, name)
+    if size < 1:
+        raise InvalidArgumentError(f"{name} is {size}; give at least 1")
+    return size
+
+
 class HybridLLMTrainer:
     """Trains a ternary network with the hybrid optimiser.
 
@@ -78,8 +86,8 @@ class HybridLLMTrainer:
                 raise ConfigError("the first argument is a configuration, and config is one too; give one")
             model_dim, config = None, model_dim
         self.config = TrainingConfig.of(config)
-        self.model_dim = None if model_dim is None else check_size(model_dim, "model_dim")
-        self.num_layers = None if num_layers is None else check_size(num_layers, "num_layers")
+        self.model_dim = None if model_dim is None else _size(model_dim, "model_dim")
+        self.num_layers = None if num_layers is None else _size(num_layers, "num_layers")
         self.seed, self.verbose = seed, verbose
         self.metrics = TrainingMetrics()
         self.network: TernaryMLP | LanguageModel | None = None

@@ -91,21 +91,24 @@ class TrainingConfig(_Fields):
         quantizer_scale: magnitude of the outermost level of `Quantizer158Bit.quantize`.
         target_bits: bits of a weight: 1.58 (ternary), 1, 2, 4, 8 or 32.
         precision: another name of target_bits.
-        use_clustering: cluster the training data, and draw each batch from one cluster; False: from all.
+        use_clustering: cluster the training data, and draw each batch from all clusters in proportion; False:
+            from all rows, each once before any comes again.
         data_clusters: clusters of the training data.
         n_clusters: another name of data_clusters.
         parameter_clusters: clusters of a layer's weights, in reports.
-        base_learning_rate: that the auxiliary network's multiplier multiplies.
+        base_learning_rate: that the auxiliary network's multiplier multiplies, in the documents' unit, in
+            which 0.001 is usual; a step of the trust region is 70 times that in its norm.
         learning_rate: another name of base_learning_rate.
         max_steps: updates; None: 1000, or with max_epochs no limit. With both the run ends at the first that
             is reached.
         max_epochs: passes over the training data; None: no limit.
         batch_size: samples a step.
-        use_adaptive_lr: the auxiliary network's multiplier is used; False: it stays 1.
-        use_auxiliary_nn: there is an auxiliary network; False: rate and radius are as set here.
+        use_adaptive_lr: rate and radius are the auxiliary network's; False: they are as set here.
+        use_auxiliary_nn: there is an auxiliary network; False: the same as use_adaptive_lr=False.
         auxiliary_nn_hidden_size: its hidden units.
-        use_trust_region: the norm of a step is bounded.
-        initial_trust_radius: the bound at the start, between 0.001 and 1.
+        use_trust_region: the spectral norm of each matrix's step is bounded; False: AdamW.
+        initial_trust_radius: the bound at the start, between 0.001 and 1, in the documents' unit: 0.01 is
+            usual, and 7 times that is the norm of a matrix's step.
         log_interval: steps between lines of the log.
         eval_interval: steps between evaluations.
         checkpoint_dir: folder of checkpoints that are saved without a path; None: 'ckpt'.
