@@ -80,7 +80,7 @@ def test_every_switch_trains_differently(fields: dict[str, Any]) -> None:
     x, y = regression()
     ends = []
     for changes in ({}, fields):
-        made = trainer(**{"max_steps": 120, "learning_rate": 0.0003, **changes})
+        made = trainer(**{"max_steps": 120, "learning_rate": 0.0006, **changes})
         losses = made.train(x, y).metrics_history["loss"]
         assert np.mean(losses[-10:]) < 0.6 * np.mean(losses[:10])
         ends.append(made.parameters)
