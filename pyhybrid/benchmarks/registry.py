@@ -30,6 +30,7 @@ SECTIONS: dict[str, str] = {
     "generate": "generation",
     "scaling": "scaling",
     "quality": "quality",
+    "mlp": "mlp",
     "optimizer": "optimizer",
     "update": "update",
     "size": "size",

@@ -454,6 +454,40 @@ static void test_saving_and_loading(void) {
     unlink(second);
 }
 
+/* The golden file of format version 2 still opens with the expected configuration, and the writer gives its bytes. */
+static void test_golden_file(void) {
+    const char *folder = getenv("HYB_TEST_DATA");
+    char path[4096], copy[] = "test_mlp_golden_XXXXXX";
+    int fd = mkstemp(copy);
+    size_t n, n_again, n_metadata;
+    hyb_ctx *ctx = make_ctx(0, 1);
+    hyb_mlp *mlp = NULL;
+    hyb_mlp_config c = {.struct_size = sizeof c};
+    float effective[63];
+    CHECK(fd >= 0);
+    close(fd);
+    snprintf(path, sizeof path, "%s/golden_v2.hyb", folder != NULL ? folder : ".");
+    CHECK_OK(hyb_mlp_load(ctx, path, &mlp));
+    if (mlp != NULL) {
+        CHECK_OK(hyb_mlp_get_config(mlp, &c));
+        CHECK(c.n_layers == 3 && c.sizes[0] == 9 && c.sizes[1] == 7 && c.sizes[2] == 7 && c.sizes[3] == 4);
+        CHECK(c.loss == HYB_LOSS_CROSS_ENTROPY && c.activation == HYB_ACTIVATION_RELU && c.residual == 1);
+        CHECK(c.norm == HYB_MLP_NORM_RESIDUAL && c.format == HYB_FORMAT_TERNARY && c.norm_epsilon == 1e-5f);
+        CHECK(c.first_format == HYB_FORMAT_INT8 && c.last_format == -1);
+        CHECK_OK(hyb_mlp_effective(mlp, 0, effective));
+        for (int i = 0; i < 63; i++) CHECK(effective[i] == 0.125f * (float)((i * 37 + i / 7) % 255 - 127));
+        const char *metadata = hyb_mlp_metadata(mlp, &n_metadata);
+        CHECK_OK(hyb_mlp_save(mlp, copy, metadata, n_metadata));
+        uint8_t *bytes = read_bytes(path, &n), *again = read_bytes(copy, &n_again);
+        CHECK(n == n_again && memcmp(bytes, again, n) == 0);
+        free(again);
+        free(bytes);
+    }
+    hyb_mlp_destroy(mlp);
+    hyb_ctx_destroy(ctx);
+    unlink(copy);
+}
+
 /* ---- bad input ---- */
 
 static void check_config_refused(hyb_ctx *ctx, hyb_mlp_config config, const char *name) {
@@ -597,6 +631,7 @@ int main(void) {
     test_the_same_everywhere();
     test_any_loss();
     test_saving_and_loading();
+    test_golden_file();
     test_bad_configurations_are_named();
     test_bad_input_is_named();
     test_every_allocation_may_fail();
