@@ -25,8 +25,8 @@ _TITLES = {
     "mlp": (
         "Perceptrons",
         (
-            "Held-out figures after the same training: digits in percent correct, and a linear target with 64 "
-            "features in mean squares, between predicting zero and the best ternary fit."
+            "Held-out figures after the same training: digits in percent correct, and a linear target with "
+            "64 features in mean squares, between predicting zero and the best ternary fit."
         ),
     ),
     "update": (

@@ -1,6 +1,6 @@
-"""Write golden_v2.hyb: a small perceptron in a file of format version 2, from the words of include/hybrid/file.h.
+"""Write golden_v2.hyb: a perceptron of format version 2, made from the words of include/hybrid/file.h.
 
-When to use it: never, unless golden_v2.hyb got lost; see make_golden_v1.py, whose packing and checksum it shares.
+When to use it: never, unless golden_v2.hyb got lost. Packing and checksum are those of make_golden_v1.py.
 
     python tests/data/make_golden_v2.py [PATH]
 """
