@@ -390,8 +390,8 @@ class TernaryMLP(Network):
 
 # Chosen on scikit-learn's digits and a linear target with noise.
 _DEFAULTS = {
-    "hybrid": FilledTraining(learning_rate=0.07, weight_decay=0.03, trust_radius=0.07),
-    "adamw": FilledTraining(learning_rate=5e-3, weight_decay=0.1, trust_radius=0.07),
+    "hybrid": FilledTraining(learning_rate=0.2, weight_decay=0.03, trust_radius=0.2),
+    "adamw": FilledTraining(learning_rate=5e-3, weight_decay=0.1, trust_radius=0.2),
 }
 
 

@@ -32,6 +32,7 @@ SECTIONS: dict[str, str] = {
     "scaling": "scaling",
     "quality": "quality",
     "twin": "twin",
+    "mlp": "mlp",
     "optimizer": "optimizer",
     "update": "update",
     "size": "size",

@@ -21,8 +21,15 @@ from pyhybrid.benchmarks.registry import SECTIONS
 __all__ = ["load_results", "render_benchmarks", "render_claims", "render_summary"]
 
 #: Sections whose figures are losses or shares, which are compared by their difference.
-_BY_DIFFERENCE = ("fidelity", "quality", "optimizer", "update")
+_BY_DIFFERENCE = ("fidelity", "quality", "optimizer", "update", "mlp")
 _TITLES = {
+    "mlp": (
+        "Perceptrons",
+        (
+            "Held-out figures after the same training: digits in percent correct, and a linear target with "
+            "64 features in mean squares, between predicting zero and the best ternary fit."
+        ),
+    ),
     "update": (
         "The optimiser's share of a step",
         "Time of an update, in percent of the time of the step's gradients; less is better.",

@@ -1,47 +1,12 @@
 /* test_mlp.c - the perceptron through its public API: gradients against finite differences, the forward pass against
  * the same sums written out, training falls, the same bits for any thread count and instruction set, losses of the
- * caller's, saving and loading, bad input, and every allocation that may fail.
+ * caller's, and bad input.
  */
 #include "testing.h"
 
-#include "tier_context.h"
-
 #include <math.h>
 
-#include <hybrid/hybrid.h>
-
-#include "file_layout.h"
-
-enum { ROWS = 23, MOST = 48 };
-
-static hyb_mlp_config make_config(uint32_t n_layers, const uint32_t *sizes, int loss, int format) {
-    hyb_mlp_config config = {.struct_size = sizeof config, .n_layers = n_layers, .loss = loss, .format = format};
-    memcpy(config.sizes, sizes, (n_layers + 1) * sizeof *sizes);
-    config.activation = HYB_ACTIVATION_RELU;
-    config.residual = 1;
-    config.norm_epsilon = 1e-5f;
-    config.first_format = config.last_format = -1;
-    return config;
-}
-
-static const uint32_t deep_sizes[] = {11, 20, 20, 20, 9, 5};
-
-/* Five layers, the two in the middle residual. */
-static hyb_mlp_config deep_config(int loss, int format) { return make_config(5, deep_sizes, loss, format); }
-
-typedef struct rows {
-    float x[ROWS * MOST], values[ROWS * MOST];
-    uint32_t classes[ROWS];
-} rows;
-
-static void fill_rows(rows *r, size_t n_out) {
-    uint64_t state = 3;
-    for (size_t i = 0; i < ROWS * MOST; i++) {
-        r->x[i] = test_random_float(&state);
-        r->values[i] = fabsf(test_random_float(&state));
-    }
-    for (size_t i = 0; i < ROWS; i++) r->classes[i] = (uint32_t)test_random_below(&state, n_out);
-}
+#include "mlp_fixture.h"
 
 /* ---- in double, with effective weights and no quantised activations ---- */
 
@@ -214,27 +179,6 @@ static void test_ternary_layer_is_exact(void) {
     hyb_ctx_destroy(ctx);
 }
 
-static hyb_status train(hyb_mlp *mlp, hyb_optimizer optimizer, const rows *r, int steps, double *first, double *last) {
-    hyb_adamw adamw = {.learning_rate = 5e-3f, .beta1 = 0.9f, .beta2 = 0.99f, .epsilon = 1e-8f, .gradient_scale = 1.0f};
-    hyb_trust_region trust;
-    hyb_trust_region_defaults(&trust);
-    trust.learning_rate = trust.radius = optimizer == HYB_OPTIMIZER_L2 ? 0.3f : 0.05f;
-    if (optimizer != HYB_OPTIMIZER_SPECTRAL) trust.learning_rate = 5e-3f;
-    hyb_status status = hyb_mlp_set_optimizer(mlp, optimizer);
-    if (status == HYB_OK) status = hyb_mlp_prepare(mlp, ROWS);
-    for (int step = 1; status == HYB_OK && step <= steps; step++) {
-        hyb_gradient_statistics statistics = {0};
-        status = hyb_mlp_gradients(mlp, r->x, NULL, r->classes, ROWS, &statistics);
-        adamw.step = trust.step = (uint64_t)step;
-        if (status == HYB_OK)
-            status = optimizer == HYB_OPTIMIZER_ADAMW ? hyb_mlp_apply(mlp, &adamw, 1.0f, NULL)
-                                                      : hyb_mlp_apply_trust_region(mlp, &trust, NULL);
-        if (step == 1) *first = statistics.loss;
-        *last = statistics.loss;
-    }
-    return status;
-}
-
 /* Every optimiser brings the loss of a few rows down by half, with ternary weights. */
 static void test_training_learns(void) {
     static rows r;
@@ -352,108 +296,6 @@ static void test_any_loss(void) {
     hyb_ctx_destroy(ctx);
 }
 
-/* ---- the file ---- */
-
-/* Opens a copy of the file's bytes with one field changed and sealed again. */
-static hyb_status load_patched(hyb_ctx *ctx, const uint8_t *file, size_t n, size_t offset, uint32_t value,
-                               size_t width) {
-    uint8_t *bytes = malloc(n), field[4];
-    hyb_mlp *mlp = NULL;
-    memcpy(bytes, file, n);
-    hyb_store_u32(field, value);
-    memcpy(bytes + offset, field, width);
-    hyb_store_u32(bytes + HYB_HEADER_BODY_CRC, hyb_crc32c(0, bytes + HYB_HEADER_BYTES, n - HYB_HEADER_BYTES));
-    hyb_store_u32(bytes + HYB_HEADER_CRC, hyb_crc32c(0, bytes, HYB_HEADER_CRC));
-    hyb_status status = hyb_mlp_load_memory(ctx, bytes, n, &mlp);
-    hyb_mlp_destroy(mlp);
-    free(bytes);
-    return status;
-}
-
-static uint8_t *read_bytes(const char *path, size_t *n) {
-    FILE *file = fopen(path, "rb");
-    uint8_t *bytes = malloc(1 << 20);
-    *n = file != NULL ? fread(bytes, 1, 1 << 20, file) : 0;
-    if (file != NULL) fclose(file);
-    return bytes;
-}
-
-/* Every byte of configuration and directory set to other values: refused with a status or as good as before. */
-static void check_hostile(hyb_ctx *ctx, const char *path) {
-    static const uint32_t values[] = {0, 1, 2, 3, 6, 32, 33, 127, 255};
-    size_t n;
-    uint8_t *bytes = read_bytes(path, &n);
-    size_t end = (size_t)hyb_load_u64(bytes + HYB_HEADER_DATA);
-    hyb_mlp *mlp = NULL;
-    CHECK(hyb_load_u32(bytes + HYB_HEADER_VERSION) == 2);
-    for (size_t at = HYB_HEADER_VERSION; at < end; at++)
-        for (size_t k = 0; k < sizeof values / sizeof *values; k++) {
-            if (at >= HYB_HEADER_BODY_CRC && at < HYB_HEADER_BYTES) continue;
-            hyb_status status = load_patched(ctx, bytes, n, at, values[k], 1);
-            CHECK(status == HYB_OK || status == HYB_ERROR_FORMAT || status == HYB_ERROR_TRUNCATED ||
-                  status == HYB_ERROR_VERSION || status == HYB_ERROR_CHECKSUM);
-        }
-    size_t config = HYB_HEADER_BYTES;
-    CHECK_STATUS(load_patched(ctx, bytes, n, config, 6, 4), HYB_ERROR_FORMAT); /* n_layers */
-    CHECK_STATUS(load_patched(ctx, bytes, n, config, 0xffffffff, 4), HYB_ERROR_FORMAT);
-    CHECK_STATUS(load_patched(ctx, bytes, n, config + 8, 1, 1), HYB_ERROR_FORMAT);  /* reserved */
-    CHECK_STATUS(load_patched(ctx, bytes, n, config + 37, 2, 1), HYB_ERROR_FORMAT); /* norm: a gain too many */
-    CHECK_STATUS(load_patched(ctx, bytes, n, config + 39, 5, 1), HYB_ERROR_FORMAT); /* format */
-    CHECK_STATUS(load_patched(ctx, bytes, n, config + 42, 7, 1), HYB_ERROR_FORMAT); /* loss */
-    CHECK_STATUS(load_patched(ctx, bytes, n, config + 43, 2, 1), HYB_ERROR_FORMAT); /* architecture */
-    for (size_t cut = 0; cut < n; cut += 13) CHECK(hyb_mlp_load_memory(ctx, bytes, cut, &mlp) != HYB_OK);
-    free(bytes);
-}
-
-/* A loaded network gives the bits of the one that was saved, saves the same bytes again, and cannot be trained; no
- * change of a byte crashes the reader; the two kinds of network are told apart. */
-static void test_saving_and_loading(void) {
-    static rows r;
-    char path[] = "test_mlp_XXXXXX", second[] = "test_mlp_again_XXXXXX";
-    int fd = mkstemp(path), other_fd = mkstemp(second);
-    CHECK(fd >= 0 && other_fd >= 0);
-    close(fd);
-    close(other_fd);
-    fill_rows(&r, 5);
-    for (int format = HYB_FORMAT_F32; format <= HYB_FORMAT_INT8; format++) {
-        hyb_ctx *ctx = make_ctx(0, 1);
-        hyb_mlp_config config = deep_config(HYB_LOSS_CROSS_ENTROPY, format),
-                       loaded_config = {.struct_size = sizeof config};
-        hyb_mlp *mlp = NULL, *loaded = NULL;
-        hyb_language_model *model = NULL;
-        double loss;
-        float expected[ROWS * 5], found[ROWS * 5];
-        size_t n, n_again;
-        config.granularity = format % 2;
-        config.first_format = HYB_FORMAT_INT8;
-        CHECK_OK(hyb_mlp_create(ctx, &config, 3, &mlp));
-        CHECK_OK(train(mlp, HYB_OPTIMIZER_ADAMW, &r, 3, &loss, &loss));
-        CHECK_OK(hyb_mlp_predict(mlp, r.x, ROWS, expected));
-        CHECK_OK(hyb_mlp_save(mlp, path, "{\"a\": 1}", 8));
-        CHECK_OK(hyb_mlp_load(ctx, path, &loaded));
-        CHECK_OK(hyb_mlp_predict(loaded, r.x, ROWS, found));
-        CHECK(memcmp(expected, found, sizeof found) == 0);
-        CHECK(strcmp(hyb_mlp_metadata(loaded, &n), "{\"a\": 1}") == 0 && n == 8);
-        CHECK_OK(hyb_mlp_get_config(loaded, &loaded_config));
-        CHECK(loaded_config.first_format == HYB_FORMAT_INT8 && loaded_config.last_format == -1);
-        CHECK(memcmp(loaded_config.sizes, deep_sizes, sizeof deep_sizes) == 0);
-        CHECK_OK(hyb_mlp_save(loaded, second, "{\"a\": 1}", 8));
-        uint8_t *bytes = read_bytes(path, &n), *again = read_bytes(second, &n_again);
-        CHECK(n == n_again && memcmp(bytes, again, n) == 0);
-        free(again);
-        free(bytes);
-        CHECK_STATUS(hyb_mlp_prepare(loaded, 3), HYB_ERROR_STATE);
-        CHECK_STATUS(hyb_mlp_touch(loaded), HYB_ERROR_STATE);
-        CHECK_STATUS(hyb_language_model_load(ctx, path, &model), HYB_ERROR_FORMAT);
-        if (format == HYB_FORMAT_TERNARY) check_hostile(ctx, path);
-        hyb_mlp_destroy(loaded);
-        hyb_mlp_destroy(mlp);
-        hyb_ctx_destroy(ctx);
-    }
-    unlink(path);
-    unlink(second);
-}
-
 /* ---- bad input ---- */
 
 static void check_config_refused(hyb_ctx *ctx, hyb_mlp_config config, const char *name) {
@@ -528,77 +370,13 @@ static void test_bad_input_is_named(void) {
     hyb_ctx_destroy(ctx);
 }
 
-/* ---- allocation ---- */
-
-/* An allocator that fails at the n-th call, and counts what is not given back. */
-typedef struct failing {
-    long countdown, live;
-} failing;
-
-static void *failing_allocate(void *user, size_t bytes, size_t alignment) {
-    failing *f = user;
-    void *memory = NULL;
-    if (f->countdown-- == 0 || posix_memalign(&memory, alignment, bytes ? bytes : 1) != 0) return NULL;
-    f->live++;
-    return memory;
-}
-static void failing_release(void *user, void *memory) {
-    if (memory != NULL) ((failing *)user)->live--;
-    free(memory);
-}
-
-static hyb_status whole_life(hyb_ctx *ctx, const char *path, const rows *r) {
-    hyb_mlp_config config = deep_config(HYB_LOSS_CROSS_ENTROPY, HYB_FORMAT_TERNARY);
-    hyb_mlp *mlp = NULL, *loaded = NULL;
-    double loss;
-    float outputs[ROWS * 5];
-    hyb_status status = hyb_mlp_create(ctx, &config, 1, &mlp);
-    if (status == HYB_OK) status = train(mlp, HYB_OPTIMIZER_SPECTRAL, r, 2, &loss, &loss);
-    if (status == HYB_OK) status = hyb_mlp_save(mlp, path, "{}", 2);
-    if (status == HYB_OK) status = hyb_mlp_load(ctx, path, &loaded);
-    if (status == HYB_OK) status = hyb_mlp_save(loaded, path, "{}", 2);
-    if (status == HYB_OK) status = hyb_mlp_predict(loaded, r->x, ROWS, outputs);
-    hyb_mlp_destroy(loaded);
-    hyb_mlp_destroy(mlp);
-    return status;
-}
-
-/* Whichever allocation fails, the status is OUT_OF_MEMORY and nothing leaks. */
-static void test_every_allocation_may_fail(void) {
-    static rows r;
-    char path[] = "test_mlp_XXXXXX";
-    int fd = mkstemp(path), completed = 0;
-    CHECK(fd >= 0);
-    close(fd);
-    fill_rows(&r, 5);
-    for (long n = 0; n < 200 && !completed; n++) {
-        failing f = {n, 0};
-        hyb_ctx_options options = {.struct_size = sizeof options,
-                                   .allocate = failing_allocate,
-                                   .release = failing_release,
-                                   .allocator_user = &f,
-                                   .n_threads = 2};
-        hyb_ctx *ctx = NULL;
-        hyb_status status = hyb_ctx_create(&options, &ctx);
-        if (status == HYB_OK) status = whole_life(ctx, path, &r);
-        hyb_ctx_destroy(ctx);
-        CHECK(status == HYB_OK || status == HYB_ERROR_OUT_OF_MEMORY);
-        CHECK(f.live == 0);
-        completed = status == HYB_OK && f.countdown >= 0;
-    }
-    CHECK(completed);
-    unlink(path);
-}
-
 int main(void) {
     test_gradients_are_those_of_the_loss();
     test_ternary_layer_is_exact();
     test_training_learns();
     test_the_same_everywhere();
     test_any_loss();
-    test_saving_and_loading();
     test_bad_configurations_are_named();
     test_bad_input_is_named();
-    test_every_allocation_may_fail();
     return TEST_RESULT();
 }
