@@ -47,6 +47,8 @@ if TYPE_CHECKING:
     from pyhybrid.compat.backends import GPUMatrixOps as GPUMatrixOps
     from pyhybrid.compat.backends import GPUQuantizer as GPUQuantizer
     from pyhybrid.compat.backends import GPUTrainingBackend as GPUTrainingBackend
+    from pyhybrid.compat.benchmarks import BenchmarkResult as BenchmarkResult
+    from pyhybrid.compat.benchmarks import PerformanceBenchmark as PerformanceBenchmark
     from pyhybrid.config import PRESETS as PRESETS
     from pyhybrid.config import ConfigError as ConfigError
     from pyhybrid.config import DataConfig as DataConfig
@@ -127,6 +129,7 @@ _HOMES: dict[str, tuple[str, ...]] = {
         "GPUQuantizer",
         "GPUTrainingBackend",
     ),
+    "compat.benchmarks": ("BenchmarkResult", "PerformanceBenchmark"),
     "config": (
         "PRESETS",
         "ConfigError",

@@ -3,4 +3,5 @@
 Place in the data flow: on top of everything else; nothing in the package imports from here.
 
     backends.py     GPUQuantizer, CPPQuantizer, CQuantizer and their kin
+    benchmarks.py   PerformanceBenchmark, BenchmarkResult
 """
