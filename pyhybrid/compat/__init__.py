@@ -8,6 +8,9 @@ also those of `pyhybrid` itself: ``from pyhybrid import Quantizer158Bit``.
     auxiliary.py      AuxiliaryNN, TrainingState, AdaptiveOptimizer
     constrained.py    ConstrainedOptimizationStep, AdaptiveConstrainedOptimizer
     training.py       TrainingConfig, TrainingMetrics
+    trainer.py        HybridLLMTrainer, on array_run.py for rows of features
+    backends.py       GPUQuantizer, CPPQuantizer, CQuantizer and their kin
+    benchmarks.py     PerformanceBenchmark, BenchmarkResult
 
 Where the documents give a thing two names, both work; two different values for one thing are an error.
 """
