@@ -37,6 +37,19 @@ if TYPE_CHECKING:
     from pyhybrid.compat.auxiliary import AdaptiveOptimizer as AdaptiveOptimizer
     from pyhybrid.compat.auxiliary import AuxiliaryNN as AuxiliaryNN
     from pyhybrid.compat.auxiliary import TrainingState as TrainingState
+    from pyhybrid.compat.backends import HAS_GPU as HAS_GPU
+    from pyhybrid.compat.backends import CConstraintOperator as CConstraintOperator
+    from pyhybrid.compat.backends import CHybridOptimizer as CHybridOptimizer
+    from pyhybrid.compat.backends import CMatrixOps as CMatrixOps
+    from pyhybrid.compat.backends import CPPHybridOptimizer as CPPHybridOptimizer
+    from pyhybrid.compat.backends import CPPKMeans as CPPKMeans
+    from pyhybrid.compat.backends import CPPOptimizationStep as CPPOptimizationStep
+    from pyhybrid.compat.backends import CPPQuantizer as CPPQuantizer
+    from pyhybrid.compat.backends import CQuantizer as CQuantizer
+    from pyhybrid.compat.backends import GPUKMeans as GPUKMeans
+    from pyhybrid.compat.backends import GPUMatrixOps as GPUMatrixOps
+    from pyhybrid.compat.backends import GPUQuantizer as GPUQuantizer
+    from pyhybrid.compat.backends import GPUTrainingBackend as GPUTrainingBackend
     from pyhybrid.compat.clustering import ClusterInfo as ClusterInfo
     from pyhybrid.compat.clustering import DataClustering as DataClustering
     from pyhybrid.compat.clustering import KMeansClustering as KMeansClustering
@@ -67,6 +80,11 @@ if TYPE_CHECKING:
     from pyhybrid.data import Dataset as Dataset
     from pyhybrid.data import embedded_text as embedded_text
     from pyhybrid.data import load_dataset as load_dataset
+    from pyhybrid.dispatcher import AdaptiveDispatcher as AdaptiveDispatcher
+    from pyhybrid.dispatcher import BackendConfig as BackendConfig
+    from pyhybrid.dispatcher import BackendMetrics as BackendMetrics
+    from pyhybrid.dispatcher import HybridDispatcher as HybridDispatcher
+    from pyhybrid.dispatcher import create_auto_dispatcher as create_auto_dispatcher
     from pyhybrid.doctor import diagnose as diagnose
     from pyhybrid.gradient_compression import GradientCompressor as GradientCompressor
     from pyhybrid.language_model import Evaluation as Evaluation
@@ -154,6 +172,21 @@ _HOMES: dict[str, tuple[str, ...]] = {
         "TrainingConfig",
         "TrainingMetrics",
     ),
+    "compat.backends": (
+        "HAS_GPU",
+        "CConstraintOperator",
+        "CHybridOptimizer",
+        "CMatrixOps",
+        "CPPHybridOptimizer",
+        "CPPKMeans",
+        "CPPOptimizationStep",
+        "CPPQuantizer",
+        "CQuantizer",
+        "GPUKMeans",
+        "GPUMatrixOps",
+        "GPUQuantizer",
+        "GPUTrainingBackend",
+    ),
     "config": (
         "PRESETS",
         "ConfigError",
@@ -163,6 +196,13 @@ _HOMES: dict[str, tuple[str, ...]] = {
         "load_config",
     ),
     "data": ("Dataset", "embedded_text", "load_dataset"),
+    "dispatcher": (
+        "AdaptiveDispatcher",
+        "BackendConfig",
+        "BackendMetrics",
+        "HybridDispatcher",
+        "create_auto_dispatcher",
+    ),
     "doctor": ("diagnose",),
     "gradient_compression": ("GradientCompressor",),
     "language_model": ("Evaluation", "Generation", "LanguageModel", "MemoryEstimate", "Parameter"),

@@ -18,10 +18,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pyhybrid._errors import NotFiniteError
 from pyhybrid.config import ModelConfig
 
-Array = npt.NDArray[Any]
 Floats = npt.NDArray[np.float32]
 Codes = npt.NDArray[np.int8]
 
@@ -155,87 +153,6 @@ def quantize(
 def dequantize(codes: Codes, scales: Floats) -> Floats:
     """Returns scale * code; codes int8 [rows, columns], scales float32 [1] or [rows]."""
     return codes.astype(F32) * scales.reshape(-1, 1)
-
-
-def quantize_levels(values: Array, levels: int = 5, scale: float = 1.0, out: Array | None = None) -> Array:
-    """Rounds to -1, -0.5, 0, 0.5, 1 (levels 5) or -1, 0, 1 (3), times a scale.
-
-    Args:
-        values: float32 or float64, any shape.
-        levels: 5 or 3.
-        scale: of the levels, rounded to the dtype.
-        out: to write to, may be values; None for a new array.
-
-    Raises:
-        NotFiniteError: a NaN.
-    """
-    kind = values.dtype.type
-    result = np.clip(values, kind(-1), kind(1), out=out)
-    if np.isnan(result).any():
-        raise NotFiniteError(f"value {int(np.argmax(np.isnan(result)))} is NaN")
-    steps = kind(2 if levels == 5 else 1)
-    result *= steps
-    np.rint(result, out=result)
-    result /= steps
-    result *= kind(scale)
-    return result
-
-
-#: Values whose squares are added before they join the others.
-SUM_CHUNK = 65536
-
-
-def sum_squares(values: Array, unit: float = 1.0) -> float:
-    """Sum of squares in binary64: chunks of 65536, in 16 lanes each, lanes and chunks in ascending order.
-
-    Args:
-        values: float32 or float64, any shape.
-        unit: multiplies each value first.
-    """
-    flat, total = values.reshape(-1), 0.0
-    for start in range(0, flat.size, SUM_CHUNK):
-        chunk = flat[start : start + SUM_CHUNK].astype(np.float64)
-        squares = np.zeros((-(-chunk.size // LANES), LANES))
-        chunk *= unit
-        np.multiply(chunk, chunk, out=squares.reshape(-1)[: chunk.size])
-        total += sum(np.add.reduce(squares, axis=0).tolist())
-    return total
-
-
-def constrain_norm(values: Array, radius: float, out: Array | None = None) -> tuple[Array, float, bool]:
-    """Shortens a vector to the Euclidean ball of a radius.
-
-    Args:
-        values: float32 or float64, any shape, finite.
-        radius: of the ball.
-        out: to write to, may be values; None for a new array.
-
-    Returns:
-        The vector, its norm before, and whether it was shortened.
-
-    Raises:
-        NotFiniteError: NaN or infinity.
-    """
-    if not np.isfinite(values).all():
-        raise NotFiniteError(f"value {int(np.argmin(np.isfinite(values)))} is not finite")
-    unit = 1.0
-    with np.errstate(over="ignore", under="ignore"):
-        total = sum_squares(values)
-        if not 1e-280 <= total <= 1e300 and values.dtype == np.float64 and values.size:
-            unit = math.ldexp(1.0, min(1000, -math.frexp(float(np.abs(values).max()))[1]))
-            total = sum_squares(values, unit)
-        length = math.sqrt(total)
-        norm = float(np.float64(length) / unit)
-    factor = 1.0
-    if norm > radius:
-        additions = min(values.size, SUM_CHUNK) // LANES + values.size // SUM_CHUNK + 64
-        single = values.dtype == np.float32
-        slack = additions * 2.0**-52 + (2.0**-24 if single else 0.0)
-        factor = radius / length * (1.0 - slack) * unit
-        if single:
-            rounded = F32(factor)
-            factor = float(np.nextafter(rounded, F32(0)) if float(rounded) > factor else rounded)
-    return np.multiply(values, values.dtype.type(factor), out=out), norm, norm > radius
 
 
 def quantize_activations(x: Floats) -> tuple[Codes, Floats]:

@@ -8,6 +8,7 @@ also those of `pyhybrid` itself: ``from pyhybrid import Quantizer158Bit``.
     auxiliary.py      AuxiliaryNN, TrainingState, AdaptiveOptimizer
     constrained.py    ConstrainedOptimizationStep, AdaptiveConstrainedOptimizer
     training.py       TrainingConfig, TrainingMetrics
+    backends.py       GPUQuantizer, CPPQuantizer, CQuantizer and their kin
 
 Where the documents give a thing two names, both work; two different values for one thing are an error.
 """

@@ -185,7 +185,7 @@ def test_compat_size_estimate_is_arithmetic():
 
 @pytest.mark.parametrize("bits", [8, 4, 2, 1.58, 1])
 def test_compat_functions_quantise_and_pack(rng, bits):
-    """Codes, scale and zero point restore the weights; packed codes come back; sizes are those of the bits."""
+    """Codes, scale and zero point restore the weights; packed codes come back, and take the bits they say."""
     weights = rng.standard_normal((16, 20))
     codes, scale, zero_point = quantize_weights(weights, bits)
     assert (codes.dtype, codes.shape, zero_point) == (np.int8, weights.shape, 0)

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pytest
 
 import pyhybrid as ph
-from pyhybrid import _reference as reference
+from pyhybrid import _reference_vectors as reference
 from pyhybrid._elementwise import vector_norm
 
 DTYPES = (np.float32, np.float64)
