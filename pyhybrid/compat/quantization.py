@@ -153,7 +153,7 @@ class Quantizer158Bit:
             raise NotFiniteError(f"weights are too large for {array.dtype}; divide them by their magnitude")
         if outermost == 0:
             return np.zeros_like(array)
-        return quantize_levels(array / outermost, 5) * outermost
+        return np.asarray(quantize_levels(array / outermost, 5) * outermost)
 
 
 def _fake_quantized(array: Array, bits: float) -> Array:
