@@ -37,6 +37,19 @@ if TYPE_CHECKING:
     from pyhybrid.compat.auxiliary import AdaptiveOptimizer as AdaptiveOptimizer
     from pyhybrid.compat.auxiliary import AuxiliaryNN as AuxiliaryNN
     from pyhybrid.compat.auxiliary import TrainingState as TrainingState
+    from pyhybrid.compat.backends import HAS_GPU as HAS_GPU
+    from pyhybrid.compat.backends import CConstraintOperator as CConstraintOperator
+    from pyhybrid.compat.backends import CHybridOptimizer as CHybridOptimizer
+    from pyhybrid.compat.backends import CMatrixOps as CMatrixOps
+    from pyhybrid.compat.backends import CPPHybridOptimizer as CPPHybridOptimizer
+    from pyhybrid.compat.backends import CPPKMeans as CPPKMeans
+    from pyhybrid.compat.backends import CPPOptimizationStep as CPPOptimizationStep
+    from pyhybrid.compat.backends import CPPQuantizer as CPPQuantizer
+    from pyhybrid.compat.backends import CQuantizer as CQuantizer
+    from pyhybrid.compat.backends import GPUKMeans as GPUKMeans
+    from pyhybrid.compat.backends import GPUMatrixOps as GPUMatrixOps
+    from pyhybrid.compat.backends import GPUQuantizer as GPUQuantizer
+    from pyhybrid.compat.backends import GPUTrainingBackend as GPUTrainingBackend
     from pyhybrid.compat.clustering import ClusterInfo as ClusterInfo
     from pyhybrid.compat.clustering import DataClustering as DataClustering
     from pyhybrid.compat.clustering import KMeansClustering as KMeansClustering

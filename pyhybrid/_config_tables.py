@@ -27,6 +27,7 @@ __all__ = [
     "DataConfig",
     "ModelConfig",
     "TrainingConfig",
+    "check_table",
     "unknown_name",
 ]
 
@@ -62,6 +63,25 @@ def unknown_name(name: str, known: Iterable[str]) -> str:
     known = list(known)
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     return f"unknown; did you mean {close[0]!r}?" if close else f"unknown; choose one of {', '.join(known)}"
+
+
+def check_table(value: object, table: type, name: str) -> None:
+    """Refuses what is no table of a class; the documents' TrainingConfig has the same name as one here.
+
+    Args:
+        value: that was given.
+        table: its class should be.
+        name: of the argument.
+
+    Raises:
+        ConfigError: it is of another class.
+    """
+    if not isinstance(value, table):
+        kind = type(value)
+        raise ConfigError(
+            f"{name} is a {kind.__module__}.{kind.__qualname__}; a language model takes a "
+            f"pyhybrid.config.{table.__name__}"
+        )
 
 
 class CheckedTable:

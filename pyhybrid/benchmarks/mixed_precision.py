@@ -75,11 +75,16 @@ class _Trained:
         self.masters: dict[str, NDArray[Any]] = {}
         self.squares: list[float] = []
         self.model = LanguageModel(replace(self.config, bits=32), seed=seed, context=trained.context)
-        self.places = {name: p.values for name, p in self.model.parameters().items()}
+        self.places: dict[str, NDArray[Any]] = {}
         for name, p in trained.parameters().items():
-            self.places[name][...] = p.values
+            place = self.model.parameters()[name].values
+            assert place is not None  # these models have master weights
+            assert p.values is not None
+            assert p.gradient is not None
+            self.places[name] = place
+            place[...] = p.values
             if p.is_layer_matrix:
-                self.masters[name] = np.array(p.values)
+                self.masters[name] = p.values.copy()
                 self.squares.append(float(np.mean(np.square(p.gradient, dtype=np.float64))))
         self.model.touch()
 
@@ -93,7 +98,7 @@ class _Trained:
     def loss(self, batches: list[NDArray[Any]]) -> float:
         """Mean cross-entropy over batches of windows."""
         total = sum(self.model.loss_sum(windows) for windows in batches)
-        return total / sum(windows.shape[0] * (windows.shape[1] - 1) for windows in batches)
+        return float(total / sum(windows.shape[0] * (windows.shape[1] - 1) for windows in batches))
 
     def plan(self, errors: NDArray[np.float64]) -> tuple[float, ...]:
         """The allocation at the bytes of the uniform format."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from pyhybrid._buffers import Array
+from pyhybrid._buffers import Array, float_array
 from pyhybrid._errors import InvalidArgumentError, NotFiniteError
 from pyhybrid.config import ConfigError
 
@@ -29,7 +29,7 @@ def one_value(given: Mapping[str, Any], default: Any) -> Any:
     """
     found = {name: value for name, value in given.items() if value is not None}
     values = list(found.values())
-    if any(value != values[0] for value in values):
+    if any(value != values[0] for value in values[1:]):
         words = " and ".join(f"{name}={value!r}" for name, value in found.items())
         raise ConfigError(f"{words} are two names of one thing with different values; give one of them")
     return values[0] if values else default
@@ -43,23 +43,19 @@ def as_array(values: Any) -> Array:
 
 
 def finite_array(values: Any, name: str) -> Array:
-    """Returns a float array with at least one value: float32 and float64 stay, other numbers become float64.
+    """Returns a float32 or float64 array with at least one value, all finite.
 
     Args:
-        values: as for `as_array`.
+        values: as for `as_array`; converted as `float_array` does it.
         name: for messages.
 
     Raises:
         InvalidArgumentError: empty, or no numbers.
         NotFiniteError: NaN or infinity.
     """
-    array = as_array(values)
-    if array.dtype.kind not in "biuf":
-        raise InvalidArgumentError(f"{name} has dtype {array.dtype}; give real numbers")
+    array = float_array(as_array(values), name)
     if array.size == 0:
         raise InvalidArgumentError(f"{name} is empty; give at least one value")
-    if array.dtype not in (np.float32, np.float64):
-        array = array.astype(np.float64)
     if not np.isfinite(array).all():
         raise NotFiniteError(f"{name} holds a NaN or an infinity")
     return array

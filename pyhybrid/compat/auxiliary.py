@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pyhybrid._buffers import Array
+from pyhybrid._elementwise import vector_norm
 from pyhybrid._errors import InvalidArgumentError, NotFiniteError, StateError
 from pyhybrid.auxiliary_nn import AuxiliaryNetwork, LossFeedback, TrainingState
 from pyhybrid.compat._arguments import finite_array, one_value
@@ -246,7 +247,7 @@ class AdaptiveOptimizer:
         if not 0 <= momentum_beta < 1:
             raise InvalidArgumentError(f"momentum_beta is {momentum_beta!r}; give a number from 0 to below 1")
         direction = gradient_of(gradients, self._velocity)
-        norm = float(np.linalg.norm(direction))
+        norm = vector_norm(direction)
         direction = direction / norm if norm > 0 else np.zeros_like(direction)
         if self.use_momentum:
             if self._velocity is not None:
@@ -285,8 +286,8 @@ class AdaptiveOptimizer:
         self._loss = current_loss
         self.step_count += 1
         return values + update, {
-            "update_magnitude": float(np.linalg.norm(update)),
-            "gradient_magnitude": float(np.linalg.norm(gradient)),
+            "update_magnitude": vector_norm(update),
+            "gradient_magnitude": vector_norm(gradient),
             "loss_reduction": reduction,
             "step_count": self.step_count,
         }

@@ -18,12 +18,12 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from pyhybrid._buffers import Array
+from pyhybrid._elementwise import constrain_norm, vector_norm
 from pyhybrid._errors import InvalidArgumentError, NotFiniteError, StateError
 from pyhybrid.auxiliary_nn import TrainingState
 from pyhybrid.compat._arguments import finite_array
 from pyhybrid.compat.auxiliary import AuxiliaryNN, gradient_of
 from pyhybrid.compat.quantization import Quantizer158Bit
-from pyhybrid.quantization import constrain_norm
 from pyhybrid.trust_region import ActivationTarget
 
 __all__ = ["AdaptiveConstrainedOptimizer", "ConstrainedOptimizationStep", "ConstrainedUpdateInfo"]
@@ -190,7 +190,7 @@ class ConstrainedOptimizationStep:
             master = updated
             updated, error = self.apply_quantization_post_update(master)
             self._masters[name] = _Master(master, updated.copy())
-        length, full = float(np.linalg.norm(update)), float(np.linalg.norm(wanted))
+        length, full = vector_norm(update), vector_norm(wanted)
         info = ConstrainedUpdateInfo(
             update_magnitude=length,
             constraint_active=active,
@@ -221,7 +221,7 @@ class ConstrainedOptimizationStep:
 
 def _quantized(values: Array, quantize: Any) -> tuple[Array, float]:
     result = quantize(values)
-    return result, float(np.linalg.norm(result - values))
+    return result, vector_norm(result - values)
 
 
 class AdaptiveConstrainedOptimizer:

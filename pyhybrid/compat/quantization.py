@@ -17,7 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from pyhybrid._buffers import Array
-from pyhybrid._errors import InvalidArgumentError
+from pyhybrid._elementwise import vector_norm
+from pyhybrid._errors import InvalidArgumentError, NotFiniteError
 from pyhybrid.compat._arguments import as_array, finite_array, one_value
 from pyhybrid.compat.clustering import ParameterClustering
 from pyhybrid.precision import STORED_BITS, allocate_precision, normal_errors
@@ -125,9 +126,8 @@ class Quantizer158Bit:
         if peak == 0:
             return array.copy()
         shares = array / peak
-        codes = quantize_levels(shares, self._n_levels)
-        norm = float(np.linalg.norm(shares.ravel().astype(np.float64)))
-        return np.asarray(codes * (peak * norm / float(np.linalg.norm(codes.ravel()))), array.dtype)
+        levels = quantize_levels(shares, self._n_levels)
+        return np.asarray(levels * (peak * (vector_norm(shares) / vector_norm(levels))), array.dtype)
 
     def quantize_weights(self, weights: Any) -> Array:
         """Quantises a layer's weights with a scale of the layer, so that small weights do not all become 0.
@@ -148,12 +148,12 @@ class Quantizer158Bit:
         array = finite_array(weights, "weights")
         if self._n_levels == 3:
             return _fake_quantized(array, 1.58)
-        outermost = _FIVE_LEVELS_BY_RMS * math.sqrt(float(np.mean(np.square(array, dtype=np.float64))))
-        return (
-            array.copy()
-            if outermost == 0
-            else quantize_levels(array / outermost, 5) * array.dtype.type(outermost)
-        )
+        outermost = array.dtype.type(_FIVE_LEVELS_BY_RMS * vector_norm(array) / math.sqrt(array.size))
+        if not np.isfinite(outermost):
+            raise NotFiniteError(f"weights are too large for {array.dtype}; divide them by their magnitude")
+        if outermost == 0:
+            return np.zeros_like(array)
+        return np.asarray(quantize_levels(array / outermost, 5) * outermost)
 
 
 def _fake_quantized(array: Array, bits: float) -> Array:

@@ -7,7 +7,14 @@ import math
 import numpy as np
 import pytest
 
-from pyhybrid import AdaptiveOptimizer, AuxiliaryNN, InvalidArgumentError, NotFiniteError, StateError, TrainingState
+from pyhybrid import (
+    AdaptiveOptimizer,
+    AuxiliaryNN,
+    InvalidArgumentError,
+    NotFiniteError,
+    StateError,
+    TrainingState,
+)
 from pyhybrid.auxiliary_nn import LossFeedback
 from pyhybrid.auxiliary_nn import TrainingState as CanonicalState
 from pyhybrid.config import ConfigError
@@ -100,7 +107,13 @@ def test_compat_network_statistics_and_histories():
     for multiplier, reduction in zip(predicted, (0.4, 0.2, -0.2, 0.0), strict=True):
         network.update_with_feedback(multiplier, reduction)
     found = network.get_prediction_statistics()
-    assert set(found) == {"samples", "mean_loss_reduction", "std_loss_reduction", "mean_feedback", "success_rate"}
+    assert set(found) == {
+        "samples",
+        "mean_loss_reduction",
+        "std_loss_reduction",
+        "mean_feedback",
+        "success_rate",
+    }
     assert found["samples"] == 4
     assert found["mean_loss_reduction"] == pytest.approx(0.1)
     assert found["std_loss_reduction"] == pytest.approx(np.std([0.4, 0.2, -0.2, 0.0]))

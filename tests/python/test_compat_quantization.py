@@ -72,7 +72,9 @@ def test_compat_quantizer_of_extreme_gradients():
     np.testing.assert_array_equal(Quantizer158Bit().quantize_gradients(np.zeros(4)), np.zeros(4))
     for scale in (1e-300, 1e-30, 1e30, 1e300):
         gradient = scale * np.array([1.0, -0.5, 0.1])
-        assert Quantizer158Bit().quantize_gradients(gradient) == pytest.approx(gradient, rel=0.2, abs=scale / 5)
+        assert Quantizer158Bit().quantize_gradients(gradient) == pytest.approx(
+            gradient, rel=0.2, abs=scale / 5
+        )
     empty = pytest.raises(ValueError, match="gradients is empty")
     with empty:
         Quantizer158Bit().quantize_gradients([])
@@ -183,7 +185,7 @@ def test_compat_size_estimate_is_arithmetic():
 
 @pytest.mark.parametrize("bits", [8, 4, 2, 1.58, 1])
 def test_compat_functions_quantise_and_pack(rng, bits):
-    """Codes, scale and zero point restore the weights; packed codes come back; sizes are those of the bits."""
+    """Codes, scale and zero point restore the weights; packed codes come back, and take the bits they say."""
     weights = rng.standard_normal((16, 20))
     codes, scale, zero_point = quantize_weights(weights, bits)
     assert (codes.dtype, codes.shape, zero_point) == (np.int8, weights.shape, 0)
@@ -195,7 +197,9 @@ def test_compat_functions_quantise_and_pack(rng, bits):
     np.testing.assert_array_equal(unpack(packed, codes.shape, names[bits]), codes)
     rows, scales, zeros = quantize_per_row(weights, bits)
     assert scales.shape == zeros.shape == (16,)
-    np.testing.assert_array_equal(rows, quantize(weights.astype("f"), bits=bits, scale="row", threshold="lloyd")[0])
+    np.testing.assert_array_equal(
+        rows, quantize(weights.astype("f"), bits=bits, scale="row", threshold="lloyd")[0]
+    )
     assert not zeros.any()
 
 
@@ -223,7 +227,9 @@ def test_compat_functions_binarise_along_an_axis(rng, axis):
     assert meta == {"shape": (3, 4, 5), "per_channel_axis": axis, "quantization": "1bit"}
     others = tuple(a for a in range(3) if axis is None or a != axis % 3)
     mean = np.abs(weights).mean(others, keepdims=True)
-    np.testing.assert_allclose(unpack_binarized(packed, scales, meta["shape"], axis), np.sign(weights) * mean, rtol=1e-3)
+    np.testing.assert_allclose(
+        unpack_binarized(packed, scales, meta["shape"], axis), np.sign(weights) * mean, rtol=1e-3
+    )
 
 
 @pytest.mark.parametrize("axis", [0, 1, None])
@@ -242,7 +248,9 @@ def test_compat_functions_ternarise_along_an_axis(rng, axis, factor):
     np.testing.assert_allclose(scales, np.atleast_1d(expected), rtol=1e-5)
     restored = unpack_ternary(codes, scales, meta["shape"], axis)
     np.testing.assert_allclose(restored, codes * np.reshape(scales, threshold.shape), rtol=1e-6)
-    assert ternary_quantize_weights(weights)[0].tolist() == ternary_quantize_weights(weights, 0, 0.5)[0].tolist()
+    assert (
+        ternary_quantize_weights(weights)[0].tolist() == ternary_quantize_weights(weights, 0, 0.5)[0].tolist()
+    )
 
 
 @pytest.mark.parametrize(
