@@ -50,6 +50,8 @@ if TYPE_CHECKING:
     from pyhybrid.compat.backends import GPUMatrixOps as GPUMatrixOps
     from pyhybrid.compat.backends import GPUQuantizer as GPUQuantizer
     from pyhybrid.compat.backends import GPUTrainingBackend as GPUTrainingBackend
+    from pyhybrid.compat.benchmarks import BenchmarkResult as BenchmarkResult
+    from pyhybrid.compat.benchmarks import PerformanceBenchmark as PerformanceBenchmark
     from pyhybrid.compat.clustering import ClusterInfo as ClusterInfo
     from pyhybrid.compat.clustering import DataClustering as DataClustering
     from pyhybrid.compat.clustering import KMeansClustering as KMeansClustering
@@ -72,21 +74,6 @@ if TYPE_CHECKING:
     from pyhybrid.compat.trainer import HybridLLMTrainer as HybridLLMTrainer
     from pyhybrid.compat.training import TrainingConfig as TrainingConfig
     from pyhybrid.compat.training import TrainingMetrics as TrainingMetrics
-    from pyhybrid.compat.backends import HAS_GPU as HAS_GPU
-    from pyhybrid.compat.backends import CConstraintOperator as CConstraintOperator
-    from pyhybrid.compat.backends import CHybridOptimizer as CHybridOptimizer
-    from pyhybrid.compat.backends import CMatrixOps as CMatrixOps
-    from pyhybrid.compat.backends import CPPHybridOptimizer as CPPHybridOptimizer
-    from pyhybrid.compat.backends import CPPKMeans as CPPKMeans
-    from pyhybrid.compat.backends import CPPOptimizationStep as CPPOptimizationStep
-    from pyhybrid.compat.backends import CPPQuantizer as CPPQuantizer
-    from pyhybrid.compat.backends import CQuantizer as CQuantizer
-    from pyhybrid.compat.backends import GPUKMeans as GPUKMeans
-    from pyhybrid.compat.backends import GPUMatrixOps as GPUMatrixOps
-    from pyhybrid.compat.backends import GPUQuantizer as GPUQuantizer
-    from pyhybrid.compat.backends import GPUTrainingBackend as GPUTrainingBackend
-    from pyhybrid.compat.benchmarks import BenchmarkResult as BenchmarkResult
-    from pyhybrid.compat.benchmarks import PerformanceBenchmark as PerformanceBenchmark
     from pyhybrid.config import PRESETS as PRESETS
     from pyhybrid.config import ConfigError as ConfigError
     from pyhybrid.config import DataConfig as DataConfig

@@ -236,6 +236,13 @@ def _add_rest(commands: Any) -> None:
     )
     parser.add_argument("--debug", action="store_true", help="show the whole traceback of an error")
     parser = commands.add_parser(
+        "selftest",
+        help="ten tests of the installed package, in a few seconds",
+        epilog=EXIT_CODES,
+        description="Run ten tests of the installed package; the last line says how many passed.",
+    )
+    parser.add_argument("--debug", action="store_true", help="show the whole traceback of an error")
+    parser = commands.add_parser(
         "doctor",
         help="what this machine offers, and whether all is well",
         epilog=EXIT_CODES,

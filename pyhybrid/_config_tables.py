@@ -305,9 +305,9 @@ class TrainingConfig(CheckedTable):
         backward: arithmetic of the quantised layers' gradient products: 'int8' (integer products of
             quantised gradients), or 'fp32' (slower).
         sampler: which windows of the text make up a batch: 'epoch' (each window once before any comes again,
-            in a new order and from new places each time), 'uniform' (any place), and by cluster: 'stratified' (each batch covers the clusters in
-            proportion), 'single' (a batch is of one cluster) or 'loss_weighted' (clusters with more than the
-            average loss come more often).
+            in a new order and from new places each time), 'uniform' (any place), and by cluster:
+            'stratified' (each batch covers the clusters in proportion), 'single' (a batch is of one cluster)
+            or 'loss_weighted' (clusters with more than the average loss come more often).
         data_clusters: clusters of the training text's windows, found by K-means when a run begins; 0: none.
             The three samplers by cluster need at least 2; with any sampler the auxiliary network is told
             which cluster most of a batch is of.

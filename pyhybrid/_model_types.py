@@ -144,7 +144,7 @@ class Parameter:
 
     @property
     def is_layer_matrix(self) -> bool:
-        """True for the matrix of a decoder's or a perceptron's layer; False for embedding, head, gains, biases."""
+        """True for a layer's matrix; False for embedding, head, norm gains and biases."""
         return self.name.startswith(("blk.", "layer.")) and not self.name.endswith(("_norm", ".bias"))
 
     @property

@@ -399,6 +399,12 @@ def _doctor(arguments: argparse.Namespace) -> int:
     return OK if found["ok"] else FAILURE
 
 
+def _selftest(_: argparse.Namespace) -> int:
+    from pyhybrid import selftest
+
+    return selftest.main()
+
+
 def _backends(arguments: argparse.Namespace) -> int:
     from pyhybrid.dispatcher import describe_backends
 
@@ -471,7 +477,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     runs = {"train": _train, "eval": _eval, "generate": _generate, "info": _info}
-    runs |= {"backends": _backends, "doctor": _doctor}
+    runs |= {"backends": _backends, "doctor": _doctor, "selftest": _selftest}
     parser = make_parser(given, runs)
     parsed = parser.parse_args(given)
     if parsed.version:
