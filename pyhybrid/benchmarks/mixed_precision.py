@@ -160,7 +160,7 @@ def rows(options: Options) -> list[Row]:
             rounds=options.seeds,
             agreement={"first_loss": 0.0},
             goal=Goal(
-                text="Mixed bits, chosen by measured losses, end 0.005 nats below uniform bits of the same bytes "
+                text="Mixed bits, by measured losses, end 0.005 nats below uniform bits of the same bytes "
                 f"({'a ternary' if trained == 1.58 else 'an fp32'} model quantised to {uniform:g} bits).",
                 kind="gain",
                 limit=0.005,
