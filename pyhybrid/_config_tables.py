@@ -304,8 +304,8 @@ class TrainingConfig(CheckedTable):
             'block' of 64, or 'five_level' codes; 'none': as they are.
         backward: arithmetic of the quantised layers' gradient products: 'int8' (integer products of
             quantised gradients), or 'fp32' (slower).
-        sampler: which windows of the text make up a batch: 'uniform' (any place), 'epoch' (each window once
-            before any comes again), and by cluster: 'stratified' (each batch covers the clusters in
+        sampler: which windows of the text make up a batch: 'epoch' (each window once before any comes again,
+            in a new order and from new places each time), 'uniform' (any place), and by cluster: 'stratified' (each batch covers the clusters in
             proportion), 'single' (a batch is of one cluster) or 'loss_weighted' (clusters with more than the
             average loss come more often).
         data_clusters: clusters of the training text's windows, found by K-means when a run begins; 0: none.
@@ -357,7 +357,7 @@ class TrainingConfig(CheckedTable):
     cluster_rate_interval: int = 50
     gradient_compression: GradientCompression = "none"
     backward: Backward = "int8"
-    sampler: SamplerName = "uniform"
+    sampler: SamplerName = "epoch"
     data_clusters: int = 0
     cluster_exponent: float = 1.0
     near_duplicates: NearDuplicates = "keep"

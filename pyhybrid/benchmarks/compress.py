@@ -7,6 +7,7 @@ language model while it trains. Magnitude is the distance of the norms' ratio fr
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -273,16 +274,22 @@ class _Signal:
                 for name, gradient in gradients.items():
                     tracker.add(name, gradient, self.send(name, gradient))
             found = tracker.statistics()
-            self.result = {"cosine": found.cosine, "norm_ratio": found.norm_ratio}
+            self.result = {"cosine": found.cosine, "norm_ratio": found.norm_ratio, "bits": self.bits()}
         return self.result
+
+    def bits(self) -> float:
+        """Of a message a value; NaN where no message is made."""
+        return math.nan
 
     def answer(self) -> Answer:
         """The cosine of the sums, and the ratio of their norms."""
-        return {name: np.array(value) for name, value in self._measured().items()}
+        return {name: np.array(self._measured()[name]) for name in ("cosine", "norm_ratio")}
 
     def run(self, _: int) -> float:
-        """What is lost of the direction, or of the norm."""
+        """What is lost of the direction, or of the norm; or the bits a value of the messages."""
         found = self._measured()
+        if self.figure == "bits":
+            return found["bits"]
         return 1 - found["cosine"] if self.figure == "signal" else abs(1 - found["norm_ratio"])
 
 
@@ -296,6 +303,9 @@ class SignalOurs(_Signal):
             scheme: Any = self.scheme
             self.compressor = GradientCompressor(scheme, error_feedback=self.steps > 1)
         return np.asarray(self.compressor.round_trip(name, gradient))
+
+    def bits(self) -> float:
+        return float(self.compressor.total().bits_per_value)
 
 
 class SignalNumpy(_Signal):
@@ -355,6 +365,7 @@ def _speed_row(kind: str, scheme: str, shape: tuple[int, int], threads: int, opt
 def _signal_row(figure: str, scheme: str, source: str, steps: int) -> Row:
     sums = f"the sum of {steps} steps with error feedback" if steps > 1 else "one step"
     words = {
+        "bits": (f"{_SCHEMES[scheme]} needs at most 1.58 bits a value, {source}.", 1.58),
         "signal": (f"{_SCHEMES[scheme]} keeps 99 % of the signal of {sums}, {source} (cosine).", 0.01),
         "magnitude": (f"{_SCHEMES[scheme]} keeps 95 % of the magnitude of {sums}, {source} (norm).", 0.05),
     }
@@ -362,10 +373,10 @@ def _signal_row(figure: str, scheme: str, source: str, steps: int) -> Row:
     return Row(
         name=f"compress/{figure}/{scheme}/{source}/{steps}-steps",
         section="compress",
-        unit="1 - cosine" if figure == "signal" else "1 - norm",
+        unit={"signal": "1 - cosine", "magnitude": "1 - norm", "bits": "bits a value"}[figure],
         better="lower",
         ours=f"{_HERE}:SignalOurs",
-        peers={"NumPy": f"{_HERE}:SignalNumpy"},
+        peers={} if figure == "bits" else {"NumPy": f"{_HERE}:SignalNumpy"},
         sizes={"scheme": scheme, "source": source, "steps": steps, "figure": figure},
         rounds=1,
         agreement={"cosine": 1e-3, "norm_ratio": 1e-3},
@@ -387,5 +398,5 @@ def rows(options: Options) -> list[Row]:
     for source in ("gaussian",) if options.quick else ("gaussian", "model"):
         for scheme in _SCHEMES:
             found.extend(_signal_row("signal", scheme, source, steps) for steps in (1, 20, 200))
-            found.append(_signal_row("magnitude", scheme, source, 1))
+            found.extend(_signal_row(figure, scheme, source, 1) for figure in ("magnitude", "bits"))
     return found

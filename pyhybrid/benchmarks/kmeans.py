@@ -26,6 +26,7 @@ __all__ = [
     "FaissSkylake",
     "Fit",
     "FitSklearn",
+    "Iterations",
     "Ours",
     "Sklearn",
     "SklearnSkylake",
@@ -168,6 +169,34 @@ class FitSklearn(Fit):
     side_class = Sklearn
 
 
+class Iterations:
+    """Iterations of a whole fit (k-means++, tol 1e-4, at most 1000) on points without clusters."""
+
+    def __init__(self, *, n: int, d: int, k: int, threads: int) -> None:
+        self.sizes, self.threads = (n, d, k), threads
+
+    def answer(self) -> Answer:
+        """Nothing to compare with."""
+        return {}
+
+    def run(self, round_number: int) -> float:
+        """Iterations; the round is the seed of points and start."""
+        from pyhybrid._context import Context
+        from pyhybrid.clustering import KMeans
+
+        n, d, k = self.sizes
+        points = np.random.default_rng(round_number).standard_normal((n, d), np.float32)
+        fit = KMeans(
+            k,
+            n_init=1,
+            max_iter=1000,
+            tol=1e-4,
+            random_state=round_number,
+            context=Context(threads=self.threads),
+        )
+        return float(fit.fit(points).n_iter_)
+
+
 def _row(n: int, d: int, k: int, factor: float, threads: int, options: Options) -> Row:
     here = "pyhybrid.benchmarks.kmeans"
     operations = 2.0 * n * d * k * _ITERATIONS
@@ -250,4 +279,15 @@ def rows(options: Options) -> list[Row]:
     """Three sizes beside the peers; and, but for `quick`, the cost by size."""
     sizes = _SIZES[:1] if options.quick else _SIZES
     found = [_row(*size, threads, options) for threads in options.kernel_threads for size in sizes]
-    return found if options.quick else found + _cost_rows(options)
+    iterations = Row(
+        name="kmeans/iterations/10000x128/k-10",
+        section="kmeans",
+        unit="iterations",
+        better="lower",
+        ours="pyhybrid.benchmarks.kmeans:Iterations",
+        sizes={"n": 10_000, "d": 128, "k": 10},
+        rounds=10,
+        goal=Goal(text="K-means converges within 100 iterations (median).", kind="value", limit=100),
+        note="tol 1e-4, points without clusters, which take the longest; one round a seed",
+    )
+    return found if options.quick else [*found, iterations, *_cost_rows(options)]

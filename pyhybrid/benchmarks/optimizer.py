@@ -24,6 +24,7 @@ __all__ = [
     "Hybrid",
     "HybridDefaults",
     "HybridFixed",
+    "HybridSuccess",
     "HybridTime",
     "HybridTrace",
     "Muon",
@@ -92,6 +93,20 @@ class HybridTrace(Hybrid):
 
     def run(self, round_number: int) -> float:
         return float(np.mean(self.record(round_number)["trace"][self.quantity]))
+
+
+class HybridSuccess(Hybrid):
+    """Share of steps behind which the loss of their own batch is lower."""
+
+    side = "pyhybrid, each batch twice"
+    watched = ("success",)
+
+    def watch(self, model: Any, tokens: Any, loss: float) -> dict[str, float]:
+        again = model.loss_sum(tokens) / (tokens.shape[0] * (tokens.shape[1] - 1))
+        return {"success": float(again < loss)}
+
+    def run(self, round_number: int) -> float:
+        return float(np.mean(self.record(round_number)["trace"]["success"]))
 
 
 class Peer(TrainingRun):
@@ -336,8 +351,10 @@ ABLATION: dict[str, str] = {
     "row-normalisation": "training.row_beta=0.95",
     "momentum-0.9": "training.momentum=0.9",
     "no-decay": "training.weight_decay=0",
-    "ramp": "training.ramp_start=0.5 training.ramp_end=0.9",
-    "ramp-no-network": "training.ramp_start=0.5 training.ramp_end=0.9 training.radius_rule=fixed",
+    "ramp": "training.ramp_start=0.3 training.ramp_end=0.7",
+    "ramp-no-network": "training.ramp_start=0.3 training.ramp_end=0.7 training.radius_rule=fixed",
+    "ramp-from-the-start": "training.ramp_start=0 training.ramp_end=0.5",
+    "ramp-late": "training.ramp_start=0.5 training.ramp_end=0.9",
     "parameter-clusters": "training.parameter_clusters=4",
     "parameter-clusters-importance": "training.parameter_clusters=4 training.cluster_rates=importance",
     "gradient-row": "training.gradient_compression=row",
@@ -395,6 +412,8 @@ CLUSTERS: dict[str, dict[str, str]] = {
         "stratified-equal": "sampler=stratified data_clusters=8 cluster_exponent=0",
     },
     "duplicated": {"down_weight": "near_duplicates=down_weight"},
+    "file": {"epoch": "sampler=epoch"},
+    "documentation": {"epoch": "sampler=epoch"},
 }
 
 
@@ -402,7 +421,9 @@ def _clusters(options: Options) -> list[Row]:
     """Samplers and weights beside uniform windows; and what they cost."""
     found = []
     for text, choices in CLUSTERS.items():
-        name, peer = ("clusters", "uniform") if text == "mixed" else ("duplicates", "keep")
+        if text == "file" and options.data is None:
+            continue
+        name, peer = ("duplicates", "keep") if text == "duplicated" else ("clusters", "uniform")
         for choice, changes in choices.items():
             overrides = " ".join(f"ours.training.{change}" for change in changes.split())
             same: dict[str, Any] = {"steps": 600, "text": text, "changes": overrides, "seeds": 3}
@@ -489,19 +510,32 @@ def rows(options: Options) -> list[Row]:
     for name, changes in SHAPES.items():
         found += _base_rates(options, text, steps=600, seeds=1, changes=changes, name=name)
     found.append(_short_runs(options, text))
+    traces = (("constraint_active", 600), ("lr_multiplier", 600), ("trust_radius", 600))
     found += [
         _row(
             f"trace/{quantity}/{text}",
             options,
-            steps=600,
+            steps=steps,
             text=text,
             seeds=5,
             ours="HybridTrace",
             unit="mean of a run",
             sizes={"quantity": quantity},
         )
-        for quantity in ("constraint_active", "lr_multiplier", "trust_radius")
+        for quantity, steps in (*traces, ("update_magnitude", 100))
     ]
+    found.append(
+        _row(
+            f"success/{text}",
+            options,
+            steps=100,
+            text=text,
+            seeds=3,
+            ours="HybridSuccess",
+            unit="share of steps",
+            note="Steps behind which the loss of their own batch is lower.",
+        )
+    )
     found += [
         _row(
             f"ablation/{name}/{text}",
@@ -534,8 +568,20 @@ def rows(options: Options) -> list[Row]:
             steps=2000,
             text="library",
             seeds=3,
-            changes="ours.training.ramp_start=0.5 ours.training.ramp_end=0.9",
+            changes="ours.training.ramp_start=0.3 ours.training.ramp_end=0.7",
             peers={"default": "HybridDefaults"},
+        )
+    )
+    tuned = " ".join(["training.optimizer=adamw", *_TUNED_ADAMW[f"600/{text}"]])
+    found.append(
+        _row(
+            f"ramp/adamw/{text}",
+            options,
+            steps=600,
+            text=text,
+            seeds=3,
+            changes=f"{tuned} ours.training.ramp_start=0.3 ours.training.ramp_end=0.7",
+            peers={"AdamW, tuned": "HybridDefaults"},
         )
     )
     return found + _tuning(options)

@@ -20,6 +20,7 @@ __all__ = ["SECTIONS", "Goal", "Limit", "Options", "Row", "Side", "UnavailableEr
 #: Sections in the order of the report; each is a module of this package with a function `rows(options)`.
 SECTIONS: dict[str, str] = {
     "quantize": "quantize",
+    "fidelity": "fidelity",
     "pack": "pack",
     "matmul": "matmul",
     "gemm": "gemm",
@@ -30,6 +31,7 @@ SECTIONS: dict[str, str] = {
     "generate": "generation",
     "scaling": "scaling",
     "quality": "quality",
+    "twin": "twin",
     "optimizer": "optimizer",
     "update": "update",
     "size": "size",

@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from pyhybrid.benchmarks.curves import fits, known_curves
+from pyhybrid.benchmarks.promise_table import PROMISES
 from pyhybrid.benchmarks.promises import render_promises
 from pyhybrid.benchmarks.registry import SECTIONS
 
 __all__ = ["load_results", "render_benchmarks", "render_claims", "render_summary"]
 
 #: Sections whose figures are losses or shares, which are compared by their difference.
-_BY_DIFFERENCE = ("quality", "optimizer", "update")
+_BY_DIFFERENCE = ("fidelity", "quality", "optimizer", "update")
 _TITLES = {
     "update": (
         "The optimiser's share of a step",
@@ -63,6 +64,10 @@ _TITLES = {
         "Quantising",
         "An fp32 matrix to ternary codes with the absmean scale. The limit is two reads of the matrix.",
     ),
+    "fidelity": (
+        "What quantisers keep",
+        "Gaussian weights, beside the least that theory allows any coder at the same rate; less is better.",
+    ),
     "pack": (
         "Quantising and packing",
         "An fp32 matrix to packed ternary bytes. The limit is two reads of the matrix.",
@@ -94,6 +99,10 @@ _TITLES = {
             "Validation loss after the same number of steps from the same initial weights on the same "
             "batches; one round a seed."
         ),
+    ),
+    "twin": (
+        "Ternary beside fp32",
+        "The same model with ternary and with fp32 weights: loss, course, speed and memory of training.",
     ),
     "size": ("Size", "Bits per weight, read from the file that was written."),
 }
@@ -331,7 +340,7 @@ def render_claims(results: Mapping[str, Mapping[str, Any]]) -> str:
         "",
         "## Promises of the design documents",
         "",
-        *render_promises(results),
+        *render_promises(PROMISES, results),
         "",
         "## Claims of the benchmarks",
         "",

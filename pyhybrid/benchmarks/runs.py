@@ -34,6 +34,7 @@ _TRACED = (
     "trust_radius",
     "alignment",
     "constraint_active",
+    "update_magnitude",
     "gradient_cosine",
     "cluster_cohesion",
 )
@@ -98,6 +99,7 @@ def _read(path: Path) -> tuple[list[Any], dict[str, Any]]:
         if record["version"] != _VERSION:
             return [], record
         key = [record["side"], record["seed"], record["sha256"]]
+        record["config"]["training"].setdefault("sampler", "uniform")  # of before there was a choice
         return [*key, _what(from_dict(record["config"], RunConfig()))], record
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is not the record of a run ({error}); delete it") from error
@@ -203,7 +205,8 @@ class TrainingRun:
         self.source, self.threads = text_paths(text, data), threads
         self.runs = RunFolder(runs)
         base = PRESETS[preset].config
-        base = replace(base, training=replace(base.training, steps=steps))
+        # Uniform windows, so that what is compared does not depend on the default sampler.
+        base = replace(base, training=replace(base.training, steps=steps, sampler="uniform"))
         self.steps, self.text, self.changes = steps, text, changes.split()
         self.config = apply_overrides(base, self.overrides())
 
@@ -296,8 +299,9 @@ class TrainingRun:
                 cluster=batch.cluster_share,
             )
             busy += time.process_time() - at
+            found = {**found, **self.watch(model, batch.tokens, gradients.loss)}
             batches.learn(batch, model)
-            for name in _TRACED:
+            for name in (*_TRACED, *self.watched):
                 if name in found:
                     trace.setdefault(name, []).append(float(found[name]))
         seconds = {"seconds": time.perf_counter() - begun, "cpu_seconds": time.process_time() - at_work}
@@ -315,6 +319,20 @@ class TrainingRun:
     def update(self) -> Any:
         """An optimiser of this side's own; None: the configuration's."""
         return None
+
+    #: Names of what `watch` finds.
+    watched: tuple[str, ...] = ()
+
+    def watch(self, model: Any, tokens: Any, loss: float, /) -> dict[str, float]:
+        """Looks at the model behind an update; what it finds is traced.
+
+        Args:
+            model: behind the update.
+            tokens: batch that the update went by.
+            loss: of the batch, before the update.
+        """
+        del model, tokens, loss
+        return {}
 
 
 def kept_rows(rows: Iterable[Row]) -> list[Row]:

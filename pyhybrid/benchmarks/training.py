@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -18,13 +19,14 @@ from numpy.typing import NDArray
 from pyhybrid.benchmarks.adamw import adamw
 from pyhybrid.benchmarks.operations import step_operations
 from pyhybrid.benchmarks.registry import Answer, Goal, Limit, Options, Row, UnavailableError
-from pyhybrid.config import PRESETS, ModelConfig
+from pyhybrid.config import PRESETS, ModelConfig, apply_overrides
 
-__all__ = ["Ours", "TorchBf16", "TorchCompiled", "TorchEager", "rows"]
+__all__ = ["BATCH", "Ours", "TorchBf16", "TorchCompiled", "TorchEager", "batch", "rows"]
 
-# Steps of one measurement, and tokens of one step, by preset: a measurement takes about a second.
+# Steps of one measurement by preset: a measurement takes about a second.
 _STEPS = {"tiny": 6, "small": 4, "base": 1, "large": 1}
-_BATCH = {"tiny": (16, 128), "small": (16, 128), "base": (4, 512), "large": (1, 512)}
+#: Sequences of a batch and their tokens, by preset.
+BATCH = {"tiny": (16, 128), "small": (16, 128), "base": (4, 512), "large": (1, 512)}
 # Relative differences between our first step and PyTorch's. An fp32 loss is off by about the square root of
 # the number of operations that a token passes, times 2^-24; a few activations fall on the other side of a
 # rounding tie of their int8 code, which moves the gradient by about 1 / 127 of their share.
@@ -34,20 +36,29 @@ _LOSS_BOUND = 1e-3
 _NORM_BOUND, _BF16_LOSS_BOUND, _BF16_NORM_BOUND = 2e-2, 1e-2, 5e-2
 
 
-def _batch(config: ModelConfig, batch_size: int, context: int, number: int) -> NDArray[np.uint32]:
+def batch(config: ModelConfig, batch_size: int, context: int, number: int) -> NDArray[np.uint32]:
     """Random tokens: speed does not depend on them."""
     random = np.random.default_rng((7, number))
     return random.integers(0, config.vocab_size, (batch_size, context + 1)).astype(np.uint32)
 
 
 class Ours:
-    """pyhybrid.LanguageModel."""
+    """pyhybrid.LanguageModel, with some values of the preset's configuration changed."""
 
-    def __init__(self, *, preset: str, batch_size: int, context: int, steps: int, threads: int) -> None:
+    def __init__(
+        self,
+        *,
+        preset: str,
+        batch_size: int,
+        context: int,
+        steps: int,
+        threads: int,
+        changes: Sequence[str] = (),
+    ) -> None:
         from pyhybrid._context import Context
         from pyhybrid.language_model import LanguageModel
 
-        self.config = PRESETS[preset].model
+        self.config = apply_overrides(PRESETS[preset].config, changes).model
         self.adamw = adamw(PRESETS[preset].training, self.config)
         self.shape, self.steps, self.done = (batch_size, context), steps, 0
         self.model = LanguageModel(self.config, seed=1, context=Context(threads=threads))
@@ -55,11 +66,11 @@ class Ours:
 
     def answer(self) -> Answer:
         """Loss and gradient norm of the first batch."""
-        loss, norm = self.model.gradients(_batch(self.config, *self.shape, 0))
+        loss, norm = self.model.gradients(batch(self.config, *self.shape, 0))
         return {"loss": np.array(loss), "gradient_norm": np.array(norm)}
 
     def _step(self) -> None:
-        self.model.gradients(_batch(self.config, *self.shape, self.done))
+        self.model.gradients(batch(self.config, *self.shape, self.done))
         self.done += 1
         self.adamw.apply(self.model, self.adamw.learning_rate / 10, self.done)
 
@@ -96,7 +107,7 @@ class TorchEager:
     def _windows(self) -> Any:
         import torch
 
-        return torch.from_numpy(_batch(self.config, *self.shape, self.done).astype(np.int64))
+        return torch.from_numpy(batch(self.config, *self.shape, self.done).astype(np.int64))
 
     def answer(self) -> Answer:
         """Loss and gradient norm of the first batch."""
@@ -149,7 +160,7 @@ def initial_weights(config: ModelConfig, seed: int) -> dict[str, NDArray[np.floa
 
 def _row(preset: str, threads: int) -> Row:
     here = "pyhybrid.benchmarks.training"
-    batch_size, context = _BATCH[preset]
+    batch_size, context = BATCH[preset]
     text = f"Training of `{preset}` on {threads} thread(s) is at least 3 times as fast as that of"
     peers = {
         "PyTorch eager": f"{here}:TorchEager",

@@ -71,10 +71,11 @@ def new_model(seed: int = 3) -> LanguageModel:
 # ---- batches ----
 
 
-def test_default_batches_are_those_of_batches() -> None:
-    """Without clusters and weights a run sees what Batches gives, bit for bit; clusters change nothing."""
+def test_uniform_batches_are_those_of_batches() -> None:
+    """Uniform windows are what Batches gives, bit for bit; clusters change nothing."""
     plain = Batches(TOKENS, batch_size=4, context=WINDOW, seed=3)
-    for config in (RUN, changed(data_clusters=3)):
+    for clusters in (0, 3):
+        config = changed(sampler="uniform", data_clusters=clusters)
         made = RunBatches(TOKENS, config)
         for step in (0, 1, 77):
             assert np.array_equal(made.batch(step).tokens, plain.batch(step))
