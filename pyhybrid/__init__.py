@@ -50,6 +50,8 @@ if TYPE_CHECKING:
     from pyhybrid.compat.backends import GPUMatrixOps as GPUMatrixOps
     from pyhybrid.compat.backends import GPUQuantizer as GPUQuantizer
     from pyhybrid.compat.backends import GPUTrainingBackend as GPUTrainingBackend
+    from pyhybrid.compat.benchmarks import BenchmarkResult as BenchmarkResult
+    from pyhybrid.compat.benchmarks import PerformanceBenchmark as PerformanceBenchmark
     from pyhybrid.compat.clustering import ClusterInfo as ClusterInfo
     from pyhybrid.compat.clustering import DataClustering as DataClustering
     from pyhybrid.compat.clustering import KMeansClustering as KMeansClustering
@@ -187,6 +189,7 @@ _HOMES: dict[str, tuple[str, ...]] = {
         "GPUQuantizer",
         "GPUTrainingBackend",
     ),
+    "compat.benchmarks": ("BenchmarkResult", "PerformanceBenchmark"),
     "config": (
         "PRESETS",
         "ConfigError",

@@ -28,7 +28,16 @@ from pyhybrid._elementwise import Constrained, vector_norm
 from pyhybrid._errors import InvalidArgumentError, NotFiniteError, UnsupportedError
 from pyhybrid.clustering import KMeans
 
-__all__ = ["BACKENDS", "LABELS", "OPERATIONS", "Backend", "Clusters", "backends", "canonical_name"]
+__all__ = [
+    "BACKENDS",
+    "LABELS",
+    "OPERATIONS",
+    "Backend",
+    "Clusters",
+    "backends",
+    "canonical_name",
+    "native_backend",
+]
 
 Operation = Literal["quantize", "constrain", "matmul", "kmeans"]
 OPERATIONS: tuple[Operation, ...] = ("quantize", "constrain", "matmul", "kmeans")
@@ -273,12 +282,17 @@ class _Absent(Backend):
     quantize = constrain = norm = matmul = kmeans = nearest = _product = _clusters = _refuse
 
 
+def native_backend(threads: int | None, isa: Literal["scalar"] | None = None) -> Backend:
+    """Returns the C core as a backend with threads of its own: `c` where isa is 'scalar', else `simd`."""
+    return _Native("c" if isa == "scalar" else "simd", Context(threads=threads, isa=isa))
+
+
 @functools.cache
 def backends() -> dict[str, Backend]:
     """Returns every backend by name, in the documents' order; those that are absent say why."""
     return {
         "gpu": _Absent("gpu", _GPU_REASON),
         "simd": _Native("simd", default_context()),
-        "c": _Native("c", Context(threads=1, isa="scalar")),
+        "c": native_backend(1, "scalar"),
         "numpy": _Numpy(),
     }

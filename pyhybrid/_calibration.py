@@ -188,7 +188,8 @@ class Calibration:
         """Replaces the file in one step; other machines' entries stay."""
         if self.path is None:
             return
-        machines, own = self._read(), {}  # another process may have written meanwhile
+        machines = self._read()  # another process may have written meanwhile
+        own: dict[str, dict[str, Times]] = {}
         for (name, backend), times in self._times.items():
             own.setdefault(name, {})[backend] = times
         machines[self.key] = {**machines.get(self.key, {}), **own}

@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -40,6 +40,8 @@ __all__ = [
     "describe_backends",
 ]
 
+
+Result = TypeVar("Result")
 
 _FLAGS = ("prefer_gpu", "prefer_cpp", "prefer_c")
 _FLOORS = ("min_size_for_gpu", "min_size_for_cpp", "min_size_for_c")
@@ -239,10 +241,10 @@ class HybridDispatcher:
         size: int,
         dtype: np.dtype[Any],
         work: float,
-        call: Callable[[Backend], Any],
+        call: Callable[[Backend], Result],
         backend: str | None,
         benchmark: bool,
-    ) -> Any:
+    ) -> Result:
         if backend is None:
             choice = self.choose(operation, size, dtype, work)
         else:
@@ -258,7 +260,7 @@ class HybridDispatcher:
                 self._timed(operation, name, call)
         return result
 
-    def _timed(self, operation: str, name: str, call: Callable[[Backend], Any]) -> Any:
+    def _timed(self, operation: str, name: str, call: Callable[[Backend], Result]) -> Result:
         start = time.perf_counter()
         result = call(backends()[name])
         self.metrics.record_operation(operation, name, time.perf_counter() - start)

@@ -27,6 +27,7 @@ SECTIONS: dict[str, str] = {
     "kernels": "kernels",
     "compress": "compress",
     "kmeans": "kmeans",
+    "documents": "documents",
     "train": "training",
     "generate": "generation",
     "scaling": "scaling",

@@ -41,6 +41,13 @@ _TITLES = {
             "distances; the limit is the peak of fp32 multiply-adds. Then the cost of an iteration by size."
         ),
     ),
+    "documents": (
+        "The design documents' speed table",
+        (
+            "Time of a call: the C core with vector instructions (the documents' C++) beside NumPy, the same "
+            "core without them on one thread (C) and the GPU. The notes hold the documents' own figures."
+        ),
+    ),
     "compress": (
         "Gradient compression",
         (

@@ -9,6 +9,7 @@ also those of `pyhybrid` itself: ``from pyhybrid import Quantizer158Bit``.
     constrained.py    ConstrainedOptimizationStep, AdaptiveConstrainedOptimizer
     training.py       TrainingConfig, TrainingMetrics
     backends.py       GPUQuantizer, CPPQuantizer, CQuantizer and their kin
+    benchmarks.py     PerformanceBenchmark, BenchmarkResult
 
 Where the documents give a thing two names, both work; two different values for one thing are an error.
 """
