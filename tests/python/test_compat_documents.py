@@ -68,7 +68,17 @@ def test_documents_have_all_their_blocks() -> None:
     assert modules == {"pyhybrid"}
 
 
-@pytest.mark.parametrize("block", BLOCKS, ids=lambda block: f"{block['document']}: {block['heading']}")
+@pytest.mark.parametrize(
+    "block",
+    [
+        pytest.param(
+            block,
+            id=f"{block['document']}: {block['heading']}",
+            marks=pytest.mark.slow if "run_all_benchmarks" in block["code"] else (),
+        )
+        for block in BLOCKS
+    ],
+)
 def test_documents_block_runs(block: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The block runs; while a name of a later part is absent, it is skipped, and only while it is."""
     names = used_names(block["code"])
