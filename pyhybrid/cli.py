@@ -399,7 +399,7 @@ def _doctor(arguments: argparse.Namespace) -> int:
     return OK if found["ok"] else FAILURE
 
 
-def _selftest(_: argparse.Namespace) -> int:
+def _selftest(arguments: argparse.Namespace) -> int:  # noqa: ARG001 - as the others
     from pyhybrid import selftest
 
     return selftest.main()

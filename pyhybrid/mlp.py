@@ -30,7 +30,7 @@ from pyhybrid.config import TrainingConfig
 from pyhybrid.quantization import FORMAT_BITS, GRANULARITIES, THRESHOLDS, bits_to_format, choose
 from pyhybrid.schedule import LearningRateSchedule
 
-__all__ = ["FitResult", "LossFunction", "TernaryMLP"]
+__all__ = ["FIT_DEFAULTS", "FitResult", "LossFunction", "TernaryMLP"]
 
 _LOSSES: dict[str, int] = {"mse": lib.HYB_LOSS_MSE, "cross_entropy": lib.HYB_LOSS_CROSS_ENTROPY}
 _ACTIVATIONS: dict[str, int] = {
@@ -388,8 +388,8 @@ class TernaryMLP(Network):
         return float(loss[0])
 
 
-# Chosen on scikit-learn's digits and a linear target with noise.
-_DEFAULTS = {
+#: Defaults of `TernaryMLP.fit` by optimiser, chosen on scikit-learn's digits and a linear target with noise.
+FIT_DEFAULTS: dict[str, FilledTraining] = {
     "hybrid": FilledTraining(learning_rate=0.2, weight_decay=0.03, trust_radius=0.2),
     "adamw": FilledTraining(learning_rate=5e-3, weight_decay=0.1, trust_radius=0.2),
 }
@@ -399,7 +399,7 @@ def _make_update(config: TrainingConfig) -> AdamWUpdate | TrustRegionUpdate:
     given = {
         name: getattr(config, name) for name in FilledTraining._fields if getattr(config, name) is not None
     }
-    filled = _DEFAULTS[config.optimizer]._replace(**given)
+    filled = FIT_DEFAULTS[config.optimizer]._replace(**given)
     return (AdamWUpdate if config.optimizer == "adamw" else TrustRegionUpdate)(config, filled)
 
 

@@ -20,25 +20,26 @@ from pyhybrid._run_update import AdamWUpdate, TrustRegionUpdate
 from pyhybrid.compat._losses import UserLoss, with_derivative
 from pyhybrid.compat.training import TrainingConfig
 from pyhybrid.config import TrainingConfig as CanonicalTrainingConfig
-from pyhybrid.mlp import TernaryMLP
+from pyhybrid.mlp import FIT_DEFAULTS, TernaryMLP
 from pyhybrid.precision import quantization_errors
 
 __all__ = ["ArrayRun", "canonical_config", "network_sizes"]
 
 #: Hidden width and number of layers where nothing is said about them.
 _WIDEST, _NARROWEST, _LAYERS = 768, 64, 2
-_WEIGHT_DECAY = {"hybrid": 0.03, "adamw": 0.1}
-# The documents' usual rate, 0.001, and radius, 0.01, are of steps with elements of the size of Adam's. Those
-# of a step along orthogonalised momentum are norms of whole matrices: of the pairs tried on a linear target
-# 0.07 and 0.07 were the best.
-_SPECTRAL_RATE, _SPECTRAL_RADIUS = 70.0, 7.0
+#: The documents' usual rate and radius: of steps with elements of the size of Adam's. Those of a trust-region
+#: step are norms of whole matrices; what is usual there stands for what is usual here.
+_USUAL_RATE, _USUAL_RADIUS = 0.001, 0.01
 
 
-def canonical_config(config: TrainingConfig, steps: int, **more: Any) -> CanonicalTrainingConfig:
+def canonical_config(
+    config: TrainingConfig, usual: FilledTraining, steps: int, **more: Any
+) -> CanonicalTrainingConfig:
     """Returns the optimiser's settings in the package's own configuration.
 
     Args:
         config: the documents'.
+        usual: rate and radius of a trust-region step that stand for the documents' usual ones.
         steps: of the run.
         more: further fields.
     """
@@ -48,8 +49,8 @@ def canonical_config(config: TrainingConfig, steps: int, **more: Any) -> Canonic
     return CanonicalTrainingConfig(
         steps=steps,
         optimizer="hybrid" if bounded else "adamw",
-        learning_rate=config.base_learning_rate * (_SPECTRAL_RATE if bounded else 1.0),
-        trust_radius=min(config.initial_trust_radius * _SPECTRAL_RADIUS, 1.0),
+        learning_rate=config.base_learning_rate * (usual.learning_rate / _USUAL_RATE if bounded else 1.0),
+        trust_radius=min(config.initial_trust_radius * (usual.trust_radius / _USUAL_RADIUS), 1.0),
         radius_rule="network" if guided else "fixed",
         auxiliary_hidden_size=config.auxiliary_nn_hidden_size,
         gradient_compression="five_level" if quantised else "none",
@@ -87,11 +88,11 @@ class ArrayRun:
     ) -> None:
         quantised = config.use_quantization and config.quantize_weights
         self.network = TernaryMLP(sizes, loss=loss, bits=config.target_bits if quantised else 32, seed=seed)
-        settings = canonical_config(config, steps, seed=seed)
-        filled = FilledTraining(
-            learning_rate=settings.learning_rate or 0.0,
-            weight_decay=_WEIGHT_DECAY[settings.optimizer],
-            trust_radius=settings.trust_radius or 0.0,
+        settings = canonical_config(config, FIT_DEFAULTS["hybrid"], steps, seed=seed)
+        assert settings.learning_rate is not None
+        assert settings.trust_radius is not None
+        filled = FIT_DEFAULTS[settings.optimizer]._replace(
+            learning_rate=settings.learning_rate, trust_radius=settings.trust_radius
         )
         inner = (TrustRegionUpdate if settings.optimizer == "hybrid" else AdamWUpdate)(settings, filled)
         compressed = settings.gradient_compression != "none"

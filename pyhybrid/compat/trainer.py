@@ -27,8 +27,9 @@ from pyhybrid.compat.array_run import ArrayRun, canonical_config, network_sizes
 from pyhybrid.compat.clustering import DataClustering
 from pyhybrid.compat.training import TrainingConfig, TrainingMetrics
 from pyhybrid.config import ConfigError, ModelConfig
+from pyhybrid.config import TrainingConfig as CanonicalTrainingConfig
 from pyhybrid.language_model import LanguageModel
-from pyhybrid.mlp import TernaryMLP
+from pyhybrid.mlp import FIT_DEFAULTS, TernaryMLP
 from pyhybrid.samplers import make_sampler
 from pyhybrid.schedule import LearningRateSchedule
 from pyhybrid.trainer import Trainer
@@ -323,7 +324,7 @@ class HybridLLMTrainer:
             labels=clusters,
             jitter=False,
         )
-        rates = LearningRateSchedule(canonical_config(self.config, steps), steps)
+        rates = LearningRateSchedule(canonical_config(self.config, FIT_DEFAULTS["hybrid"], steps), steps)
         first = self.metrics.step
         log = RunLog(lambda: first + steps, interval=self.config.log_interval)
         for number in range(1, steps + 1):
@@ -372,8 +373,10 @@ class HybridLLMTrainer:
         assert isinstance(self.network, LanguageModel)
         c = self.network.config
         self._say_start(f"  Model: {c.dim}D x {c.n_layers} layers", None, steps)
+        usual = CanonicalTrainingConfig(optimizer="hybrid").for_model(c)
         settings = canonical_config(
             self.config,
+            usual,
             steps,
             seed=self.seed,
             batch_size=self.config.batch_size,

@@ -97,7 +97,7 @@ class TrainingConfig(_Fields):
         n_clusters: another name of data_clusters.
         parameter_clusters: clusters of a layer's weights, in reports.
         base_learning_rate: that the auxiliary network's multiplier multiplies, in the documents' unit, in
-            which 0.001 is usual; a step of the trust region is 70 times that in its norm.
+            which 0.001 is usual, and stands for the usual rate of a trust-region step.
         learning_rate: another name of base_learning_rate.
         max_steps: updates; None: 1000, or with max_epochs no limit. With both the run ends at the first that
             is reached.
@@ -108,7 +108,7 @@ class TrainingConfig(_Fields):
         auxiliary_nn_hidden_size: its hidden units.
         use_trust_region: the spectral norm of each matrix's step is bounded; False: AdamW.
         initial_trust_radius: the bound at the start, between 0.001 and 1, in the documents' unit: 0.01 is
-            usual, and 7 times that is the norm of a matrix's step.
+            usual, and stands for the usual radius of the spectral norm.
         log_interval: steps between lines of the log.
         eval_interval: steps between evaluations.
         checkpoint_dir: folder of checkpoints that are saved without a path; None: 'ckpt'.
