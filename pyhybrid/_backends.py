@@ -12,6 +12,8 @@ Place in the data flow: below dispatcher.py. `quantize` and `constrain` give the
 from __future__ import annotations
 
 import functools
+import math
+import sys
 import warnings
 from abc import ABC, abstractmethod
 from typing import Any, Literal, NamedTuple
@@ -58,6 +60,12 @@ class Clusters(NamedTuple):
 
     labels: Array
     centroids: Array
+
+
+def _number(value: Any, name: str, least: float, most: float) -> None:
+    """Refuses what is no number from least to most."""
+    if not isinstance(value, (int, float, np.number)) or not least <= value <= most:
+        raise InvalidArgumentError(f"{name} is {value!r}; give a number from {least:g} to {most:g}")
 
 
 def canonical_name(name: str) -> str:
@@ -183,6 +191,7 @@ class Backend(ABC):
             raise InvalidArgumentError(
                 f"init has shape {start.shape}; it must be {(wanted, data.shape[1])}: (n_clusters, features)"
             )
+        _number(tol, "tol", 0.0, sys.float_info.max)
         fit = {"max_iter": whole(max_iter, "max_iter", 1), "tol": tol, "random_state": random_state}
         return self._clusters(data, wanted, start, fit)
 
@@ -193,13 +202,12 @@ class _Numpy(Backend):
     def quantize(self, values: npt.ArrayLike, *, levels: Literal[3, 5] = 5, scale: float = 1.0) -> Array:
         if isinstance(levels, bool) or levels not in (3, 5):
             raise InvalidArgumentError(f"levels is {levels!r}; give 5 or 3")
-        if not np.isfinite(scale):
-            raise InvalidArgumentError(f"scale is {scale!r}; it must be finite")
-        return reference.quantize_levels(float_array(values, "values"), levels, scale)
+        array = float_array(values, "values")
+        _number(scale, "scale", -float(np.finfo(array.dtype).max), float(np.finfo(array.dtype).max))
+        return reference.quantize_levels(array, levels, scale)
 
     def constrain(self, values: npt.ArrayLike, radius: float) -> Constrained:
-        if not radius >= 0:
-            raise InvalidArgumentError(f"radius is {radius!r}; give a number of at least 0")
+        _number(radius, "radius", 0.0, math.inf)
         result, _, active = reference.constrain_norm(float_array(values, "values"), radius)
         return Constrained(result, active)
 

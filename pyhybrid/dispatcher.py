@@ -26,7 +26,7 @@ import numpy.typing as npt
 from pyhybrid._backends import BACKENDS, OPERATIONS, Backend, Clusters, backends, canonical_name
 from pyhybrid._buffers import Array, float_array
 from pyhybrid._calibration import Calibration, cache_path
-from pyhybrid._cluster_calls import matrix
+from pyhybrid._cluster_calls import matrix, whole
 from pyhybrid._elementwise import Constrained
 from pyhybrid._errors import InvalidArgumentError, UnsupportedError
 
@@ -194,7 +194,7 @@ class HybridDispatcher:
     def calibration(self) -> Calibration:
         """The machine's calibration; read when it is first needed."""
         if self._calibration is None:
-            path = (self.config.cache or cache_path()) if self.config.keep_calibration else None
+            path = Path(self.config.cache or cache_path()) if self.config.keep_calibration else None
             self._calibration = Calibration(backends(), path)
         return self._calibration
 
@@ -340,9 +340,10 @@ class HybridDispatcher:
             HybridError: a wrong shape or number, NaN or infinity, or a backend that is absent.
         """
         points = matrix(data, "data")
+        wanted = whole(n_clusters, "n_clusters", 1)
         return self._run(
-            "kmeans", points.size, points.dtype, float(points.size) * max(int(n_clusters), 1),
-            lambda chosen: chosen.kmeans(points, n_clusters, **options), backend, benchmark,
+            "kmeans", points.size, points.dtype, float(points.size) * wanted,
+            lambda chosen: chosen.kmeans(points, wanted, **options), backend, benchmark,
         )  # fmt: skip
 
     # -- what the documents call

@@ -103,6 +103,13 @@ def test_bad_input_is_refused_by_every_backend(name: str) -> None:
         dispatcher.constrain([1.0], -1.0, backend=name)
     with pytest.raises(ph.InvalidArgumentError, match="levels"):
         dispatcher.quantize([1.0], levels=4, backend=name)  # type: ignore[arg-type]
+    for scale in (np.inf, np.nan, "x"):
+        with pytest.raises(ph.InvalidArgumentError, match="scale"):
+            dispatcher.quantize([1.0], scale=scale, backend=name)  # type: ignore[arg-type]
+    with pytest.raises(ph.InvalidArgumentError, match="tol is -1"):
+        dispatcher.kmeans(np.ones((5, 2)), 2, backend=name, tol=-1)
+    with pytest.raises(ph.InvalidArgumentError, match="n_clusters is 0"):
+        dispatcher.kmeans(np.ones((5, 2)), 0, backend=name)
     assert dispatcher.quantize(np.empty(0), backend=name).size == 0
     with pytest.raises(TypeError):
         dispatcher.kmeans(np.ones((5, 2)), 2, backend=name, clusters=3)
