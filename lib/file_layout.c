@@ -34,6 +34,37 @@ int hyb_file_place_sections(hyb_file_layout *layout, uint64_t limit) {
     return 1;
 }
 
+void hyb_file_put_mlp(const hyb_mlp_config *c, uint8_t *b) {
+    memset(b, 0, HYB_CONFIG_BYTES);
+    hyb_store_u32(b, c->n_layers);
+    hyb_store_u32(b + HYB_CONFIG_EPSILON, hyb_bits_of(c->norm_epsilon));
+    b[36] = (uint8_t)c->activation; /* checked: each below 255 */
+    b[37] = (uint8_t)c->norm;
+    b[38] = (uint8_t)c->residual;
+    b[39] = (uint8_t)c->format;
+    b[40] = (uint8_t)c->granularity;
+    b[41] = (uint8_t)c->threshold;
+    b[42] = (uint8_t)c->loss;
+    b[HYB_CONFIG_ARCHITECTURE] = HYB_ARCHITECTURE_MLP;
+    b[44] = (uint8_t)(c->first_format + 1);
+    b[45] = (uint8_t)(c->last_format + 1);
+}
+
+hyb_mlp_config hyb_file_get_mlp(const uint8_t *b) {
+    return (hyb_mlp_config){.struct_size = sizeof(hyb_mlp_config),
+                            .n_layers = hyb_load_u32(b),
+                            .norm_epsilon = hyb_float_of(hyb_load_u32(b + HYB_CONFIG_EPSILON)),
+                            .activation = b[36],
+                            .norm = b[37],
+                            .residual = b[38],
+                            .format = b[39],
+                            .granularity = b[40],
+                            .threshold = b[41],
+                            .loss = b[42],
+                            .first_format = (int32_t)b[44] - 1,
+                            .last_format = (int32_t)b[45] - 1};
+}
+
 uint32_t hyb_file_packing_of(uint32_t format) {
     static const uint8_t packings[] = {
         [HYB_FORMAT_F32] = 0,

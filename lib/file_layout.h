@@ -27,6 +27,10 @@ enum {
     HYB_HEADER_CRC = 124,
     HYB_HEADER_BYTES = 128,
     HYB_CONFIG_ZERO = 43,
+    HYB_CONFIG_ARCHITECTURE = 43, /* version 2 */
+    HYB_CONFIG_MLP_ZERO_A = 4,    /* up to norm_epsilon */
+    HYB_CONFIG_EPSILON = 32,
+    HYB_CONFIG_MLP_ZERO_B = 46,
     HYB_CONFIG_BYTES = 64,
     HYB_ENTRY_FORMAT = 32,
     HYB_ENTRY_PACKING = 33,
@@ -44,6 +48,13 @@ enum {
 
 /* "\x89HYB\r\n\x1a\n": a byte above 127, both line endings and an end-of-file mark find transfers in text mode. */
 extern const uint8_t hyb_file_magic[HYB_MAGIC_BYTES];
+
+/* A perceptron's configuration, without its sizes, to and from [HYB_CONFIG_BYTES]; nothing is checked. */
+void hyb_file_put_mlp(const hyb_mlp_config *config, uint8_t *bytes);
+hyb_mlp_config hyb_file_get_mlp(const uint8_t *bytes);
+
+/* file_read.c: the configuration's bytes of an open file. */
+const uint8_t *hyb_file_config_bytes(const hyb_file *file);
 
 /* Where the sections lie. Offsets of absent sections are 0. */
 typedef struct hyb_file_layout {

@@ -19,8 +19,8 @@ struct hyb_file {
     size_t n_bytes;
     void *owned; /* the bytes, if they were read from a file; else NULL */
     hyb_file_layout layout;
-    hyb_language_model_config config;
-    const char **names; /* [n_tensors], sorted; they point into the directory */
+    hyb_language_model_config config; /* of a language model */
+    const char **names;               /* [n_tensors], sorted; they point into the directory */
 };
 
 /* ---- header ---- */
@@ -43,7 +43,7 @@ static hyb_status check_header(hyb_ctx *ctx, const uint8_t *header, uint64_t n_b
                         HYB_FILE_VERSION);
     if (version == 0) return hyb_fail(ctx, HYB_ERROR_FORMAT, "format version 0 does not exist");
     if (hyb_load_u32(header + HYB_HEADER_HEADER_BYTES) != HYB_HEADER_BYTES)
-        return hyb_fail(ctx, HYB_ERROR_FORMAT, "header of %u bytes; version 1 has 128",
+        return hyb_fail(ctx, HYB_ERROR_FORMAT, "header of %u bytes; versions 1 and 2 have 128",
                         hyb_load_u32(header + HYB_HEADER_HEADER_BYTES));
     uint64_t claimed = hyb_load_u64(header + HYB_HEADER_FILE_BYTES);
     if (claimed > n_bytes)
@@ -96,8 +96,23 @@ static hyb_status check_sections(hyb_file *file) {
     return check_zero(file, l->directory + l->n_tensors * HYB_ENTRY_BYTES, l->data);
 }
 
+/* Its sizes are those of the tensors: hyb_mlp_load checks them. */
+static hyb_status check_mlp_config(const hyb_file *file) {
+    const uint8_t *b = hyb_file_config_bytes(file);
+    hyb_mlp_config config = hyb_file_get_mlp(b);
+    if (b[HYB_CONFIG_ARCHITECTURE] != HYB_ARCHITECTURE_MLP)
+        return hyb_fail(file->ctx, HYB_ERROR_FORMAT, "format version 2 with the unknown architecture %u",
+                        (unsigned)b[HYB_CONFIG_ARCHITECTURE]);
+    HYB_TRY(check_zero(file, HYB_HEADER_BYTES + HYB_CONFIG_MLP_ZERO_A, HYB_HEADER_BYTES + HYB_CONFIG_EPSILON));
+    HYB_TRY(check_zero(file, HYB_HEADER_BYTES + HYB_CONFIG_MLP_ZERO_B, HYB_HEADER_BYTES + HYB_CONFIG_BYTES));
+    for (size_t i = 0; i < sizeof config.sizes / sizeof *config.sizes; ++i) config.sizes[i] = 1;
+    hyb_status status = hyb_mlp_config_check(file->ctx, &config);
+    return status == HYB_ERROR_INVALID_ARGUMENT ? HYB_ERROR_FORMAT : status; /* the detail names the field */
+}
+
 static hyb_status check_config(hyb_file *file) {
-    const uint8_t *b = file->bytes + HYB_HEADER_BYTES;
+    const uint8_t *b = hyb_file_config_bytes(file);
+    if (hyb_file_version(file) > 1) return check_mlp_config(file);
     file->config = (hyb_language_model_config){
         .struct_size = sizeof file->config,
         .vocab_size = hyb_load_u32(b),
@@ -306,6 +321,12 @@ uint32_t hyb_file_version(const hyb_file *file) {
 
 size_t hyb_file_bytes(const hyb_file *file) { return file != NULL ? file->n_bytes : 0; }
 
+const uint8_t *hyb_file_config_bytes(const hyb_file *file) { return file->bytes + HYB_HEADER_BYTES; }
+
+hyb_architecture hyb_file_architecture(const hyb_file *file) {
+    return hyb_file_version(file) > 1 ? HYB_ARCHITECTURE_MLP : HYB_ARCHITECTURE_LANGUAGE_MODEL;
+}
+
 hyb_status hyb_file_config(const hyb_file *file, hyb_language_model_config *config) {
     if (file == NULL || config == NULL)
         return hyb_fail(file != NULL ? file->ctx : NULL, HYB_ERROR_INVALID_ARGUMENT,
@@ -313,6 +334,8 @@ hyb_status hyb_file_config(const hyb_file *file, hyb_language_model_config *conf
     if (config->struct_size < sizeof config->struct_size)
         return hyb_fail(file->ctx, HYB_ERROR_STRUCT_SIZE,
                         "hyb_file_config: set config->struct_size to sizeof(hyb_language_model_config)");
+    if (hyb_file_architecture(file) != HYB_ARCHITECTURE_LANGUAGE_MODEL)
+        return hyb_fail(file->ctx, HYB_ERROR_FORMAT, "the file holds a perceptron, no language model: hyb_mlp_load");
     size_t given = config->struct_size;
     memcpy(config, &file->config, hyb_min_size(given, sizeof *config));
     config->struct_size = given;

@@ -19,7 +19,8 @@
 typedef struct plan {
     hyb_ctx *ctx;
     hyb_file_contents contents;
-    hyb_language_model_config config;
+    uint32_t version;
+    uint8_t config[HYB_CONFIG_BYTES];
     hyb_file_layout layout;
     uint64_t file_bytes;
 } plan;
@@ -91,19 +92,59 @@ static hyb_status check_names(const plan *p) {
     return twice != NULL ? hyb_fail(p->ctx, HYB_ERROR_INVALID_ARGUMENT, "two tensors are called %s", twice) : HYB_OK;
 }
 
+static void encode_config(const hyb_language_model_config *c, uint8_t *b) {
+    memset(b, 0, HYB_CONFIG_BYTES);
+    hyb_store_u32(b, c->vocab_size);
+    hyb_store_u32(b + 4, c->dim);
+    hyb_store_u32(b + 8, c->n_layers);
+    hyb_store_u32(b + 12, c->n_heads);
+    hyb_store_u32(b + 16, c->n_kv_heads);
+    hyb_store_u32(b + 20, c->ffn_dim);
+    hyb_store_u32(b + 24, c->max_context);
+    hyb_store_u32(b + 28, hyb_bits_of(c->rope_theta));
+    hyb_store_u32(b + 32, hyb_bits_of(c->norm_epsilon));
+    b[36] = (uint8_t)c->activation; /* checked: each below 256 */
+    b[37] = (uint8_t)c->sub_norms;
+    b[38] = (uint8_t)c->tied_embeddings;
+    b[39] = (uint8_t)c->linear_format;
+    b[40] = (uint8_t)c->linear_granularity;
+    b[41] = (uint8_t)c->linear_threshold;
+    b[42] = (uint8_t)c->embedding_format;
+}
+
+/* The configuration, checked, as bytes. */
+static hyb_status plan_config(plan *p) {
+    const hyb_file_contents *c = &p->contents;
+    if (c->mlp != NULL) {
+        hyb_mlp_config mlp = {0};
+        HYB_TRY(hyb_read_struct(p->ctx, "hyb_mlp_config", &mlp, c->mlp, sizeof mlp));
+        mlp.struct_size = sizeof mlp;
+        for (size_t i = 0; i < sizeof mlp.sizes / sizeof *mlp.sizes; ++i) mlp.sizes[i] = 1;
+        HYB_TRY(hyb_mlp_config_check(p->ctx, &mlp));
+        hyb_file_put_mlp(&mlp, p->config);
+        p->version = 2;
+        return HYB_OK;
+    }
+    hyb_language_model_config config = {0};
+    HYB_TRY(hyb_read_struct(p->ctx, "hyb_language_model_config", &config, c->config, sizeof config));
+    config.struct_size = sizeof config;
+    HYB_TRY(hyb_language_model_config_check(p->ctx, &config));
+    encode_config(&config, p->config);
+    p->version = 1;
+    return HYB_OK;
+}
+
 static hyb_status make_plan(hyb_ctx *ctx, const hyb_file_contents *contents, plan *p) {
     *p = (plan){.ctx = ctx};
     HYB_TRY(hyb_read_struct(ctx, "hyb_file_contents", &p->contents, contents, sizeof p->contents));
     const hyb_file_contents *c = &p->contents;
-    if (c->config == NULL || c->tensors == NULL || c->n_tensors == 0)
+    if ((c->config == NULL) == (c->mlp == NULL) || c->tensors == NULL || c->n_tensors == 0)
         return hyb_fail(ctx, HYB_ERROR_INVALID_ARGUMENT, "hyb_file_write: a configuration and a tensor are needed");
     if (hyb_mul_overflows(c->n_tensors, sizeof *c->tensors))
         return hyb_fail(ctx, HYB_ERROR_INVALID_ARGUMENT, "hyb_file_write: %zu tensors are no array", c->n_tensors);
     if ((c->tokenizer == NULL && c->tokenizer_bytes > 0) || (c->metadata == NULL && c->metadata_bytes > 0))
         return hyb_fail(ctx, HYB_ERROR_INVALID_ARGUMENT, "hyb_file_write: tokenizer or metadata is NULL with a size");
-    HYB_TRY(hyb_read_struct(ctx, "hyb_language_model_config", &p->config, c->config, sizeof p->config));
-    p->config.struct_size = sizeof p->config;
-    HYB_TRY(hyb_language_model_config_check(ctx, &p->config));
+    HYB_TRY(plan_config(p));
     p->layout.tokenizer_bytes = c->tokenizer_bytes;
     p->layout.metadata_bytes = c->metadata_bytes;
     p->layout.n_tensors = c->n_tensors;
@@ -153,27 +194,6 @@ static hyb_status align(writer *w, uint64_t alignment) {
 }
 
 /* ---- the parts ---- */
-
-static hyb_status put_config(writer *w, const hyb_language_model_config *c) {
-    uint8_t b[HYB_CONFIG_BYTES] = {0};
-    hyb_store_u32(b, c->vocab_size);
-    hyb_store_u32(b + 4, c->dim);
-    hyb_store_u32(b + 8, c->n_layers);
-    hyb_store_u32(b + 12, c->n_heads);
-    hyb_store_u32(b + 16, c->n_kv_heads);
-    hyb_store_u32(b + 20, c->ffn_dim);
-    hyb_store_u32(b + 24, c->max_context);
-    hyb_store_u32(b + 28, hyb_bits_of(c->rope_theta));
-    hyb_store_u32(b + 32, hyb_bits_of(c->norm_epsilon));
-    b[36] = (uint8_t)c->activation; /* checked: each below 256 */
-    b[37] = (uint8_t)c->sub_norms;
-    b[38] = (uint8_t)c->tied_embeddings;
-    b[39] = (uint8_t)c->linear_format;
-    b[40] = (uint8_t)c->linear_granularity;
-    b[41] = (uint8_t)c->linear_threshold;
-    b[42] = (uint8_t)c->embedding_format;
-    return put(w, b, sizeof b);
-}
 
 static hyb_status put_directory(writer *w, const plan *p) {
     uint64_t cursor = p->layout.data;
@@ -232,7 +252,7 @@ static hyb_status put_codes(writer *w, const plan *p, size_t index, const hyb_fi
 
 static hyb_status put_body(writer *w, const plan *p) {
     const hyb_file_contents *c = &p->contents;
-    HYB_TRY(put_config(w, &p->config));
+    HYB_TRY(put(w, p->config, sizeof p->config));
     HYB_TRY(put(w, c->tokenizer, c->tokenizer_bytes));
     HYB_TRY(align(w, HYB_SECTION_ALIGNMENT));
     HYB_TRY(put(w, c->metadata, c->metadata_bytes));
@@ -254,7 +274,7 @@ static void make_header(const plan *p, uint32_t crc, uint8_t *h) {
     const hyb_file_layout *l = &p->layout;
     memset(h, 0, HYB_HEADER_BYTES);
     memcpy(h + HYB_HEADER_MAGIC, hyb_file_magic, HYB_MAGIC_BYTES);
-    hyb_store_u32(h + HYB_HEADER_VERSION, HYB_FILE_VERSION);
+    hyb_store_u32(h + HYB_HEADER_VERSION, p->version);
     hyb_store_u32(h + HYB_HEADER_HEADER_BYTES, HYB_HEADER_BYTES);
     hyb_store_u64(h + HYB_HEADER_FILE_BYTES, p->file_bytes);
     hyb_store_u64(h + HYB_HEADER_CONFIG, HYB_HEADER_BYTES);

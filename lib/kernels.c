@@ -18,6 +18,7 @@ void hyb_kernels_select(hyb_kernels *table, uint32_t isa) {
         hyb_install_quantize_avx2(table);
         hyb_install_compress_avx2(table);
         hyb_install_transpose_avx2(table);
+        hyb_install_levels_avx2(table);
         hyb_install_vector_avx2(table);
         hyb_install_cluster_avx2(table);
     }
@@ -26,6 +27,7 @@ void hyb_kernels_select(hyb_kernels *table, uint32_t isa) {
         hyb_install_quantize_avx512(table);
         hyb_install_compress_avx512(table);
         hyb_install_transpose_avx512(table);
+        hyb_install_levels_avx512(table);
         hyb_install_vector_avx512(table);
         hyb_install_cluster_avx512(table);
     }
@@ -38,6 +40,7 @@ void hyb_kernels_select(hyb_kernels *table, uint32_t isa) {
         hyb_install_matmul_neon(table);
         hyb_install_quantize_neon(table);
         hyb_install_compress_neon(table);
+        hyb_install_levels_neon(table);
         hyb_install_vector_neon(table);
         hyb_install_cluster_neon(table);
     }

@@ -306,8 +306,13 @@ typedef struct hyb_compress_sums {
     /* 16-lane sum of the |x| above threshold >= 0 (the others add +0); *n_above is their number */ \
     X(sum_above_f32, float, (const float *x, size_t n, float threshold, size_t *n_above)) \
     X(dot_f32, float, (const float *a, const float *b, size_t n)) \
+    X(sum_squares_f64, double, (const float *x, size_t n)) /* of 16 lanes in double, added from the first to the last */ \
     X(add_f32, void, (float *y, const float *x, size_t n)) /* y += x */ \
     X(scale_f32, void, (float *y, const float *x, size_t n, float s)) /* y = x * s; y may be x */ \
+    /* out = whole / steps * scale with whole = round_half_even(clip(x, -1, 1) * steps), steps 1 or 2, a zero keeping */ \
+    /* its sign; out may be x. Returns 1 if there is a NaN, which stays one */ \
+    X(quantize_levels_f32, int, (const float *x, size_t n, float steps, float scale, float *out)) \
+    X(quantize_levels_f64, int, (const double *x, size_t n, double steps, double scale, double *out)) \
     /* x = gradient, or residual += gradient unless that is NULL; finite */ \
     X(gradient_moments, hyb_gradient_moments, (const float *gradient, float *residual, size_t n)) \
     /* sum_above_f32 over 64 lanes; n below 2^24, any threshold */ \
@@ -351,7 +356,6 @@ typedef struct hyb_compress_sums {
     X(adam_change, double, (const hyb_adam_change_job *job)) /* returns the sum of squares of the change */ \
     /* change = a * x + b * w; w += change; returns magnitudes of the new w; change may be x */ \
     X(apply_change, hyb_magnitudes, (const float *x, size_t n, float a, float b, float *w, float *change)) \
-    X(sum_squares_f64, double, (const float *x, size_t n)) \
     X(axpy_f32, void, (float *y, const float *x, size_t n, float s)) /* y += s * x */ \
     /* dx += d(rms_norm)/dx^T dy with r as returned by rms_norm; dgain += dy * x * r */ \
     X(rms_norm_backward, void, (const float *x, const float *gain, const float *dy, size_t n, float r, float *dx, float *dgain)) \
@@ -405,6 +409,8 @@ void hyb_install_quantize_avx2(hyb_kernels *table);
 void hyb_install_quantize_avx512(hyb_kernels *table);
 void hyb_install_compress_avx2(hyb_kernels *table);
 void hyb_install_compress_avx512(hyb_kernels *table);
+void hyb_install_levels_avx2(hyb_kernels *table);
+void hyb_install_levels_avx512(hyb_kernels *table);
 void hyb_install_transpose_avx2(hyb_kernels *table);
 void hyb_install_transpose_avx512(hyb_kernels *table);
 void hyb_install_vector_avx2(hyb_kernels *table);
@@ -416,6 +422,7 @@ void hyb_install_matmul_dotprod(hyb_kernels *table);
 void hyb_install_matmul_i8mm(hyb_kernels *table);
 void hyb_install_quantize_neon(hyb_kernels *table);
 void hyb_install_compress_neon(hyb_kernels *table);
+void hyb_install_levels_neon(hyb_kernels *table);
 void hyb_install_vector_neon(hyb_kernels *table);
 void hyb_install_cluster_neon(hyb_kernels *table);
 

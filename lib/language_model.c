@@ -113,6 +113,7 @@ static hyb_tensor *plan(tensor_plan *p, int layer, const char *name, size_t n_ro
     t->n_rows = (uint32_t)n_rows;
     t->n_cols = (uint32_t)n_cols;
     t->is_linear = kind == HYB_TENSOR_LINEAR;
+    t->is_gain = kind == HYB_TENSOR_GAIN;
     if (kind == HYB_TENSOR_LINEAR)
         t->quantizer = (hyb_quantizer){c->linear_format, c->linear_granularity, c->linear_threshold};
     else if (kind == HYB_TENSOR_EMBEDDING)
@@ -169,23 +170,6 @@ hyb_status hyb_language_model_count(hyb_ctx *ctx, const hyb_language_model_confi
     return HYB_OK;
 }
 
-/* Bytes of a trainable model's values, codes and scales, and of its packed weights. */
-static size_t parameter_layout(hyb_tensor *tensors, size_t n, int trainable, hyb_arena *arena) {
-    size_t packed = 0, largest = 0;
-    for (size_t i = 0; i < n; i++) {
-        hyb_tensor *t = &tensors[i];
-        int quantized = hyb_tensor_is_quantized(t);
-        if (trainable || !quantized) t->values = hyb_arena_take(arena, hyb_tensor_size(t), sizeof(float));
-        if (!quantized) continue;
-        if (trainable) t->codes = hyb_arena_take(arena, hyb_tensor_size(t), 1);
-        t->scales = hyb_arena_take(arena, t->n_scales, sizeof(float));
-        if (hyb_tensor_size(t) > largest) largest = hyb_tensor_size(t);
-        size_t padded = hyb_round_up(t->n_rows, HYB_BLOCK_ROWS) * hyb_round_up(t->n_cols, HYB_BLOCK_COLS);
-        packed += t->quantizer.format == HYB_FORMAT_TERNARY ? padded / 4 : padded;
-    }
-    return packed + (trainable ? largest : 0);
-}
-
 hyb_status hyb_language_model_memory(hyb_ctx *ctx, const hyb_language_model_config *given, size_t n_sequences,
                                      size_t n_context, uint64_t *weight_bytes, uint64_t *training_bytes) {
     return hyb_language_model_memory_with(ctx, given, HYB_BACKWARD_INT8, HYB_OPTIMIZER_ADAMW, 0, n_sequences, n_context,
@@ -213,7 +197,7 @@ hyb_status hyb_language_model_memory_with(hyb_ctx *ctx, const hyb_language_model
     }
     hyb_arena arena = {NULL, 0, 0};
     hyb_tensors_plan(&c, tensors, layers, NULL);
-    size_t packed = parameter_layout(tensors, n, trainable, &arena);
+    size_t packed = hyb_tensors_layout(tensors, n, trainable, &arena);
     *weight_bytes = (uint64_t)arena.used + packed;
     *training_bytes = 0;
     if (trainable) {
@@ -249,12 +233,12 @@ hyb_status hyb_model_alloc(hyb_ctx *ctx, const hyb_language_model_config *config
     hyb_arena arena = {NULL, 0, 0};
     if (m->tensors == NULL || m->layers == NULL) goto out_of_memory;
     hyb_tensors_plan(config, m->tensors, m->layers, m);
-    (void)parameter_layout(m->tensors, m->n_tensors, trainable, &arena);
+    (void)hyb_tensors_layout(m->tensors, m->n_tensors, trainable, &arena);
     if (arena.overflow) goto out_of_memory;
     m->parameter_memory = arena.base = hyb_alloc_zeroed(ctx, 1, arena.used);
     if (arena.base == NULL) goto out_of_memory;
     arena.used = 0;
-    (void)parameter_layout(m->tensors, m->n_tensors, trainable, &arena);
+    (void)hyb_tensors_layout(m->tensors, m->n_tensors, trainable, &arena);
     *out = m;
     return HYB_OK;
 out_of_memory:
@@ -271,35 +255,6 @@ static double initial_deviation(const hyb_language_model *m, const hyb_tensor *t
     if (strcmp(name, ".attn_output") == 0 || strcmp(name, ".ffn_down") == 0)
         deviation /= sqrt(2.0 * (double)m->config.n_layers);
     return deviation;
-}
-
-/* Box-Muller on hashed counters. */
-static void draw_normal(uint64_t stream, size_t n, double deviation, float *values) {
-    const double two_pi = 6.283185307179586;
-    for (size_t i = 0; i < n; i += 2) {
-        double u = (double)(hyb_hash64(stream + 2 * i) >> 11) * 0x1p-53 + 0x1p-54; /* in (0, 1) */
-        double angle = (double)(hyb_hash64(stream + 2 * i + 1) >> 11) * 0x1p-53 * two_pi;
-        double radius = deviation * sqrt(-2.0 * hyb_log_f64(u));
-        values[i] = (float)(radius * hyb_cos_f64(angle));
-        if (i + 1 < n) values[i + 1] = (float)(radius * hyb_sin_f64(angle));
-    }
-}
-
-hyb_status hyb_model_add_packed(hyb_language_model *m) {
-    size_t largest = 0;
-    for (size_t i = 0; i < m->n_tensors; i++) {
-        hyb_tensor *t = &m->tensors[i];
-        if (!hyb_tensor_is_quantized(t)) continue;
-        hyb_format format = (hyb_format)t->quantizer.format;
-        if (t->values != NULL) /* trained: the codes change in place */
-            HYB_TRY(hyb_weights_alloc(m->ctx, format, t->n_rows, t->n_cols, &t->packed));
-        else
-            HYB_TRY(hyb_weights_alloc_fixed(m->ctx, format, t->n_rows, t->n_cols, &t->packed));
-        if (hyb_tensor_size(t) > largest) largest = hyb_tensor_size(t);
-    }
-    if (largest == 0) return HYB_OK;
-    m->next_codes = hyb_alloc(m->ctx, largest, 1);
-    return m->next_codes ? HYB_OK : hyb_fail(m->ctx, HYB_ERROR_OUT_OF_MEMORY, "no memory for %zu codes", largest);
 }
 
 hyb_status hyb_model_default_tokenizer(hyb_language_model *m) {
@@ -322,7 +277,7 @@ hyb_status hyb_language_model_create(hyb_ctx *ctx, const hyb_language_model_conf
         return hyb_fail(ctx, HYB_ERROR_INVALID_ARGUMENT, "no argument may be NULL");
     HYB_TRY(hyb_config_read(ctx, given, &config));
     HYB_TRY(hyb_model_alloc(ctx, &config, 1, &m));
-    hyb_status status = hyb_model_add_packed(m);
+    hyb_status status = hyb_tensors_add_packed(ctx, m->tensors, m->n_tensors, &m->next_codes);
     if (status == HYB_OK) status = hyb_model_default_tokenizer(m);
     if (status != HYB_OK) {
         hyb_language_model_destroy(m);
@@ -332,7 +287,7 @@ hyb_status hyb_language_model_create(hyb_ctx *ctx, const hyb_language_model_conf
         hyb_tensor *t = &m->tensors[i];
         double deviation = initial_deviation(m, t);
         if (deviation > 0.0)
-            draw_normal(hyb_hash64(seed) + ((uint64_t)i << 40), hyb_tensor_size(t), deviation, t->values);
+            hyb_draw_normal(hyb_hash64(seed) + ((uint64_t)i << 40), hyb_tensor_size(t), deviation, t->values);
         else
             for (size_t c = 0; c < t->n_cols; c++) t->values[c] = 1.0f;
     }
@@ -352,7 +307,7 @@ void hyb_language_model_destroy(hyb_language_model *model) {
     hyb_free(ctx, model->metadata);
     hyb_free(ctx, model->next_codes);
     hyb_free(ctx, model->cosines);
-    for (int i = 0; i < HYB_N_OPTIMIZERS; i++) hyb_free(ctx, model->moment_memory[i]);
+    hyb_moments_free(ctx, &model->moments);
     hyb_free(ctx, model->parameter_memory);
     hyb_free(ctx, model->layers);
     hyb_free(ctx, model->tensors);
@@ -389,12 +344,7 @@ hyb_status hyb_model_rotary(hyb_language_model *m, size_t n_positions) {
 
 hyb_status hyb_model_refresh(hyb_language_model *m, uint64_t *n_flipped, uint64_t *n_zeros) {
     if (!m->stale) return HYB_OK;
-    for (size_t i = 0; i < m->n_tensors; i++) {
-        hyb_tensor *t = &m->tensors[i];
-        if (!hyb_tensor_is_quantized(t)) continue;
-        HYB_TRY(hyb_tensor_quantize(m->ctx, t, m->next_codes, t->is_linear ? n_flipped : NULL,
-                                    t->is_linear ? n_zeros : NULL));
-    }
+    HYB_TRY(hyb_tensors_quantize(m->ctx, m->tensors, m->n_tensors, m->next_codes, n_flipped, n_zeros));
     m->stale = 0;
     if (m->training != NULL) m->training->int8.current = 0;
     return HYB_OK;
@@ -445,20 +395,7 @@ static hyb_status check_index(hyb_language_model *model, size_t index, const voi
 
 hyb_status hyb_language_model_parameter(hyb_language_model *model, size_t index, hyb_parameter *parameter) {
     HYB_TRY(check_index(model, index, parameter));
-    const hyb_tensor *t = &model->tensors[index];
-    memset(parameter, 0, sizeof *parameter);
-    memcpy(parameter->name, t->name, sizeof parameter->name);
-    parameter->n_rows = t->n_rows;
-    parameter->n_cols = t->n_cols;
-    parameter->format = t->quantizer.format;
-    parameter->granularity = t->quantizer.granularity;
-    parameter->values = t->values;
-    parameter->gradient = t->gradient;
-    parameter->first_moment = t->first_moment;
-    parameter->second_moment = t->second_moment;
-    parameter->last_change = t->last_change;
-    parameter->row_moment = t->row_moment;
-    parameter->spectral_bound = t->spectral_bound;
+    hyb_tensor_describe(&model->tensors[index], parameter);
     return HYB_OK;
 }
 
@@ -473,7 +410,6 @@ hyb_status hyb_language_model_touch(hyb_language_model *model) {
     if (model == NULL) return HYB_ERROR_INVALID_ARGUMENT;
     if (!model->trainable) return hyb_fail(model->ctx, HYB_ERROR_STATE, "a loaded model has no master weights");
     model->stale = 1;
-    for (size_t i = 0; i < model->n_tensors; i++) /* bounds of values that were there before */
-        if (model->tensors[i].spectral_bound != NULL) *model->tensors[i].spectral_bound = 0.0f;
+    hyb_tensors_touch(model->tensors, model->n_tensors);
     return HYB_OK;
 }

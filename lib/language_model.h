@@ -16,7 +16,6 @@ size_t hyb_tensors_plan(const hyb_language_model_config *config, hyb_tensor *ten
 /* A model with memory for its parameters and nothing else. */
 hyb_status hyb_model_alloc(hyb_ctx *ctx, const hyb_language_model_config *config, int trainable,
                            hyb_language_model **model);
-hyb_status hyb_model_add_packed(hyb_language_model *model);
 hyb_status hyb_model_default_tokenizer(hyb_language_model *model);
 /* Rotary tables for at least n_positions. */
 hyb_status hyb_model_rotary(hyb_language_model *model, size_t n_positions);
@@ -27,10 +26,6 @@ hyb_status hyb_model_refresh(hyb_language_model *model, uint64_t *n_flipped, uin
 hyb_status hyb_training_check(hyb_ctx *ctx, const hyb_language_model_config *config, size_t n_sequences,
                               size_t n_context);
 hyb_status hyb_backward_check(hyb_ctx *ctx, hyb_backward backward);
-hyb_status hyb_optimizer_check(hyb_ctx *ctx, hyb_optimizer optimizer);
-void hyb_moments_layout(hyb_tensor *tensors, size_t n_tensors, int optimizer, hyb_arena *arena);
-/* STATE unless there are gradients, and the state of AdamW (or else of a trust-region optimiser). */
-hyb_status hyb_check_update(hyb_language_model *model, int adamw);
 void hyb_training_free(hyb_language_model *model);
 /* INVALID_ARGUMENT if a token is outside the vocabulary. */
 hyb_status hyb_check_tokens(hyb_ctx *ctx, const uint32_t *tokens, size_t n, uint32_t vocab_size);

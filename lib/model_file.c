@@ -2,36 +2,13 @@
  */
 #include "language_model.h"
 
-#include <hybrid/file.h>
-
-#include <stdio.h>
+#include "tensor_file.h"
 
 /* ---- save ---- */
 
-/* Codes of a tensor: the model's own, or unpacked into `unpacked`. */
-static const int8_t *tensor_codes(const hyb_tensor *t, int8_t *unpacked) {
-    if (t->codes != NULL) return t->codes;
-    for (size_t r = 0; r < t->n_rows; r++) hyb_weights_unpack_codes(t->packed, r, unpacked + r * t->n_cols);
-    return unpacked;
-}
-
 static hyb_status write_model(hyb_language_model *m, const char *path, const char *metadata, size_t metadata_bytes,
                               hyb_file_source *sources, int8_t *unpacked, uint8_t *tokenizer, size_t tokenizer_bytes) {
-    for (size_t i = 0; i < m->n_tensors; i++) {
-        const hyb_tensor *t = &m->tensors[i];
-        sources[i] = (hyb_file_source){.name = t->name,
-                                       .format = t->quantizer.format,
-                                       .granularity = t->quantizer.granularity,
-                                       .n_rows = t->n_rows,
-                                       .n_cols = t->n_cols,
-                                       .scales = t->scales};
-        if (hyb_tensor_is_quantized(t)) {
-            sources[i].codes = tensor_codes(t, unpacked);
-            if (t->codes == NULL) unpacked += hyb_tensor_size(t);
-        } else {
-            sources[i].values = t->values;
-        }
-    }
+    hyb_tensors_sources(m->tensors, m->n_tensors, unpacked, sources);
     hyb_file_contents contents = {.struct_size = sizeof contents,
                                   .config = &m->config,
                                   .tokenizer = tokenizer,
@@ -49,11 +26,8 @@ hyb_status hyb_language_model_save(hyb_language_model *model, const char *path, 
         return hyb_fail(model ? model->ctx : NULL, HYB_ERROR_INVALID_ARGUMENT, "model and path must not be NULL");
     hyb_ctx *ctx = model->ctx;
     HYB_TRY(hyb_model_refresh(model, NULL, NULL));
-    size_t tokenizer_bytes = 0, n_codes = 0;
+    size_t tokenizer_bytes = 0, n_codes = hyb_tensors_packed_codes(model->tensors, model->n_tensors);
     (void)hyb_tokenizer_serialize(model->tokenizer, NULL, 0, &tokenizer_bytes);
-    for (size_t i = 0; i < model->n_tensors; i++)
-        if (hyb_tensor_is_quantized(&model->tensors[i]) && model->tensors[i].codes == NULL)
-            n_codes += hyb_tensor_size(&model->tensors[i]);
     uint8_t *tokenizer = hyb_alloc(ctx, tokenizer_bytes, 1);
     int8_t *unpacked = hyb_alloc(ctx, n_codes, 1);
     hyb_file_source *sources = hyb_alloc(ctx, model->n_tensors, sizeof *sources);
@@ -76,7 +50,7 @@ hyb_status hyb_language_model_save(hyb_language_model *model, const char *path, 
  * taken for them, so that a hostile configuration cannot ask for more than the file holds. */
 static hyb_status check_directory(hyb_ctx *ctx, const hyb_file *file, const hyb_language_model_config *config) {
     size_t n = hyb_tensors_plan(config, NULL, NULL, NULL);
-    if (n != hyb_file_tensor_count(file))
+    if (n != hyb_file_tensor_count(file)) /* also a bound of the memory for the list */
         return hyb_fail(ctx, HYB_ERROR_FORMAT, "the file holds %zu tensors, its configuration needs %zu",
                         hyb_file_tensor_count(file), n);
     hyb_tensor *tensors = hyb_alloc(ctx, n, sizeof *tensors);
@@ -86,35 +60,10 @@ static hyb_status check_directory(hyb_ctx *ctx, const hyb_file *file, const hyb_
         status = hyb_fail(ctx, HYB_ERROR_OUT_OF_MEMORY, "no memory for the tensor list");
     else
         hyb_tensors_plan(config, tensors, layers, NULL);
-    for (size_t i = 0; status == HYB_OK && i < n; i++) {
-        const hyb_tensor *t = &tensors[i];
-        hyb_file_tensor found;
-        if (hyb_file_tensor_named(file, t->name, &found) != HYB_OK)
-            status = hyb_fail(ctx, HYB_ERROR_FORMAT, "the file has no tensor %s", t->name);
-        else if (found.n_rows != t->n_rows || found.n_cols != t->n_cols || found.format != t->quantizer.format ||
-                 found.n_scales != t->n_scales)
-            status =
-                hyb_fail(ctx, HYB_ERROR_FORMAT, "tensor %s: shape or format differ from the configuration", t->name);
-    }
+    if (status == HYB_OK) status = hyb_tensors_check_file(ctx, file, tensors, n);
     hyb_free(ctx, layers);
     hyb_free(ctx, tensors);
     return status;
-}
-
-static hyb_status load_tensor(hyb_language_model *m, const hyb_file *file, hyb_tensor *t) {
-    hyb_file_tensor found;
-    HYB_TRY(hyb_file_tensor_named(file, t->name, &found));
-    const uint8_t *payload = found.payload, *scales = found.scales;
-    if (!hyb_tensor_is_quantized(t)) {
-        for (size_t i = 0; i < hyb_tensor_size(t); i++) t->values[i] = hyb_float_of(hyb_load_u32(payload + 4 * i));
-        return HYB_OK;
-    }
-    for (size_t i = 0; i < t->n_scales; i++)
-        t->scales[i] = hyb_float_from_half((uint16_t)(scales[2 * i] | scales[2 * i + 1] << 8));
-    HYB_TRY(hyb_unpack(m->ctx, (hyb_packing)found.packing, payload, hyb_tensor_size(t), m->next_codes));
-    hyb_weights_fill_rows(m->ctx, t->packed, m->next_codes, t->scales, t->n_scales, 0,
-                          hyb_ceil_div(t->n_rows, HYB_BLOCK_ROWS));
-    return HYB_OK;
 }
 
 static hyb_status load_sections(hyb_language_model *m, const hyb_file *file) {
@@ -127,13 +76,7 @@ static hyb_status load_sections(hyb_language_model *m, const hyb_file *file) {
     if (hyb_tokenizer_vocab_size(m->tokenizer) > m->config.vocab_size)
         return hyb_fail(m->ctx, HYB_ERROR_FORMAT, "the file's tokenizer has %u tokens, its model %u",
                         hyb_tokenizer_vocab_size(m->tokenizer), m->config.vocab_size);
-    const char *metadata = hyb_file_metadata(file, &n);
-    if (metadata == NULL) return HYB_OK;
-    m->metadata = hyb_alloc_zeroed(m->ctx, n + 1, 1);
-    if (m->metadata == NULL) return hyb_fail(m->ctx, HYB_ERROR_OUT_OF_MEMORY, "no memory for metadata");
-    memcpy(m->metadata, metadata, n);
-    m->metadata_bytes = n;
-    return HYB_OK;
+    return hyb_file_copy_metadata(m->ctx, file, &m->metadata, &m->metadata_bytes);
 }
 
 static hyb_status load_model(hyb_ctx *ctx, const hyb_file *file, hyb_language_model **model) {
@@ -142,8 +85,8 @@ static hyb_status load_model(hyb_ctx *ctx, const hyb_file *file, hyb_language_mo
     HYB_TRY(hyb_file_config(file, &config));
     HYB_TRY(check_directory(ctx, file, &config));
     HYB_TRY(hyb_model_alloc(ctx, &config, 0, &m));
-    hyb_status status = hyb_model_add_packed(m);
-    for (size_t i = 0; status == HYB_OK && i < m->n_tensors; i++) status = load_tensor(m, file, &m->tensors[i]);
+    hyb_status status = hyb_tensors_add_packed(ctx, m->tensors, m->n_tensors, &m->next_codes);
+    if (status == HYB_OK) status = hyb_tensors_load(ctx, file, m->tensors, m->n_tensors, m->next_codes);
     if (status == HYB_OK) status = load_sections(m, file);
     if (status != HYB_OK) {
         hyb_language_model_destroy(m);

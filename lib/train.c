@@ -1,5 +1,4 @@
-/* train.c - one training step: gradients of a batch, then an AdamW update and new ternary weights. Updates of the other
- * optimisers are in train_trust_region.c.
+/* train.c - one training step: gradients of a batch, then an update (nn/update.c) and new ternary weights.
  *
  * The caller owns the loop. After hyb_language_model_prepare a step allocates nothing.
  */
@@ -37,11 +36,6 @@ hyb_status hyb_language_model_set_backward(hyb_language_model *model, hyb_backwa
     return HYB_OK;
 }
 
-hyb_status hyb_optimizer_check(hyb_ctx *ctx, hyb_optimizer optimizer) {
-    if ((int)optimizer >= HYB_OPTIMIZER_ADAMW && optimizer <= HYB_OPTIMIZER_L2) return HYB_OK;
-    return hyb_fail(ctx, HYB_ERROR_INVALID_ARGUMENT, "optimizer is %d, must be one of hyb_optimizer", (int)optimizer);
-}
-
 hyb_status hyb_language_model_set_optimizer(hyb_language_model *model, hyb_optimizer optimizer) {
     if (model == NULL) return HYB_ERROR_INVALID_ARGUMENT;
     HYB_TRY(hyb_optimizer_check(model->ctx, optimizer));
@@ -55,48 +49,6 @@ hyb_status hyb_language_model_set_ternary_blend(hyb_language_model *model, float
         return hyb_fail(model->ctx, HYB_ERROR_INVALID_ARGUMENT, "the ternary blend is %g, must be 0 to 1", blend);
     model->master_share = 1.0f - blend;
     return HYB_OK;
-}
-
-static float *take_state(hyb_arena *arena, int needed, size_t n) {
-    return needed ? hyb_arena_take(arena, n, sizeof(float)) : NULL;
-}
-
-void hyb_moments_layout(hyb_tensor *tensors, size_t n_tensors, int optimizer, hyb_arena *arena) {
-    for (size_t i = 0; i < n_tensors; i++) {
-        hyb_tensor *t = &tensors[i];
-        size_t n = hyb_tensor_size(t);
-        int is_orthogonal = optimizer == HYB_OPTIMIZER_SPECTRAL && t->is_linear;
-        int has_change = optimizer == HYB_OPTIMIZER_RMS || optimizer == HYB_OPTIMIZER_L2 || is_orthogonal;
-        t->gradient = take_state(arena, 1, n);
-        t->first_moment = take_state(arena, 1, n);
-        t->second_moment = take_state(arena, !is_orthogonal, n);
-        t->last_change = take_state(arena, has_change, n);
-        t->row_moment = take_state(arena, is_orthogonal, t->n_rows);
-        t->spectral_bound = take_state(arena, is_orthogonal, 1);
-        t->row_multipliers = take_state(arena, t->is_linear, t->n_rows);
-    }
-}
-
-/* Points the tensors to the state of the model's optimiser, zero unless it was there already. */
-static hyb_status prepare_moments(hyb_language_model *model) {
-    hyb_arena arena = {NULL, 0, 0};
-    void **memory = &model->moment_memory[model->optimizer]; /* the others stay: pointers to them are valid */
-    if (*memory != NULL && model->moments_optimizer == model->optimizer) return HYB_OK;
-    hyb_moments_layout(model->tensors, model->n_tensors, model->optimizer, &arena);
-    size_t n_bytes = arena.used;
-    int fits = !arena.overflow;
-    if (*memory != NULL)
-        memset(*memory, 0, n_bytes);
-    else if (fits)
-        *memory = hyb_alloc_zeroed(model->ctx, 1, n_bytes);
-    if (*memory != NULL) {
-        model->moments_optimizer = model->optimizer;
-        for (size_t i = 0; i < model->n_tensors; i++) model->tensors[i].has_row_multipliers = 0;
-    }
-    arena = (hyb_arena){model->moment_memory[model->moments_optimizer], 0, 0}; /* those before, where memory is out */
-    hyb_moments_layout(model->tensors, model->n_tensors, model->moments_optimizer, &arena);
-    if (*memory != NULL) return HYB_OK;
-    return hyb_fail(model->ctx, HYB_ERROR_OUT_OF_MEMORY, "no memory for gradients and moments (%zu bytes)", n_bytes);
 }
 
 /* Memory for steps of this size, in *training. */
@@ -143,7 +95,7 @@ static hyb_status prepare(hyb_language_model *model, int blends, size_t n_sequen
     HYB_TRY(hyb_training_check(ctx, &model->config, n_sequences, n_context));
     HYB_TRY(hyb_model_rotary(model, n_context));
     HYB_TRY(training_alloc(model, blends, n_sequences, n_context, &t));
-    hyb_status status = prepare_moments(model);
+    hyb_status status = hyb_moments_prepare(ctx, model->tensors, model->n_tensors, model->optimizer, &model->moments);
     if (status != HYB_OK) {
         training_free(ctx, t);
         return status;
@@ -230,20 +182,6 @@ static void forward(hyb_language_model *model, const hyb_batch *batch, size_t n_
     }
 }
 
-/* Sum over all parameters, tensor by tensor; a tensor that is not finite is named. */
-static hyb_status gradient_norm(hyb_language_model *model, double *norm) {
-    hyb_ctx *ctx = model->ctx;
-    double total = 0.0, sum;
-    for (size_t i = 0; i < model->n_tensors; i++) {
-        const hyb_tensor *t = &model->tensors[i];
-        if (hyb_sum_squares(ctx, t->gradient, hyb_tensor_size(t), &sum) != HYB_OK)
-            return hyb_fail(ctx, HYB_ERROR_NOT_FINITE, "the gradient of %s is not finite", t->name);
-        total += sum;
-    }
-    *norm = sqrt(total);
-    return HYB_OK;
-}
-
 /* Keeps the mean loss of each sequence of a micro-batch, and adds all their tokens' losses to the total. */
 static void sum_losses(hyb_training *t, size_t first, size_t n_sequences, size_t n_context, double *total) {
     for (size_t s = 0; s < n_sequences; s++) {
@@ -279,7 +217,7 @@ hyb_status hyb_language_model_gradients(hyb_language_model *model, const uint32_
     hyb_embedding_backward(model, n_sequences * n_context);
     loss /= (double)(n_sequences * n_context);
     if (!hyb_is_finite((float)loss)) return hyb_fail(model->ctx, HYB_ERROR_NOT_FINITE, "the loss is not finite");
-    HYB_TRY(gradient_norm(model, &norm));
+    HYB_TRY(hyb_tensors_gradient_norm(model->ctx, model->tensors, model->n_tensors, &norm));
     statistics->loss = loss;
     statistics->gradient_norm = t->gradient_norm = norm;
     t->has_gradients = 1;
@@ -302,43 +240,58 @@ hyb_status hyb_language_model_sequence_losses(const hyb_language_model *model, s
 
 /* ---- update ---- */
 
-hyb_status hyb_check_update(hyb_language_model *model, int adamw) {
+static hyb_status check_update(hyb_language_model *model, int adamw) {
     if (model->training == NULL || !model->training->has_gradients)
         return hyb_fail(model->ctx, HYB_ERROR_STATE, "call hyb_language_model_gradients first");
-    if ((model->moments_optimizer == HYB_OPTIMIZER_ADAMW) == adamw) return HYB_OK;
+    if ((model->moments.optimizer == HYB_OPTIMIZER_ADAMW) == adamw) return HYB_OK;
     return hyb_fail(model->ctx, HYB_ERROR_STATE, "the model was prepared for %s: call hyb_language_model_%s",
                     adamw ? "a trust-region optimiser" : "AdamW", adamw ? "apply_trust_region" : "apply");
+}
+
+static hyb_update update_begin(hyb_language_model *model) {
+    const hyb_training *t = model->training;
+    return (hyb_update){.ctx = model->ctx,
+                        .tensors = model->tensors,
+                        .n_tensors = model->n_tensors,
+                        .optimizer = model->moments.optimizer,
+                        .gradient_norm = t->gradient_norm,
+                        .next_codes = model->next_codes,
+                        .work = &t->update,
+                        .rows = t->work.rows,
+                        .row_floats = t->work.row_floats};
+}
+
+static hyb_status update_end(hyb_language_model *model, const hyb_update *update, hyb_status status) {
+    if (!update->began) return status;
+    model->training->has_gradients = 0;
+    model->training->int8.current = 0; /* the transposed weights are of the codes before */
+    model->stale = status != HYB_OK;
+    return status;
 }
 
 hyb_status hyb_language_model_apply(hyb_language_model *model, const hyb_adamw *adamw, float clip_norm,
                                     hyb_update_statistics *statistics) {
     if (model == NULL || adamw == NULL)
         return hyb_fail(model ? model->ctx : NULL, HYB_ERROR_INVALID_ARGUMENT, "model and adamw must not be NULL");
-    hyb_ctx *ctx = model->ctx;
-    hyb_training *t = model->training;
-    HYB_TRY(hyb_check_update(model, 1));
-    if (!(clip_norm >= 0.0f) || !hyb_is_finite(clip_norm))
-        return hyb_fail(ctx, HYB_ERROR_INVALID_ARGUMENT, "clip_norm is %g, must be 0 (none) or more", clip_norm);
-    hyb_adamw options = *adamw;
-    if (clip_norm > 0.0f && t->gradient_norm > (double)clip_norm)
-        options.gradient_scale *= (float)((double)clip_norm / t->gradient_norm);
-    uint64_t flipped = 0, zeros = 0, linear = 0;
-    for (size_t i = 0; i < model->n_tensors; i++) {
-        hyb_tensor *tensor = &model->tensors[i];
-        options.weight_decay = tensor->is_linear ? adamw->weight_decay : 0.0f;
-        hyb_status status = hyb_tensor_update(ctx, &options, tensor, model->next_codes,
-                                              tensor->is_linear ? &flipped : NULL, tensor->is_linear ? &zeros : NULL);
-        if (status == HYB_ERROR_INVALID_ARGUMENT) return status; /* the options: nothing changed */
-        t->has_gradients = 0;
-        model->stale = 1;    /* until the last tensor is done */
-        t->int8.current = 0; /* the transposed weights are of the codes before */
-        HYB_TRY(status);
-        if (tensor->is_linear && hyb_tensor_is_quantized(tensor)) linear += hyb_tensor_size(tensor);
-    }
-    model->stale = 0;
-    if (statistics != NULL) {
-        statistics->flipped_share = linear ? (double)flipped / (double)linear : 0.0;
-        statistics->zero_share = linear ? (double)zeros / (double)linear : 0.0;
-    }
+    HYB_TRY(check_update(model, 1));
+    hyb_update update = update_begin(model);
+    return update_end(model, &update, hyb_update_adamw(&update, adamw, clip_norm, statistics));
+}
+
+hyb_status hyb_language_model_apply_trust_region(hyb_language_model *model, const hyb_trust_region *options,
+                                                 hyb_trust_statistics *statistics) {
+    if (model == NULL || options == NULL)
+        return hyb_fail(model ? model->ctx : NULL, HYB_ERROR_INVALID_ARGUMENT, "model and options must not be NULL");
+    HYB_TRY(check_update(model, 0));
+    hyb_update update = update_begin(model);
+    return update_end(model, &update, hyb_update_trust_region(&update, options, statistics));
+}
+
+hyb_status hyb_language_model_alignment(hyb_language_model *model, double *cosine) {
+    if (model == NULL || cosine == NULL)
+        return hyb_fail(model ? model->ctx : NULL, HYB_ERROR_INVALID_ARGUMENT, "model and cosine must not be NULL");
+    HYB_TRY(check_update(model, 0));
+    hyb_update update = update_begin(model);
+    *cosine = hyb_update_alignment(&update);
     return HYB_OK;
 }

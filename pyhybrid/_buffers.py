@@ -15,7 +15,7 @@ import numpy.typing as npt
 from pyhybrid._errors import InvalidArgumentError
 from pyhybrid._native import ffi
 
-__all__ = ["Array", "Shape", "input_array", "output_array", "pointer", "view"]
+__all__ = ["Array", "Shape", "float_array", "input_array", "output_array", "pointer", "view"]
 
 Array = npt.NDArray[Any]
 #: Expected shape: a number fixes a dimension, None leaves it open.
@@ -107,6 +107,21 @@ def input_array(values: Any, dtype: npt.DTypeLike, name: str, shape: Shape | Non
     if array.dtype != wanted:
         array = _convert(array, wanted, name, exact=isinstance(values, (np.ndarray, np.generic)))
     return np.ascontiguousarray(array).reshape(array.shape)
+
+
+def float_array(values: Any, name: str, shape: Shape | None = None) -> Array:
+    """Returns values as a C-contiguous array of float32 or float64.
+
+    Args:
+        values: float32 stays, half precision becomes float32, other real numbers float64.
+        name: the argument's name, for messages.
+        shape: expected shape; None for any.
+
+    Raises:
+        InvalidArgumentError: no real numbers, or values that float64 cannot hold.
+    """
+    single = getattr(values, "dtype", None) in (np.dtype(np.float32), np.dtype(np.float16))
+    return input_array(values, np.float32 if single else np.float64, name, shape)
 
 
 def output_array(out: Array | None, dtype: npt.DTypeLike, shape: Sequence[int], name: str = "out") -> Array:

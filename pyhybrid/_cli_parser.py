@@ -225,6 +225,24 @@ def _add_rest(commands: Any) -> None:
     )
     _add_common(parser)
     parser = commands.add_parser(
+        "backends",
+        help="which backend the dispatcher chooses, and why",
+        epilog=EXIT_CODES,
+        description="Show the dispatcher's backends and what it chooses by this machine's calibration.",
+    )
+    parser.add_argument("--calibrate", action="store_true", help="measure anew, whatever the cache holds")
+    parser.add_argument(
+        "--json", action="store_true", help="print one JSON object on standard output, nothing else"
+    )
+    parser.add_argument("--debug", action="store_true", help="show the whole traceback of an error")
+    parser = commands.add_parser(
+        "selftest",
+        help="ten tests of the installed package, in a few seconds",
+        epilog=EXIT_CODES,
+        description="Run ten tests of the installed package; the last line says how many passed.",
+    )
+    parser.add_argument("--debug", action="store_true", help="show the whole traceback of an error")
+    parser = commands.add_parser(
         "doctor",
         help="what this machine offers, and whether all is well",
         epilog=EXIT_CODES,

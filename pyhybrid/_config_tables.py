@@ -27,6 +27,7 @@ __all__ = [
     "DataConfig",
     "ModelConfig",
     "TrainingConfig",
+    "check_table",
     "unknown_name",
 ]
 
@@ -62,6 +63,25 @@ def unknown_name(name: str, known: Iterable[str]) -> str:
     known = list(known)
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     return f"unknown; did you mean {close[0]!r}?" if close else f"unknown; choose one of {', '.join(known)}"
+
+
+def check_table(value: object, table: type, name: str) -> None:
+    """Refuses what is no table of a class; the documents' TrainingConfig has the same name as one here.
+
+    Args:
+        value: that was given.
+        table: its class should be.
+        name: of the argument.
+
+    Raises:
+        ConfigError: it is of another class.
+    """
+    if not isinstance(value, table):
+        kind = type(value)
+        raise ConfigError(
+            f"{name} is a {kind.__module__}.{kind.__qualname__}; a language model takes a "
+            f"pyhybrid.config.{table.__name__}"
+        )
 
 
 class CheckedTable:
@@ -285,9 +305,9 @@ class TrainingConfig(CheckedTable):
         backward: arithmetic of the quantised layers' gradient products: 'int8' (integer products of
             quantised gradients), or 'fp32' (slower).
         sampler: which windows of the text make up a batch: 'epoch' (each window once before any comes again,
-            in a new order and from new places each time), 'uniform' (any place), and by cluster: 'stratified' (each batch covers the clusters in
-            proportion), 'single' (a batch is of one cluster) or 'loss_weighted' (clusters with more than the
-            average loss come more often).
+            in a new order and from new places each time), 'uniform' (any place), and by cluster:
+            'stratified' (each batch covers the clusters in proportion), 'single' (a batch is of one cluster)
+            or 'loss_weighted' (clusters with more than the average loss come more often).
         data_clusters: clusters of the training text's windows, found by K-means when a run begins; 0: none.
             The three samplers by cluster need at least 2; with any sampler the auxiliary network is told
             which cluster most of a batch is of.

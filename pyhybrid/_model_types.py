@@ -144,8 +144,8 @@ class Parameter:
 
     @property
     def is_layer_matrix(self) -> bool:
-        """True for a decoder layer's matrix; False for embedding, head and norm gains."""
-        return self.name.startswith("blk.") and not self.name.endswith("_norm")
+        """True for a layer's matrix; False for embedding, head, norm gains and biases."""
+        return self.name.startswith(("blk.", "layer.")) and not self.name.endswith(("_norm", ".bias"))
 
     @property
     def optimizer_state(self) -> dict[str, Array]:

@@ -68,7 +68,7 @@ class CompressedUpdate:
         if self._compressor is None:
             self._compressor = GradientCompressor(self._scheme, context=model.context)
             self._gradients = _gradients_of(model)
-            self._n_values = model.count().total
+            self._n_values = sum(math.prod(p.shape) for p in model.parameters().values())
             self._compressor.restore({name: np.zeros_like(g) for name, g in self._gradients.items()})
         return self._compressor
 

@@ -27,14 +27,16 @@ class RunLog:
     Args:
         total_steps: gives the number of steps planned, once there is a first step.
         clusters: gives the clusters of the text's windows then, or None.
+        interval: print every so many steps, too; 0: only the first and those with an evaluation.
     """
 
     def __init__(
         self,
         total_steps: Callable[[], int | None],
         clusters: Callable[[], WindowClusters | None] = lambda: None,
+        interval: int = 0,
     ) -> None:
-        self._total_steps, self._clusters = total_steps, clusters
+        self._total_steps, self._clusters, self._interval = total_steps, clusters, interval
         self._steps = 0
         self._previous = math.nan
         self._multipliers = 0.0
@@ -50,7 +52,8 @@ class RunLog:
         clusters = self._clusters() if self._steps == 1 else None
         if clusters is not None:
             _print_line(_cluster_line(clusters))
-        if self._steps == 1 or "validation_loss" in record:
+        due = self._interval and record["step"] % self._interval == 0
+        if self._steps == 1 or due or "validation_loss" in record:
             _print_line(self._line(record))
         if "validation_loss" in record:
             _print_line(f"  -> Evaluation loss: {record['validation_loss']:.6f}")

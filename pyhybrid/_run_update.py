@@ -20,6 +20,8 @@ from pyhybrid.config import ModelConfig, TrainingConfig
 from pyhybrid.trust_region import FeedbackConfig, StepSize, TrustRegionController
 
 if TYPE_CHECKING:
+    from pyhybrid._config_tables import FilledTraining
+    from pyhybrid._network import Network
     from pyhybrid.language_model import GradientStatistics, LanguageModel
 
 __all__ = ["AdamWUpdate", "TrustRegionUpdate", "Update", "make_update"]
@@ -80,17 +82,17 @@ class AdamWUpdate:
 
     Args:
         config: the optimiser's settings.
-        model: gives the width.
+        filled: those of them whose defaults depend on the network.
     """
 
     kind: str = "adamw"
 
-    def __init__(self, config: TrainingConfig, model: ModelConfig) -> None:
-        self._config, self._filled = config, config.for_model(model)
+    def __init__(self, config: TrainingConfig, filled: FilledTraining) -> None:
+        self._config, self._filled = config, filled
 
     def apply(
         self,
-        model: LanguageModel,
+        model: Network,
         gradients: GradientStatistics,
         *,
         multiplier: float,
@@ -114,10 +116,10 @@ class AdamWUpdate:
             "zero_share": float(update.zero_share),
         }
 
-    def probe(self, model: LanguageModel) -> None:
+    def probe(self, model: Network) -> None:
         model.apply(learning_rate=0.0, step=1)
 
-    def arrays(self, model: LanguageModel) -> dict[str, Array]:  # noqa: ARG002
+    def arrays(self, model: Network) -> dict[str, Array]:  # noqa: ARG002
         return {}
 
     def state(self) -> dict[str, Any]:
@@ -132,12 +134,12 @@ class TrustRegionUpdate:
 
     Args:
         config: the optimiser's settings.
-        model: gives the width.
+        filled: those of them whose defaults depend on the network.
     """
 
-    def __init__(self, config: TrainingConfig, model: ModelConfig) -> None:
+    def __init__(self, config: TrainingConfig, filled: FilledTraining) -> None:
         self.kind: str = config.trust_norm
-        self._config, self._filled = config, config.for_model(model)
+        self._config, self._filled = config, filled
         self._radius = self._filled.trust_radius
         self._multiplier = 0.0  # the schedule's, of the last step
         self.controller: TrustRegionController | None = None
@@ -153,7 +155,7 @@ class TrustRegionUpdate:
             )
 
     def _size(
-        self, model: LanguageModel, gradients: GradientStatistics, number: int, cluster: float
+        self, model: Network, gradients: GradientStatistics, number: int, cluster: float
     ) -> tuple[StepSize, float]:
         """Rate and radius before the schedule, and the alignment (NaN where nobody asked)."""
         if self.controller is None:
@@ -167,7 +169,7 @@ class TrustRegionUpdate:
 
     def apply(
         self,
-        model: LanguageModel,
+        model: Network,
         gradients: GradientStatistics,
         *,
         multiplier: float,
@@ -198,7 +200,7 @@ class TrustRegionUpdate:
             found["alignment"] = alignment
         return found
 
-    def _step(self, model: LanguageModel, rate: float, radius: float, number: int) -> Any:
+    def _step(self, model: Network, rate: float, radius: float, number: int) -> Any:
         c = self._config
         return model.apply_trust_region(
             learning_rate=rate,
@@ -213,10 +215,10 @@ class TrustRegionUpdate:
             epsilon=c.epsilon,
         )
 
-    def probe(self, model: LanguageModel) -> None:
+    def probe(self, model: Network) -> None:
         self._step(model, 0.0, 1.0, 1)
 
-    def arrays(self, model: LanguageModel) -> dict[str, Array]:  # noqa: ARG002
+    def arrays(self, model: Network) -> dict[str, Array]:  # noqa: ARG002
         return {}
 
     def state(self) -> dict[str, Any]:
@@ -248,7 +250,8 @@ def make_update(config: TrainingConfig, model: ModelConfig) -> Update:
         config: of the run.
         model: gives the width.
     """
-    update: Update = (AdamWUpdate if config.optimizer == "adamw" else TrustRegionUpdate)(config, model)
+    filled = config.for_model(model)
+    update: Update = (AdamWUpdate if config.optimizer == "adamw" else TrustRegionUpdate)(config, filled)
     if config.parameter_clusters:
         update = ClusterRateUpdate(update, config)
     if config.gradient_compression != "none":  # clusters, too, go by what all machines would see

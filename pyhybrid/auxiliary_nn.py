@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from pyhybrid._errors import InvalidArgumentError
 
-__all__ = ["AuxiliaryNetwork", "TrainingState"]
+__all__ = ["AuxiliaryNetwork", "LossFeedback", "TrainingState"]
 
 Vector = npt.NDArray[np.float64]
 
@@ -35,7 +35,7 @@ class TrainingState:
         current_loss: of the batch, nats per token.
         gradient_magnitude: Euclidean norm of the gradient.
         cluster_id: the cluster that most of the batch came from, as a share of the number of clusters (0 to
-            1).
+            1); its number does as well where there are few.
         loss_trend: smoothed loss divided by the one before it; 1 at the start.
         gradient_variance: running variance of gradient_magnitude.
         step_number: updates done.
@@ -129,6 +129,11 @@ class AuxiliaryNetwork:
         self._cache = features, hidden, output
         return np.asarray(output)
 
+    @property
+    def hidden(self) -> Vector | None:
+        """The hidden units of the last `forward`, float64 [hidden_size]; None before it and after `learn`."""
+        return None if self._cache is None else self._cache[1]
+
     @staticmethod
     def multiplier(output: Vector) -> float:
         """Returns the learning-rate multiplier of an output, 0.1 to 10."""
@@ -186,3 +191,34 @@ class AuxiliaryNetwork:
         self._cache = None
         if features.shape == (self.weights1.shape[1],) and np.isfinite(features).all():
             self.forward(features)
+
+
+class LossFeedback:
+    """What changes of the loss say about the length of steps: a little longer after a fall, far shorter after
+    a rise.
+
+    A change counts by its size beside the running mean of sizes, up to 1.
+
+    Args:
+        growth: change of an output's target after a fall that counts fully.
+        shrink: the same after a rise; with 5 times the growth, rates settle where a sixth of the steps fail.
+
+    Source: Vogl et al. 1988, "Accelerating the convergence of the back-propagation method" ("bold driver").
+    """
+
+    def __init__(self, growth: float = 0.2, shrink: float = 1.0) -> None:
+        self.growth, self.shrink = growth, shrink
+        self._scale = 0.0
+
+    def step(self, loss_reduction: float) -> float:
+        """Returns by how much an output should have been larger, -shrink to growth; 0 if it is not finite.
+
+        Args:
+            loss_reduction: loss before the step less the loss after it.
+        """
+        if not math.isfinite(loss_reduction) or loss_reduction == 0.0:
+            return 0.0
+        size = abs(loss_reduction)
+        self._scale = 0.9 * self._scale + 0.1 * size if self._scale else size
+        share = min(size / self._scale, 1.0)
+        return share * (self.growth if loss_reduction > 0.0 else -self.shrink)

@@ -120,12 +120,15 @@ def checkpoint_folder(out: str | os.PathLike[str]) -> Path:
 # ---- tensors ----
 
 
-def write_tensors(path: str | os.PathLike[str], tensors: Mapping[str, Array]) -> str:
+def write_tensors(
+    path: str | os.PathLike[str], tensors: Mapping[str, Array], notes: Mapping[str, str] | None = None
+) -> str:
     """Writes a safetensors file and flushes it to the disk.
 
     Args:
         path: the file; replaced if it is there.
         tensors: fp32 arrays by name; those in C order are written without a copy.
+        notes: texts by name, kept in the file's header.
 
     Returns:
         SHA-256 of the whole file, hexadecimal.
@@ -137,7 +140,7 @@ def write_tensors(path: str | os.PathLike[str], tensors: Mapping[str, Array]) ->
     with open(path, "wb") as file:
         mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
     try:
-        save_file(dense, path, metadata={"format": "pyhybrid"})
+        save_file(dense, path, metadata={**(notes or {}), "format": "pyhybrid"})
     except SafetensorError as error:
         raise _system_error(error, path) from error
     os.chmod(path, mode)  # the library's file can be read by its owner alone; ours, by whom the umask allows
@@ -192,6 +195,12 @@ def read_tensors(path: str | os.PathLike[str]) -> dict[str, Array]:
     """
     with _open_tensors(path) as (file, shapes):
         return {name: file.get_tensor(name) for name in shapes}
+
+
+def read_notes(path: str | os.PathLike[str]) -> dict[str, str]:
+    """Reads the texts that `write_tensors` was given; errors as in `read_tensors`."""
+    with _open_tensors(path) as (file, _):
+        return dict(file.metadata() or {})
 
 
 # ---- writing ----

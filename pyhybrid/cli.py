@@ -399,6 +399,40 @@ def _doctor(arguments: argparse.Namespace) -> int:
     return OK if found["ok"] else FAILURE
 
 
+def _selftest(arguments: argparse.Namespace) -> int:  # noqa: ARG001 - as the others
+    from pyhybrid import selftest
+
+    return selftest.main()
+
+
+def _backends(arguments: argparse.Namespace) -> int:
+    from pyhybrid.dispatcher import describe_backends
+
+    found = describe_backends(calibrate=arguments.calibrate)
+    if arguments.json:
+        _print_json(found)
+        return OK
+    for backend in found["backends"]:
+        about = f"{backend['isa']}, {backend['threads']} threads" if "isa" in backend else ""
+        _say(
+            f"{backend['name']:<12}{'absent: ' + backend['reason'] if backend['reason'] else about}".rstrip()
+        )
+    names = [backend["name"] for backend in found["backends"]]
+    _say(
+        "",
+        f"{'operation':<12}{'values':>12}  {'choice':<8}" + "".join(f"{name + ' ms':>12}" for name in names),
+    )
+    for choice in found["choices"]:
+        times = "".join(f"{_figure(choice['milliseconds'].get(name)):>12}" for name in names)
+        _say(f"{choice['operation']:<12}{choice['size']:>12,}  {choice['backend']:<8}{times}")
+    _say(
+        "",
+        f"calibration {found['cache']}",
+        *([f"            {found['trouble']}"] if found["trouble"] else []),
+    )
+    return OK
+
+
 # ---- errors ----
 
 
@@ -442,7 +476,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code; see `pyhybrid --help`.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
-    runs = {"train": _train, "eval": _eval, "generate": _generate, "info": _info, "doctor": _doctor}
+    runs = {"train": _train, "eval": _eval, "generate": _generate, "info": _info}
+    runs |= {"backends": _backends, "doctor": _doctor, "selftest": _selftest}
     parser = make_parser(given, runs)
     parsed = parser.parse_args(given)
     if parsed.version:

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from pyhybrid._buffers import Array
 from pyhybrid._errors import InvalidArgumentError
@@ -33,7 +34,9 @@ __all__ = [
     "cluster_rows",
     "cluster_table",
     "cluster_values",
+    "importance_shares",
     "row_multipliers",
+    "size_importance",
 ]
 
 Features = Literal["statistics", "weights"]
@@ -220,13 +223,10 @@ def _describe(p: Parameter, points: Array, weights: Array, fit: KMeans, labels: 
     """Sums over the members of each cluster; labels are of rows or of weights."""
     members = weights.reshape(len(points), -1)
     owners, k = labels.ravel(), len(fit.cluster_centers_)
-    sizes = np.bincount(owners, minlength=k)
     magnitudes = np.bincount(owners, np.abs(members).sum(1, dtype=np.float64), k) / members.shape[1]
     importance = np.full(k, math.nan)
     if p.gradient is not None:
-        products = np.abs(members * p.gradient.reshape(members.shape)).sum(1, dtype=np.float64)
-        total = products.sum()
-        importance = np.bincount(owners, products, k) / total if total > 0 else sizes / len(points)
+        importance = importance_shares(members, p.gradient.reshape(members.shape), owners, k)
     centered = points - points.mean(0, dtype=np.float64)
     variance = float(np.einsum("ij,ij->", centered, centered, dtype=np.float64)) / len(points)
     clusters = []
@@ -253,6 +253,40 @@ def _describe(p: Parameter, points: Array, weights: Array, fit: KMeans, labels: 
         clusters=tuple(clusters),
         cohesion=_cohesion(within, len(points), variance),
     )
+
+
+def importance_shares(members: Array, gradient: Array, labels: Array, n_clusters: int) -> Array:
+    """Returns each cluster's share of the sum of |w dL/dw|; of the members where that sum is 0.
+
+    Args:
+        members: float weights [members, columns].
+        gradient: of the loss by them, of the same shape.
+        labels: integers [members], the cluster of each.
+        n_clusters: number of clusters.
+
+    Returns:
+        float64 [n_clusters], which sums to 1.
+
+    Source: Lee et al. 2019.
+    """
+    products = np.abs(members * gradient).sum(1, dtype=np.float64)
+    total = products.sum()
+    weights = products / total if total > 0 else np.full(len(products), 1.0 / len(products))
+    return np.bincount(labels, weights, n_clusters)
+
+
+def size_importance(sizes: npt.ArrayLike, mean_distances: npt.ArrayLike) -> Array:
+    """Returns a guess of importance where no gradient is known: large and tight clusters count more.
+
+    Args:
+        sizes: numbers of members [clusters], at least one above 0.
+        mean_distances: of the members to the centroid [clusters]; infinite for an empty cluster.
+
+    Returns:
+        float64 [clusters], proportional to size / (1 + mean distance), which sums to 1.
+    """
+    weights = np.asarray(sizes, np.float64) / (1.0 + np.asarray(mean_distances, np.float64))
+    return np.asarray(weights / weights.sum())
 
 
 def _cohesion(inertia: float, size: int, variance: float) -> float:

@@ -8,7 +8,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from pyhybrid._config_tables import ConfigError, DataConfig, ModelConfig, TrainingConfig, unknown_name
+from pyhybrid._config_tables import (
+    ConfigError,
+    DataConfig,
+    ModelConfig,
+    TrainingConfig,
+    check_table,
+    unknown_name,
+)
 
 __all__ = ["PRESETS", "Preset", "RunConfig", "preset_config"]
 
@@ -24,7 +31,7 @@ class RunConfig:
         data: the text.
 
     Raises:
-        ConfigError: the tables contradict each other.
+        ConfigError: the tables contradict each other, or `training` is the class of another kind of run.
     """
 
     preset: str | None = None
@@ -35,6 +42,7 @@ class RunConfig:
     def __post_init__(self) -> None:
         if self.preset is not None and self.preset not in PRESETS:
             raise ConfigError(f"preset = {self.preset!r}: {unknown_name(self.preset, PRESETS)}")
+        check_table(self.training, TrainingConfig, "training")
         if self.training.context > self.model.max_context:
             raise ConfigError(
                 f"training.context = {self.training.context}: the model has {self.model.max_context} "

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from pyhybrid._buffers import Array, input_array, output_array, pointer
 from pyhybrid._context import Context, default_context
+from pyhybrid._elementwise import constrain_norm, quantize_levels
 from pyhybrid._errors import InvalidArgumentError
 from pyhybrid._native import ffi, lib
 
@@ -28,12 +29,14 @@ __all__ = [
     "QuantizedActivations",
     "Transpose",
     "bits_to_format",
+    "constrain_norm",
     "dequantize",
     "gemm",
     "matmul",
     "pack",
     "quantize",
     "quantize_activations",
+    "quantize_levels",
     "round_to_half",
     "unpack",
 ]

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from pyhybrid._buffers import Array
+from pyhybrid._config_tables import check_table
 from pyhybrid._errors import InvalidArgumentError, StateError
 from pyhybrid._interrupts import StopOnSignal
 from pyhybrid._run_batches import RunBatches, check_clusters
@@ -249,6 +250,8 @@ class Trainer:
             CheckpointError: there is no good checkpoint, or it is of another configuration or other data;
                 the message names the fields that differ.
         """
+        if config is not None:
+            check_table(config, TrainingConfig, "config")
         out = Path(out)
         checkpoint = load_checkpoint(out)
         if checkpoint is None:

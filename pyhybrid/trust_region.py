@@ -27,7 +27,7 @@ import numpy as np
 from pyhybrid._errors import InvalidArgumentError
 from pyhybrid.auxiliary_nn import AuxiliaryNetwork, TrainingState
 
-__all__ = ["FeedbackConfig", "StepSize", "TrustRegionController"]
+__all__ = ["ActivationTarget", "FeedbackConfig", "StepSize", "TrustRegionController"]
 
 
 class StepSize(NamedTuple):
@@ -62,6 +62,36 @@ class FeedbackConfig:
     alignment_weight: float = 0.0
     pull_scale: float = 0.3
     least_schedule: float = 0.15
+
+
+class ActivationTarget:
+    """A radius that shortens a given share of the steps: longer after a step that it shortened, else shorter.
+
+    Args:
+        radius: at the start, above 0.
+        share: of the steps that should be shortened, between 0 and 1.
+        rate: of adaptation: a step changes the radius by at most this factor's exponent.
+
+    Raises:
+        InvalidArgumentError: a value out of its range.
+
+    Source: Robbins & Monro 1951 (the quantile of the step lengths by stochastic approximation).
+    """
+
+    def __init__(self, radius: float, share: float = 0.3, rate: float = 0.1) -> None:
+        for name, value, most in (
+            ("radius", radius, math.inf),
+            ("share", share, 1.0),
+            ("rate", rate, math.inf),
+        ):
+            if not 0.0 < value < most:
+                raise InvalidArgumentError(f"{name} is {value!r}; give a number above 0 and below {most:g}")
+        self.radius, self.share, self.rate = float(radius), float(share), float(rate)
+
+    def observe(self, shortened: bool) -> None:
+        """Adapts the radius to what it did to a step, within 1e-3 and 1."""
+        self.radius *= math.exp(self.rate * ((1.0 if shortened else 0.0) - self.share))
+        self.radius = min(max(self.radius, 1e-3), 1.0)
 
 
 class _Average:

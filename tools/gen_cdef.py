@@ -19,7 +19,7 @@ from pathlib import Path
 
 BEGIN, END = "hyb: cdef begin", "hyb: cdef end"
 
-#: Python functions that C calls, and the field of the C struct whose type each must have.
+#: Python functions that C calls, and the field of the C struct whose type each must have, or the type itself.
 CALLBACKS = (
     (
         "int pyhybrid_on_text(void *user, size_t sequence, const char *text, size_t n_bytes, uint32_t token,"
@@ -31,6 +31,12 @@ CALLBACKS = (
         "int pyhybrid_on_iteration(void *user, uint32_t iteration, double shift);",
         "hyb_kmeans_options",
         "on_iteration",
+    ),
+    (
+        "int pyhybrid_on_loss(void *user, const float *outputs, size_t n_rows, size_t n_outputs,"
+        " float *gradient, double *loss);",
+        "hyb_mlp_loss_callback",
+        None,
     ),
     ("void pyhybrid_on_log(void *user, int level, const char *message);", "hyb_ctx_options", "log"),
 )
@@ -110,7 +116,8 @@ def assertions(text: str) -> str:
     for declaration, struct, field in CALLBACKS:  # an initialiser, so that the compiler compares the types
         name = declaration[: declaration.index("(")].split()[-1]
         lines.append(f"static {declaration}")
-        lines.append(f"static const {struct} hyb_check_{name} = {{.{field} = {name}}};")
+        value = name if field is None else f"{{.{field} = {name}}}"
+        lines.append(f"static const {struct} hyb_check_{name} = {value};")
     return "\n".join(lines)
 
 

@@ -6,7 +6,7 @@
  *
  *   offset size  header (128 bytes)
  *        0    8  magic: 89 48 59 42 0D 0A 1A 0A  ("\x89HYB\r\n\x1a\n")
- *        8    4  u32 format version (HYB_FILE_VERSION)
+ *        8    4  u32 format version: 1 for a language model, 2 for any other network
  *       12    4  u32 header bytes (128)
  *       16    8  u64 file bytes: the whole file's length
  *       24    8  u64 offset of the model configuration   (always 128)
@@ -30,6 +30,14 @@
  *       38    1  u8 tied_embeddings     39    1  u8 linear_format    40    1  u8 linear_granularity
  *       41    1  u8 linear_threshold
  *       42    1  u8 embedding_format    43   21  zero                (meanings: language_model.h, quantize.h)
+ *
+ *   model configuration of version 2 (64 bytes), of a perceptron (mlp.h); the sizes of its layers are those of its
+ *   tensors layer.N.weight
+ *        0    4  u32 n_layers            4   28  zero                32    4  f32 norm_epsilon
+ *       36    1  u8 activation          37    1  u8 norm             38    1  u8 residual       39    1  u8 format
+ *       40    1  u8 granularity         41    1  u8 threshold        42    1  u8 loss
+ *       43    1  u8 architecture (hyb_architecture; 0 is not allowed)
+ *       44    1  u8 first_format + 1    45    1  u8 last_format + 1  46   18  zero
  *
  *   tensor directory entry (64 bytes)
  *        0   32  name: 1 to 31 printable ASCII characters (0x21 to 0x7e), then zeros; unique in the file
@@ -57,13 +65,14 @@
  *
  * Untrusted files: opening is safe on any bytes. It checks all that is written above, but the inside of the tokenizer
  * section (hyb_tokenizer_deserialize does) and whether the tensors are those that the configuration needs
- * (hyb_language_model_load does). Compatibility: CONTRIBUTING.md.
+ * (hyb_language_model_load and hyb_mlp_load do). Compatibility: CONTRIBUTING.md.
  */
 #ifndef HYBRID_FILE_H
 #define HYBRID_FILE_H
 
 #include <hybrid/base.h>
 #include <hybrid/language_model.h>
+#include <hybrid/mlp.h>
 #include <hybrid/quantize.h>
 
 #ifdef __cplusplus
@@ -72,12 +81,15 @@ extern "C" {
 
 /* hyb: cdef begin */
 
-#define HYB_FILE_VERSION 1
+#define HYB_FILE_VERSION 2
 #define HYB_FILE_ALIGNMENT 32
 #define HYB_FILE_NAME_BYTES 32
 
 /* An open model file: its bytes are in memory (read, or borrowed) and were checked completely. Immutable. */
 typedef struct hyb_file hyb_file;
+
+/* What kind of network a file holds. */
+typedef enum hyb_architecture { HYB_ARCHITECTURE_LANGUAGE_MODEL = 0, HYB_ARCHITECTURE_MLP = 1 } hyb_architecture;
 
 /* One tensor of a file. Pointers go into the file's bytes and live as long as the hyb_file. The bytes are those of the
  * file: on a big-endian machine the bytes of every f32 and binary16 must be reversed. payload is aligned to
@@ -114,8 +126,11 @@ HYB_API void hyb_file_close(hyb_file *file);
 HYB_API uint32_t hyb_file_version(const hyb_file *file);
 HYB_API size_t hyb_file_bytes(const hyb_file *file);
 
-/* The model's configuration (struct_size of *config must be set; no more than so many bytes are written).
- * Errors: INVALID_ARGUMENT, STRUCT_SIZE. */
+/* LANGUAGE_MODEL for NULL. */
+HYB_API hyb_architecture hyb_file_architecture(const hyb_file *file);
+
+/* The language model's configuration (struct_size of *config must be set; no more than so many bytes are written).
+ * Errors: INVALID_ARGUMENT, STRUCT_SIZE, FORMAT (the file holds another network). */
 HYB_API hyb_status hyb_file_config(const hyb_file *file, hyb_language_model_config *config);
 
 /* Sections as raw bytes, not NUL-terminated; *n_bytes is 0 and the result NULL where the file has none. n_bytes may be
@@ -151,6 +166,7 @@ typedef struct hyb_file_contents {
     size_t metadata_bytes;
     const hyb_file_source *tensors;
     size_t n_tensors;
+    const hyb_mlp_config *mlp; /* a perceptron's, and config NULL; its sizes are not looked at */
 } hyb_file_contents;
 
 /* Writes a file at once: a temporary beside it (<path>.tmp.<process>), flushed to the disk, renamed over `path`, the

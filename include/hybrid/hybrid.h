@@ -10,6 +10,7 @@
 #include <hybrid/language_model.h>
 #include <hybrid/limits.h>
 #include <hybrid/matmul.h>
+#include <hybrid/mlp.h>
 #include <hybrid/optimize.h>
 #include <hybrid/quantize.h>
 #include <hybrid/tokenizer.h>

@@ -30,10 +30,11 @@ extern "C" {
 
 /* hyb: cdef begin */
 
-/* Activation of the gated FFN. */
+/* Activation of the gated FFN, or of a perceptron (mlp.h). */
 typedef enum hyb_activation {
-    HYB_ACTIVATION_SILU = 0,        /* x / (1 + exp(-x)): SwiGLU */
-    HYB_ACTIVATION_SQUARED_RELU = 1 /* max(x, 0)^2 */
+    HYB_ACTIVATION_SILU = 0,         /* x / (1 + exp(-x)): SwiGLU */
+    HYB_ACTIVATION_SQUARED_RELU = 1, /* max(x, 0)^2 */
+    HYB_ACTIVATION_RELU = 2          /* max(x, 0): perceptrons only */
 } hyb_activation;
 
 /* Arithmetic of the two gradient products of each quantised layer's matrix. INT8 quantises the gradients of a layer's

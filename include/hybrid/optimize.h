@@ -122,6 +122,20 @@ HYB_API hyb_status hyb_schedule_multiplier(const hyb_schedule *schedule, uint64_
  * Errors: NOT_FINITE if any value is NaN or infinite. */
 HYB_API hyb_status hyb_sum_squares(hyb_ctx *ctx, const float *values, size_t n, double *sum);
 
+/* Shortens a vector to the Euclidean ball of a radius, which may be infinite: out = x where norm(x) <= radius, else
+ * out = x * factor, with factor the largest that keeps norm(out) <= radius whatever rounding does: some 1e-7 below
+ * radius / norm(x) for floats, 1e-12 for doubles. (Results so small that they are subnormal numbers may exceed by
+ * their rounding.)
+ *   x, out     [n]; out may be x
+ *   norm       norm of x, summed in fp64; infinite where no double is so large. May be NULL
+ *   is_active  1 if x was shortened, else 0. May be NULL
+ * The same bits on every processor and for any number of threads. Parallel over values.
+ * Errors: INVALID_ARGUMENT (a radius below 0 or NaN), NOT_FINITE (out is unchanged). */
+HYB_API hyb_status hyb_constrain_norm_f32(hyb_ctx *ctx, double radius, size_t n, const float *x, float *out,
+                                          double *norm, int32_t *is_active);
+HYB_API hyb_status hyb_constrain_norm_f64(hyb_ctx *ctx, double radius, size_t n, const double *x, double *out,
+                                          double *norm, int32_t *is_active);
+
 /* hyb: cdef end */
 
 #ifdef __cplusplus

@@ -89,6 +89,18 @@ HYB_API hyb_status hyb_dequantize(hyb_ctx *ctx, const int8_t *codes, const float
 HYB_API hyb_status hyb_quantize_activations(hyb_ctx *ctx, const float *activations, size_t n_tokens, size_t n_cols,
                                             int8_t *codes, float *scales);
 
+/* Rounds floats to 5 levels -1, -0.5, 0, 0.5, 1, or to 3, -1, 0, 1, times a scale; ties go to the even neighbour:
+ *   5: out = scale * (round_half_even(2 clip(x, -1, 1)) / 2)       so 0.25 gives 0, and 0.75 gives scale
+ *   3: out = scale * round_half_even(clip(x, -1, 1))
+ * Clipping what was rounded gives the same, since both ends are levels. Infinities are clipped; zeros keep their sign.
+ * x, out: [n]; out may be x. The same bits on every processor. Parallel over values.
+ * Errors: INVALID_ARGUMENT (levels not 3 or 5, a scale that is not finite), NOT_FINITE (a NaN; what out then holds is
+ * not said). */
+HYB_API hyb_status hyb_quantize_levels_f32(hyb_ctx *ctx, int32_t levels, float scale, size_t n, const float *x,
+                                           float *out);
+HYB_API hyb_status hyb_quantize_levels_f64(hyb_ctx *ctx, int32_t levels, double scale, size_t n, const double *x,
+                                           double *out);
+
 /* Bytes that n_codes codes take in a packing, tail included; 0 for an unknown packing or on overflow. */
 HYB_API size_t hyb_packed_bytes(hyb_packing packing, size_t n_codes);
 

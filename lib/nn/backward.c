@@ -64,43 +64,16 @@ static void group_backward(hyb_language_model *model, size_t layer, int which, c
     input_gradient(model->ctx, &group, n_tokens, dx, t);
 }
 
-/* ---- norms ---- */
-
-typedef struct norm_loop {
-    const hyb_ctx *ctx;
-    const float *x, *gain, *rms;
-    float *dy, *dx; /* dx NULL: the result replaces dy */
-    size_t n_tokens, n_cols;
-    const hyb_training *training;
-    float *partials, *rows;
-    size_t row_floats;
-} norm_loop;
-
-static void norm_task(void *argument, size_t index, size_t worker) {
-    const norm_loop *loop = argument;
-    size_t n_cols = loop->n_cols, scope = loop->training->scope, a_scope = hyb_ceil_div(scope, HYB_GAIN_CHUNK);
-    size_t first = index / a_scope * scope + index % a_scope * HYB_GAIN_CHUNK;
-    size_t end = first + hyb_tokens_in_scope(loop->training, first, loop->n_tokens, HYB_GAIN_CHUNK);
-    float *partial = loop->partials + index * n_cols, *row = loop->rows + worker * loop->row_floats;
-    memset(partial, 0, n_cols * sizeof *partial);
-    for (size_t i = first; i < end; i++) {
-        float *dy = loop->dy + i * n_cols, *dx = loop->dx ? loop->dx + i * n_cols : row;
-        if (loop->dx == NULL) memset(row, 0, n_cols * sizeof *row);
-        loop->ctx->kernels.rms_norm_backward(loop->x + i * n_cols, loop->gain, dy, n_cols, loop->rms[i], dx, partial);
-        if (loop->dx == NULL) memcpy(dy, row, n_cols * sizeof *row);
-    }
-}
-
 /* dx += (or dy = ) gradient of y = rms_norm(x) * gain. */
 static void norm_backward(hyb_ctx *ctx, const float *x, hyb_tensor *gain, const float *rms, size_t n_tokens, float *dy,
                           float *dx, hyb_training *t) {
-    size_t n_cols = gain->n_cols, n_chunks = n_tokens / t->scope * hyb_ceil_div(t->scope, HYB_GAIN_CHUNK);
-    n_chunks += hyb_ceil_div(n_tokens % t->scope, HYB_GAIN_CHUNK);
-    norm_loop loop = {
-        ctx, x, gain->values, rms, dy, dx, n_tokens, n_cols, t, t->gain_partials, t->work.rows, t->work.row_floats};
-    hyb_parallel(ctx, n_chunks, norm_task, &loop);
-    if (!t->accumulate) memset(gain->gradient, 0, n_cols * sizeof(float));
-    for (size_t i = 0; i < n_chunks; i++) ctx->kernels.add_f32(gain->gradient, t->gain_partials + i * n_cols, n_cols);
+    hyb_norm_backward_job job = {.x = x, .rms = rms, .gain = gain, .dy = dy, .dx = dx, .n = n_tokens};
+    job.scope = t->scope;
+    job.accumulate = t->accumulate;
+    job.partials = t->gain_partials;
+    job.rows = t->work.rows;
+    job.row_floats = t->work.row_floats;
+    hyb_norm_backward(ctx, &job);
 }
 
 /* ---- a layer ---- */

@@ -5,7 +5,6 @@
 #ifndef HYB_TRAINING_H
 #define HYB_TRAINING_H
 
-#include "../orthogonalize.h"
 #include "nn.h"
 
 /* How a step goes through its batch: in micro-batches, each forward through all layers and back, and a layer in slices,
@@ -13,7 +12,6 @@
  * made of so many at a time, and then added in order: for gains HYB_GAIN_CHUNK, for weights a scope (or a part of a
  * long one), neither across the end of a scope. Scopes are given by the shapes alone; slices and micro-batches are
  * whole scopes. So the result depends neither on the number of threads nor on the sizes of slices and micro-batches. */
-#define HYB_GAIN_CHUNK 64
 /* The head works on so many tokens at a time that logits stay below 8 M elements. */
 #define HYB_HEAD_LOGITS ((size_t)1 << 23)
 
@@ -71,10 +69,8 @@ typedef struct hyb_training {
     float *d_wide;          /* [m][ffn_dim] */
     float *d_q, *d_k, *d_v; /* [m][dim], [m][kv_dim] */
     hyb_backward_int8 int8;
-    float *gain_partials;           /* [chunks of m][max(dim, ffn_dim)] */
-    hyb_orthogonal_work orthogonal; /* SPECTRAL only, for the largest of the layers' matrices, as is the next */
-    float *direction;               /* [n_rows][n_cols] */
-    double *row_sums;               /* [n_rows] of the largest tensor, trust-region optimisers only */
+    float *gain_partials;   /* [chunks of m][max(dim, ffn_dim)] */
+    hyb_update_work update; /* trust-region optimisers only */
     hyb_work work;
     double *sequence_losses; /* [max_sequences] nats per token */
     size_t n_losses;         /* sequences of the last step; 0: there was none */
@@ -105,11 +101,6 @@ size_t hyb_training_begin(const hyb_language_model_config *config, size_t n_cont
 hyb_batch hyb_slice(const hyb_training *training, const hyb_batch *batch, size_t first);
 hyb_input hyb_input_from(hyb_input input, size_t first, size_t n_cols);
 hyb_layer_state hyb_slice_state(const hyb_language_model *model, const hyb_layer_state *state, size_t first);
-
-/* Cross-entropy of n rows of logits [n][vocab_size]: losses fp64 [n] in nats (NaN where a logit is not finite). With
- * gradient_scale != 0 the rows become (softmax - one hot) * gradient_scale, else they are destroyed. */
-void hyb_cross_entropy(hyb_ctx *ctx, float *logits, const uint32_t *targets, size_t n, size_t vocab_size,
-                       double *losses, float gradient_scale);
 
 /* dq, dk (still rotated), dv from d_out; n_context tokens a sequence. */
 void hyb_attention_backward(const hyb_language_model *model, const hyb_layer_state *state, const hyb_batch *batch,

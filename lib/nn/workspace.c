@@ -3,56 +3,24 @@
  */
 #include "training.h"
 
-void *hyb_arena_take(hyb_arena *arena, size_t n, size_t size) {
-    if (hyb_mul_overflows(n, size) || n * size > SIZE_MAX / 4 - arena->used) {
-        arena->overflow = 1;
-        return NULL;
-    }
-    void *memory = arena->base ? arena->base + arena->used : NULL;
-    arena->used += hyb_round_up(n * size, HYB_CACHE_LINE);
-    return memory;
-}
-
-static float *take_floats(hyb_arena *arena, size_t rows, size_t cols) {
-    if (hyb_mul_overflows(rows, cols)) {
-        arena->overflow = 1;
-        return NULL;
-    }
-    return hyb_arena_take(arena, rows * cols, sizeof(float));
-}
-
-/* Input of linear layers: codes for integer formats; fp32 rows if `own_rows` and no other buffer holds them. */
-static void take_input(hyb_arena *arena, int format, int own_rows, size_t n, size_t n_cols, float *rows,
-                       hyb_input *input) {
-    memset(input, 0, sizeof *input);
-    if (format == HYB_FORMAT_F32) {
-        input->x = own_rows ? take_floats(arena, n, n_cols) : rows;
-        return;
-    }
-    input->codes.ld = hyb_activations_ld(n_cols);
-    input->codes.codes = hyb_arena_take(arena, n, input->codes.ld);
-    input->codes.sums = hyb_arena_take(arena, n, sizeof(int32_t));
-    input->codes.scales = hyb_arena_take(arena, n, sizeof(float));
-}
-
 static void layout_state(const hyb_language_model_config *c, size_t n, hyb_arena *arena, hyb_layer_state *s) {
     size_t dim = c->dim, kv_dim = (size_t)c->dim / c->n_heads * c->n_kv_heads, width = c->ffn_dim;
     int format = c->linear_format;
-    s->attn_rms = take_floats(arena, n, 1);
-    s->attn_sub_rms = take_floats(arena, n, 1);
-    s->ffn_rms = take_floats(arena, n, 1);
-    s->ffn_sub_rms = take_floats(arena, n, 1);
-    s->q = take_floats(arena, n, dim);
-    s->k = take_floats(arena, n, kv_dim);
-    s->v = take_floats(arena, n, kv_dim);
-    s->attn_out = take_floats(arena, n, dim);
-    s->gate = take_floats(arena, n, width);
-    s->up = take_floats(arena, n, width);
-    s->gated = format == HYB_FORMAT_F32 || c->sub_norms ? take_floats(arena, n, width) : NULL;
-    take_input(arena, format, 1, n, dim, NULL, &s->attn_input);
-    take_input(arena, format, c->sub_norms, n, dim, s->attn_out, &s->out_input);
-    take_input(arena, format, 1, n, dim, NULL, &s->ffn_input);
-    take_input(arena, format, c->sub_norms, n, width, s->gated, &s->down_input);
+    s->attn_rms = hyb_take_floats(arena, n, 1);
+    s->attn_sub_rms = hyb_take_floats(arena, n, 1);
+    s->ffn_rms = hyb_take_floats(arena, n, 1);
+    s->ffn_sub_rms = hyb_take_floats(arena, n, 1);
+    s->q = hyb_take_floats(arena, n, dim);
+    s->k = hyb_take_floats(arena, n, kv_dim);
+    s->v = hyb_take_floats(arena, n, kv_dim);
+    s->attn_out = hyb_take_floats(arena, n, dim);
+    s->gate = hyb_take_floats(arena, n, width);
+    s->up = hyb_take_floats(arena, n, width);
+    s->gated = format == HYB_FORMAT_F32 || c->sub_norms ? hyb_take_floats(arena, n, width) : NULL;
+    hyb_take_input(arena, format, 1, n, dim, NULL, &s->attn_input);
+    hyb_take_input(arena, format, c->sub_norms, n, dim, s->attn_out, &s->out_input);
+    hyb_take_input(arena, format, 1, n, dim, NULL, &s->ffn_input);
+    hyb_take_input(arena, format, c->sub_norms, n, width, s->gated, &s->down_input);
 }
 
 static size_t widest(const hyb_language_model_config *c) { return c->dim > c->ffn_dim ? c->dim : c->ffn_dim; }
@@ -61,9 +29,9 @@ static void layout_work(const hyb_language_model_config *c, const hyb_ctx *ctx, 
                         size_t max_cols, hyb_arena *arena, hyb_work *work) {
     memset(work, 0, sizeof *work);
     work->row_floats = hyb_round_up(widest(c), 16);
-    work->rows = take_floats(arena, ctx->options.n_threads, work->row_floats);
+    work->rows = hyb_take_floats(arena, ctx->options.n_threads, work->row_floats);
     work->attention_floats = hyb_round_up(attention_floats, 16);
-    work->attention = take_floats(arena, ctx->options.n_threads, work->attention_floats);
+    work->attention = hyb_take_floats(arena, ctx->options.n_threads, work->attention_floats);
     work->matmul_scratch = hyb_arena_take(arena, 1, hyb_matmul_scratch_bytes(ctx, max_cols));
 }
 
@@ -71,15 +39,15 @@ void hyb_inference_layout(const hyb_language_model_config *c, const hyb_ctx *ctx
                           int cache_format, hyb_arena *arena, hyb_layer_state *state, hyb_input *head_input,
                           hyb_work *work) {
     memset(state, 0, sizeof *state);
-    state->residual_in = state->residual_mid = take_floats(arena, n_tokens, c->dim);
+    state->residual_in = state->residual_mid = hyb_take_floats(arena, n_tokens, c->dim);
     layout_state(c, n_tokens, arena, state);
-    take_input(arena, c->embedding_format, 1, n_tokens, c->dim, NULL, head_input);
+    hyb_take_input(arena, c->embedding_format, 1, n_tokens, c->dim, NULL, head_input);
     size_t n_queries = hyb_min_size(n_tokens, HYB_ATTENTION_BLOCK_QUERIES);
     size_t attention_floats = HYB_ATTENTION_BLOCK_FLOATS(n_queries, n_context, c->dim / c->n_heads);
     layout_work(c, ctx, attention_floats, widest(c), arena, work);
     if (cache_format == HYB_CACHE_INT8) {
         work->kv_row_floats = n_context * (c->dim / c->n_heads);
-        work->kv_rows = take_floats(arena, (size_t)ctx->options.n_threads * 2, work->kv_row_floats);
+        work->kv_rows = hyb_take_floats(arena, (size_t)ctx->options.n_threads * 2, work->kv_row_floats);
     }
 }
 
@@ -96,8 +64,8 @@ static void layout_dequantized(const hyb_language_model_config *c, int layers_to
         cols = widest(c);
         if ((size_t)c->dim * widest(c) > matrix) matrix = (size_t)c->dim * widest(c);
     }
-    work->input_values = take_floats(arena, n, cols);
-    work->effective = take_floats(arena, matrix, 1);
+    work->input_values = hyb_take_floats(arena, n, cols);
+    work->effective = hyb_take_floats(arena, matrix, 1);
 }
 
 /* The gradients of a scope are read four times: few enough stay in a second-level cache (1.08 times as fast a step as
@@ -178,21 +146,6 @@ static size_t micro_batch_tokens(const hyb_language_model_config *c, size_t slic
     return states.overflow || states.used > CACHED_STATE_BYTES / c->n_layers ? n_tokens : slice;
 }
 
-/* The optimiser's work memory. */
-static void layout_update(const hyb_language_model_config *c, int optimizer, hyb_arena *arena, hyb_training *t) {
-    if (optimizer == HYB_OPTIMIZER_ADAMW) return;
-    size_t rows = widest(c) > c->vocab_size ? widest(c) : c->vocab_size;
-    t->row_sums = hyb_arena_take(arena, rows, sizeof(double));
-    if (optimizer != HYB_OPTIMIZER_SPECTRAL) return;
-    t->orthogonal.next = take_floats(arena, c->dim, widest(c));
-    t->orthogonal.gram = take_floats(arena, c->dim, c->dim);
-    t->orthogonal.factor = take_floats(arena, c->dim, c->dim);
-    t->orthogonal.product = take_floats(arena, c->dim, c->dim);
-    t->orthogonal.spare = take_floats(arena, c->dim, c->dim);
-    t->orthogonal.rows = t->row_sums;
-    t->direction = take_floats(arena, c->dim, widest(c));
-}
-
 void hyb_training_layout(const hyb_language_model_config *c, const hyb_ctx *ctx, int backward, int optimizer,
                          int blends, size_t n_sequences, size_t n_context, hyb_arena *arena, hyb_training *t) {
     size_t n_tokens = n_sequences * n_context, m = slice_tokens(c, ctx, n_sequences, n_context);
@@ -201,33 +154,33 @@ void hyb_training_layout(const hyb_language_model_config *c, const hyb_ctx *ctx,
     t->max_tokens = n;
     t->max_slice = m;
     t->inputs = hyb_arena_take(arena, n_tokens, sizeof(uint32_t));
-    t->d_embedded = take_floats(arena, n_tokens, dim);
+    t->d_embedded = hyb_take_floats(arena, n_tokens, dim);
     t->targets = hyb_arena_take(arena, n, sizeof(uint32_t));
     t->positions = hyb_arena_take(arena, n, sizeof(uint32_t));
     t->states = hyb_arena_take(arena, c->n_layers, sizeof *t->states);
     for (size_t l = 0; l < c->n_layers; l++) {
         if (t->states != NULL) state = &t->states[l];
         memset(state, 0, sizeof *state);
-        state->residual_in = take_floats(arena, n, dim);
-        state->residual_mid = take_floats(arena, n, dim);
+        state->residual_in = hyb_take_floats(arena, n, dim);
+        state->residual_mid = hyb_take_floats(arena, n, dim);
         layout_state(c, n, arena, state);
-        state->attn_softmax = take_floats(arena, n, (size_t)2 * c->n_heads);
+        state->attn_softmax = hyb_take_floats(arena, n, (size_t)2 * c->n_heads);
     }
-    t->residual_final = take_floats(arena, n, dim);
-    t->final_rms = take_floats(arena, m, 1);
-    take_input(arena, c->embedding_format, 1, m, dim, NULL, &t->head_input);
+    t->residual_final = hyb_take_floats(arena, n, dim);
+    t->final_rms = hyb_take_floats(arena, m, 1);
+    hyb_take_input(arena, c->embedding_format, 1, m, dim, NULL, &t->head_input);
     t->head_tokens = hyb_min_size(m, HYB_HEAD_LOGITS / c->vocab_size ? HYB_HEAD_LOGITS / c->vocab_size : 1);
-    t->logits = take_floats(arena, t->head_tokens, c->vocab_size);
+    t->logits = hyb_take_floats(arena, t->head_tokens, c->vocab_size);
     t->losses = hyb_arena_take(arena, n, sizeof(double));
     t->sequence_losses = hyb_arena_take(arena, n_sequences, sizeof(double));
-    t->d_input = take_floats(arena, m, dim);
-    t->d_wide = take_floats(arena, m, c->ffn_dim);
-    t->d_q = take_floats(arena, m, dim);
-    t->d_k = take_floats(arena, m, kv_dim);
-    t->d_v = take_floats(arena, m, kv_dim);
+    t->d_input = hyb_take_floats(arena, m, dim);
+    t->d_wide = hyb_take_floats(arena, m, c->ffn_dim);
+    t->d_q = hyb_take_floats(arena, m, dim);
+    t->d_k = hyb_take_floats(arena, m, kv_dim);
+    t->d_v = hyb_take_floats(arena, m, kv_dim);
     int integer = backward == HYB_BACKWARD_INT8 && c->linear_format != HYB_FORMAT_F32;
     /* A scope of more than HYB_GAIN_CHUNK tokens may end with a short chunk. */
-    t->gain_partials = take_floats(arena, 2 * m / HYB_GAIN_CHUNK + 1, widest(c));
+    t->gain_partials = hyb_take_floats(arena, 2 * m / HYB_GAIN_CHUNK + 1, widest(c));
     size_t longest = integer ? hyb_backward_int8_longest(c, m) : 0;
     size_t there = HYB_ATTENTION_TRAINING_FLOATS(n_context, dim / c->n_heads);
     size_t back = HYB_ATTENTION_BACKWARD_FLOATS(n_context, dim / c->n_heads);
@@ -236,7 +189,7 @@ void hyb_training_layout(const hyb_language_model_config *c, const hyb_ctx *ctx,
     t->blends = blends;
     if (integer) hyb_backward_int8_layout(c, ctx, m, arena, &t->int8);
     t->work.gemm_scratch = hyb_arena_take(arena, 1, hyb_gemm_scratch_bytes(ctx));
-    layout_update(c, optimizer, arena, t);
-    t->orthogonal.gemm = t->work.gemm_scratch;
+    hyb_update_layout(optimizer, widest(c) > c->vocab_size ? widest(c) : c->vocab_size, dim * widest(c), dim,
+                      t->work.gemm_scratch, arena, &t->update);
     t->work.training = 1;
 }

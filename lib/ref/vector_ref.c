@@ -116,7 +116,8 @@ void hyb_axpy_f32_ref(float *y, const float *x, size_t n, float s) {
 }
 
 double hyb_sum_squares_f64_ref(const float *x, size_t n) {
-    double sum = 0;
-    for (size_t i = 0; i < n; ++i) sum += (double)x[i] * (double)x[i];
+    double lanes[HYB_LANES] = {0}, sum = 0;
+    for (size_t i = 0; i < n; ++i) lanes[i % HYB_LANES] += (double)x[i] * (double)x[i];
+    for (size_t l = 0; l < HYB_LANES; ++l) sum += lanes[l];
     return sum;
 }

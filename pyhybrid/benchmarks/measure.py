@@ -26,7 +26,7 @@ import numpy as np
 
 from pyhybrid.benchmarks.registry import Answer, Goal, Row, UnavailableError
 
-__all__ = ["BenchmarkError", "machine", "measure", "relative_difference", "versions"]
+__all__ = ["BenchmarkError", "machine", "measure", "relative_difference", "thread_variables", "versions"]
 
 
 class BenchmarkError(RuntimeError):
@@ -144,7 +144,7 @@ def _measure_limit(kind: str, working_set: int, threads: int) -> tuple[float, st
     return measure_limit(kind, working_set, Context(threads=threads))
 
 
-def _thread_variables(threads: int) -> dict[str, str]:
+def thread_variables(threads: int) -> dict[str, str]:
     """What a new process reads at its start; OpenBLAS, erratic with more, is pinned to one thread."""
     return {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads), "OPENBLAS_NUM_THREADS": "1"}
 
@@ -172,7 +172,7 @@ class _Worker:
         self.connection, other = context.Pipe()
         arguments = {**row.sizes, **row.hidden, "threads": row.threads}
         self.process = context.Process(target=_serve, args=(other, factory, arguments), daemon=True)
-        with _environment(_thread_variables(row.threads) | dict(environment)):
+        with _environment(thread_variables(row.threads) | dict(environment)):
             self.process.start()
         other.close()
 

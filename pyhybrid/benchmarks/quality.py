@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pyhybrid.benchmarks import mixed_precision
 from pyhybrid.benchmarks.adamw import adamw
 from pyhybrid.benchmarks.registry import Answer, Goal, Options, Row
 from pyhybrid.benchmarks.training import initial_weights
@@ -187,4 +188,4 @@ def rows(options: Options) -> list[Row]:
             note=f"Validation loss; one round a seed; {note}",
         )
         for name, bits in (("ternary", 1.58), ("fp32", 32.0))
-    ] + [integer]
+    ] + [integer, *mixed_precision.rows(options)]

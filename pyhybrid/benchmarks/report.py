@@ -21,8 +21,15 @@ from pyhybrid.benchmarks.registry import SECTIONS
 __all__ = ["load_results", "render_benchmarks", "render_claims", "render_summary"]
 
 #: Sections whose figures are losses or shares, which are compared by their difference.
-_BY_DIFFERENCE = ("fidelity", "quality", "optimizer", "update")
+_BY_DIFFERENCE = ("fidelity", "quality", "optimizer", "update", "mlp")
 _TITLES = {
+    "mlp": (
+        "Perceptrons",
+        (
+            "Held-out figures after the same training: digits in percent correct, and a linear target with "
+            "64 features in mean squares, between predicting zero and the best ternary fit."
+        ),
+    ),
     "update": (
         "The optimiser's share of a step",
         "Time of an update, in percent of the time of the step's gradients; less is better.",
@@ -39,6 +46,13 @@ _TITLES = {
         (
             "Twenty of Lloyd's iterations from the same start, counted as the multiply-adds of their "
             "distances; the limit is the peak of fp32 multiply-adds. Then the cost of an iteration by size."
+        ),
+    ),
+    "documents": (
+        "The design documents' speed table",
+        (
+            "Time of a call: the C core with vector instructions (the documents' C++) beside NumPy, the same "
+            "core without them on one thread (C) and the GPU. The notes hold the documents' own figures."
         ),
     ),
     "compress": (

@@ -104,7 +104,7 @@ static const operation operations[] = {
     {"gated_relu2", call_gated_relu2, 1, 1},
     {"rotate", call_rotate, 1, 1},
     {"axpy_f32", call_axpy, 0, 0},
-    {"sum_squares_f64", call_sum_squares, 0, 0},
+    {"sum_squares_f64", call_sum_squares, 1, 1},
     {"rms_norm_backward", call_rms_norm_backward, 0, 0},
     {"gated_silu_backward", call_gated_silu_backward, 0, 0},
     {"gated_silu_backward in place", call_gated_silu_backward_in_place, 0, 0},

@@ -7,6 +7,8 @@
 
 #include <hybrid/hybrid.h>
 
+#include "failing_allocator.h"
+
 static const char text[] = "To be, or not to be, that is the question: whether 'tis nobler in the mind to suffer the "
                            "slings and arrows of outrageous fortune, or to take arms against a sea of troubles.";
 
@@ -226,25 +228,6 @@ static void test_bad_input_is_named(void) {
     hyb_ctx_destroy(ctx);
 }
 
-/* An allocator that fails at the n-th call, and counts what is not given back. */
-typedef struct failing {
-    long countdown;
-    long live;
-} failing;
-
-static void *failing_allocate(void *user, size_t bytes, size_t alignment) {
-    failing *f = user;
-    void *memory = NULL;
-    if (f->countdown-- == 0) return NULL;
-    if (posix_memalign(&memory, alignment, bytes ? bytes : 1) != 0) return NULL;
-    f->live++;
-    return memory;
-}
-static void failing_release(void *user, void *memory) {
-    if (memory != NULL) ((failing *)user)->live--;
-    free(memory);
-}
-
 static hyb_status whole_life(hyb_ctx *ctx, const char *path) {
     hyb_language_model_config config = small_config();
     hyb_language_model *model = NULL, *loaded = NULL;
@@ -277,13 +260,8 @@ static void test_every_allocation_may_fail(void) {
     close(fd);
     for (long n = 0; n < 400 && !completed; n++) {
         failing f = {n, 0};
-        hyb_ctx_options options = {.struct_size = sizeof options,
-                                   .allocate = failing_allocate,
-                                   .release = failing_release,
-                                   .allocator_user = &f,
-                                   .n_threads = 2};
         hyb_ctx *ctx = NULL;
-        hyb_status status = hyb_ctx_create(&options, &ctx);
+        hyb_status status = make_failing_ctx(&f, &ctx);
         if (status == HYB_OK) status = whole_life(ctx, path);
         hyb_ctx_destroy(ctx);
         CHECK(status == HYB_OK || status == HYB_ERROR_OUT_OF_MEMORY);

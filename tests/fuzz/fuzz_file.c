@@ -26,8 +26,9 @@ static unsigned walk(hyb_ctx *ctx, const hyb_file *file) {
     size_t n = 0, n_tensors = hyb_file_tensor_count(file);
     hyb_language_model_config config = {.struct_size = sizeof config};
     unsigned sum = hyb_file_version(file) + (unsigned)hyb_file_bytes(file);
-    if (hyb_file_config(file, &config) != HYB_OK) abort();
-    if (hyb_language_model_config_check(ctx, &config) != HYB_OK) abort();
+    int is_mlp = hyb_file_architecture(file) == HYB_ARCHITECTURE_MLP;
+    if (hyb_file_config(file, &config) != (is_mlp ? HYB_ERROR_FORMAT : HYB_OK)) abort();
+    if (!is_mlp && hyb_language_model_config_check(ctx, &config) != HYB_OK) abort();
     const void *section = hyb_file_tokenizer(file, &n);
     sum += sum_of(section, n);
     section = hyb_file_metadata(file, &n);

@@ -28,6 +28,7 @@ HEADERS = (
     "cluster",
     "tokenizer",
     "language_model",
+    "mlp",
     "file",
     "limits",
 )
