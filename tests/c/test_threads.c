@@ -89,7 +89,7 @@ static void test_threads_back_to_back(void) {
 
 /* Contexts that end while their workers are still waking for the last loop: none waits for another. */
 static void test_threads_destroy_at_once(void) {
-    for (int turn = 0; turn < 2000; ++turn) {
+    for (int turn = 0; turn < 500; ++turn) {
         hyb_ctx *ctx = create(8);
         CHECK(loop_is_right(ctx, 2));
         hyb_ctx_destroy(ctx);
