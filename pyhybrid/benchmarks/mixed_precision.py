@@ -166,8 +166,8 @@ def rows(options: Options) -> list[Row]:
                 limit=0.005,
                 peer="uniform bits",
             ),
-            note="Validation loss after quantising trained master weights; one round a seed. A model that was "
-            "trained ternary is best at its own bits, whatever more others take.",
+            note="Validation loss after quantising trained master weights; one round a seed. A model trained "
+            "ternary is best at its own bits, whatever more others take.",
         )
         for trained, uniform in ((1.58, 1.58), (1.58, 2.0), (32.0, 2.0), (32.0, 4.0))
     ]
