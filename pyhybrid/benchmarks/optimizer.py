@@ -412,8 +412,8 @@ CLUSTERS: dict[str, dict[str, str]] = {
         "stratified-equal": "sampler=stratified data_clusters=8 cluster_exponent=0",
     },
     "duplicated": {"down_weight": "near_duplicates=down_weight"},
-    "file": {"epoch": "sampler=epoch"},
-    "documentation": {"epoch": "sampler=epoch"},
+    "file": {"epoch": "sampler=epoch", "down_weight": "near_duplicates=down_weight"},
+    "documentation": {"epoch": "sampler=epoch", "down_weight": "near_duplicates=down_weight"},
 }
 
 

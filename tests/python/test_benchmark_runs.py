@@ -124,7 +124,11 @@ def test_promises_are_judged_by_the_rows_that_measure_them() -> None:
     good = {"median": 0.005, "samples": [1.0, 1.01]}
     peer = {**good, "samples": [1.5, 1.4], "gain": 0.1, "difference": 0.01, "ratio": 10.0}
     peers = dict.fromkeys(
-        ("AdamW, tuned", "default rate", "no feedback", "fp32 weights", "any coder", "PyTorch eager"), peer
+        (
+            *("AdamW, tuned", "default rate", "no feedback", "fp32 weights", "any coder", "PyTorch eager"),
+            *("16 hidden units", "uniform", "keep"),
+        ),
+        peer,
     )
     results = {
         "x": {"command": "c", "rows": [{"name": n, "note": "", "ours": good, "peers": peers} for n in names]}
