@@ -37,6 +37,7 @@ SECTIONS: dict[str, str] = {
     "optimizer": "optimizer",
     "update": "update",
     "size": "size",
+    "start": "start",
 }
 
 Answer = Mapping[str, NDArray[Any]]

@@ -23,6 +23,7 @@ __all__ = ["load_results", "render_benchmarks", "render_claims", "render_summary
 #: Sections whose figures are losses or shares, which are compared by their difference.
 _BY_DIFFERENCE = ("fidelity", "quality", "optimizer", "update", "mlp")
 _TITLES = {
+    "start": ("First commands", "Seconds of a newcomer's commands with their defaults, on two threads."),
     "mlp": (
         "Perceptrons",
         (

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pyhybrid.benchmarks.optimizer import AdamW, Hybrid, HybridDefaults, HybridFixed, Muon
+from pyhybrid.benchmarks.optimizer_sides import AdamW, Hybrid, HybridDefaults, HybridFixed, Muon
 from pyhybrid.benchmarks.promise_table import PROMISES
 from pyhybrid.benchmarks.promises import render_promises
 from pyhybrid.benchmarks.registry import SECTIONS, Options, UnavailableError, rows

@@ -12,7 +12,8 @@ import pytest
 
 import pyhybrid.benchmarks.runs as runs_module
 from pyhybrid.benchmarks.corpora import duplicated, mixed
-from pyhybrid.benchmarks.optimizer import CLUSTERS, BatchesTime, Hybrid, HybridTime
+from pyhybrid.benchmarks.optimizer import CLUSTERS
+from pyhybrid.benchmarks.optimizer_sides import BatchesTime, Hybrid, HybridTime
 from pyhybrid.config import TrainingConfig
 from pyhybrid.data import Dataset
 from pyhybrid.language_model import LanguageModel
