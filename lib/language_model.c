@@ -115,9 +115,9 @@ static hyb_tensor *plan(tensor_plan *p, int layer, const char *name, size_t n_ro
     t->is_linear = kind == HYB_TENSOR_LINEAR;
     t->is_gain = kind == HYB_TENSOR_GAIN;
     if (kind == HYB_TENSOR_LINEAR)
-        t->quantizer = (hyb_quantizer){c->linear_format, c->linear_granularity, c->linear_threshold};
+        t->quantizer = (hyb_quantizer){c->linear_format, c->linear_granularity, c->linear_threshold, 0.0f};
     else if (kind == HYB_TENSOR_EMBEDDING)
-        t->quantizer = (hyb_quantizer){c->embedding_format, HYB_SCALE_PER_ROW, HYB_THRESHOLD_ABSMEAN};
+        t->quantizer = (hyb_quantizer){c->embedding_format, HYB_SCALE_PER_ROW, HYB_THRESHOLD_ABSMEAN, 0.0f};
     t->n_scales = !hyb_tensor_is_quantized(t) ? 0 : t->quantizer.granularity == HYB_SCALE_PER_ROW ? n_rows : 1;
     return t;
 }

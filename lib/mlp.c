@@ -105,7 +105,7 @@ static void plan_tensors(hyb_mlp *m) {
         }
         layer->weight = plan(m, l, "weight", n_out, n_in);
         layer->weight->is_linear = 1;
-        layer->weight->quantizer = (hyb_quantizer){layer_format(c, l), c->granularity, c->threshold};
+        layer->weight->quantizer = (hyb_quantizer){layer_format(c, l), c->granularity, c->threshold, 0.0f};
         if (hyb_tensor_is_quantized(layer->weight))
             layer->weight->n_scales = c->granularity == HYB_SCALE_PER_ROW ? n_out : 1;
         layer->bias = plan(m, l, "bias", 1, n_out);

@@ -195,6 +195,8 @@ static void sign_codes(const float *w, size_t n, int8_t *codes) {
     for (size_t i = 0; i < n; ++i) codes[i] = w[i] >= 0.0f ? 1 : -1;
 }
 
+static float dead_zone(const hyb_quantizer *q) { return q->dead_zone != 0.0f ? q->dead_zone : 0.5f; }
+
 static void make_codes(const quantize_loop *loop, const float *w, float scale, int8_t *codes) {
     size_t n = loop->job->n_cols;
     int format = loop->job->quantizer->format;
@@ -203,7 +205,7 @@ static void make_codes(const quantize_loop *loop, const float *w, float scale, i
     else if (scale == 0.0f || format == HYB_FORMAT_BINARY)
         sign_codes(w, n, codes);
     else if (format == HYB_FORMAT_TERNARY)
-        loop->ctx->kernels.ternarize(w, n, scale * 0.5f, codes);
+        loop->ctx->kernels.ternarize(w, n, scale * dead_zone(loop->job->quantizer), codes);
     else if (format == HYB_FORMAT_INT8)
         loop->ctx->kernels.divide_i8(w, n, scale, codes);
     else
@@ -217,7 +219,8 @@ static size_t ternary_row(const quantize_loop *loop, size_t r, float scale, size
     if (job->codes != NULL) make_codes(loop, w, scale, job->codes + r * job->n_cols);
     if (job->packed == NULL || job->packed->layout != HYB_LAYOUT_PLANES) return 0;
     uint8_t *words = job->packed->blocks + r / HYB_BLOCK_ROWS * job->packed->block_bytes + r % HYB_BLOCK_ROWS * 4;
-    float threshold = scale == 0.0f ? hyb_float_of(0x7f800000u) : scale * 0.5f; /* nothing exceeds infinity */
+    float threshold = scale * dead_zone(job->quantizer);
+    if (scale == 0.0f) threshold = hyb_float_of(0x7f800000u); /* nothing exceeds infinity */
     job->packed->row_scales[r] = scale;
     return loop->ctx->kernels.ternarize_pack(w, job->n_cols, threshold, words, n_zeros);
 }
@@ -266,6 +269,18 @@ static void code_task(void *argument, size_t index, size_t worker) {
 
 /* ---- public ---- */
 
+hyb_status hyb_check_dead_zone(hyb_ctx *ctx, const hyb_quantizer *q) {
+    int is_absmean = q->format == HYB_FORMAT_TERNARY && q->threshold == HYB_THRESHOLD_ABSMEAN;
+    if (!(q->dead_zone >= 0.0f && q->dead_zone <= 4.0f))
+        return hyb_fail(ctx, HYB_ERROR_INVALID_ARGUMENT, "the dead zone is %g, must be above 0 and at most 4",
+                        (double)q->dead_zone);
+    if (q->dead_zone != 0.0f && q->dead_zone != 0.5f && !is_absmean)
+        return hyb_fail(ctx, HYB_ERROR_INVALID_ARGUMENT,
+                        "the dead zone is %g: only ternary codes with the absmean scale have another than 0.5",
+                        (double)q->dead_zone);
+    return HYB_OK;
+}
+
 static hyb_status check_quantizer(hyb_ctx *ctx, const hyb_quantizer *q) {
     if (q->format < HYB_FORMAT_TERNARY || q->format > HYB_FORMAT_INT8)
         return hyb_fail(ctx, HYB_ERROR_INVALID_ARGUMENT, "quantizer format %d: use HYB_FORMAT_TERNARY to _INT8",
@@ -276,7 +291,7 @@ static hyb_status check_quantizer(hyb_ctx *ctx, const hyb_quantizer *q) {
     if (q->threshold != HYB_THRESHOLD_ABSMEAN && q->threshold != HYB_THRESHOLD_LLOYD)
         return hyb_fail(ctx, HYB_ERROR_INVALID_ARGUMENT, "quantizer threshold %d: use 0 (absmean) or 1 (Lloyd)",
                         (int)q->threshold);
-    return HYB_OK;
+    return hyb_check_dead_zone(ctx, q);
 }
 
 static hyb_status check_sizes(hyb_ctx *ctx, size_t n_rows, size_t n_cols) {

@@ -30,6 +30,9 @@ size_t hyb_quantize_work_bytes(size_t n_rows);
  * Errors: NOT_FINITE; codes and packed weights are then unchanged as well, except with a scale per row. */
 hyb_status hyb_quantize_run(hyb_ctx *ctx, hyb_quantize_job *job, void *work);
 
+/* INVALID_ARGUMENT for a dead zone that the quantiser cannot have. */
+hyb_status hyb_check_dead_zone(hyb_ctx *ctx, const hyb_quantizer *quantizer);
+
 /* INVALID_ARGUMENT for an unknown format, granularity or threshold, or sizes that do not fit in memory. */
 hyb_status hyb_quantize_check(hyb_ctx *ctx, const hyb_quantizer *quantizer, size_t n_rows, size_t n_cols);
 

@@ -3,6 +3,7 @@
  * The caller owns the loop. After hyb_language_model_prepare a step allocates nothing.
  */
 #include "language_model.h"
+#include "quantize.h"
 
 hyb_status hyb_check_tokens(hyb_ctx *ctx, const uint32_t *tokens, size_t n, uint32_t vocab_size) {
     for (size_t i = 0; i < n; i++)
@@ -48,6 +49,24 @@ hyb_status hyb_language_model_set_ternary_blend(hyb_language_model *model, float
     if (!(blend >= 0.0f && blend <= 1.0f))
         return hyb_fail(model->ctx, HYB_ERROR_INVALID_ARGUMENT, "the ternary blend is %g, must be 0 to 1", blend);
     model->master_share = 1.0f - blend;
+    return HYB_OK;
+}
+
+hyb_status hyb_language_model_set_dead_zone(hyb_language_model *model, float dead_zone) {
+    if (model == NULL) return HYB_ERROR_INVALID_ARGUMENT;
+    const hyb_language_model_config *c = &model->config;
+    hyb_quantizer quantizer = {c->linear_format, c->linear_granularity, c->linear_threshold, dead_zone};
+    if (!model->trainable)
+        return hyb_fail(model->ctx, HYB_ERROR_STATE, "a loaded model has its codes and no master weights to code");
+    if (dead_zone == 0.0f)
+        return hyb_fail(model->ctx, HYB_ERROR_INVALID_ARGUMENT, "the dead zone is 0, must be above 0 and at most 4");
+    HYB_TRY(hyb_check_dead_zone(model->ctx, &quantizer));
+    for (size_t i = 0; i < model->n_tensors; i++) {
+        hyb_tensor *t = &model->tensors[i];
+        if (!t->is_linear || t->quantizer.dead_zone == dead_zone) continue;
+        t->quantizer.dead_zone = dead_zone;
+        model->stale = 1;
+    }
     return HYB_OK;
 }
 

@@ -124,6 +124,12 @@ def _add_train(commands: Any) -> None:
     parser.add_argument(
         "--bits", type=float, metavar="B", help="of the weights: 1.58 (default), 1, 2, 4, 8, 32"
     )
+    parser.add_argument(
+        "--bits-target",
+        type=float,
+        metavar="B",
+        help="entropy a ternary weight, such as 1.53 or 1.4: a smaller compressed file, slower steps",
+    )
     parser.add_argument("--optimizer", metavar="NAME", help="hybrid (default) or adamw")
     parser.add_argument("--tokenizer", metavar="T", help="bytes (default), bpe:VOCAB, or a tokenizer.json")
     parser.add_argument(

@@ -276,6 +276,10 @@ class TrainingConfig(CheckedTable):
         ramp_end: share of the steps from which on they are trained fully quantised, as evaluations, model
             files and generation have them all the time. 0.5 and 0.9 are good values; both 0: quantised from
             the first step on. A step before ramp_end takes about 1.6 times as long (preset `small`).
+        dead_zone: a layer's ternary weight is 0 up to this multiple of the mean magnitude; more of it makes
+            more zeros, and fewer bits of entropy a weight. 0.5 is BitNet b1.58's rounding.
+        bits_target: entropy in bits a ternary weight, above 0 and below 1.585, that the dead zone is
+            regulated to in each update, beginning at dead_zone; None: it stays. Costs least with a ramp.
         optimizer: 'hybrid' (steps in a trust region whose rate and radius are under feedback) or 'adamw'.
         trust_norm: of the hybrid optimiser's region: 'spectral' (each matrix's largest singular value;
             steps along orthogonalised momentum), 'rms' (each tensor, relative to its own) or 'l2' (all
@@ -342,6 +346,8 @@ class TrainingConfig(CheckedTable):
     decay_fraction: float = 0.2
     ramp_start: float = 0.0
     ramp_end: float = 0.0
+    dead_zone: float = 0.5
+    bits_target: float | None = None
     optimizer: Optimizer = "hybrid"
     trust_norm: TrustNorm = "spectral"
     trust_radius: float | None = None
@@ -414,6 +420,9 @@ class TrainingConfig(CheckedTable):
         end = self._number("ramp_end", 0, 1)
         if end <= start and (start, end) != (0, 0):
             self._fail("ramp_end", f"must be above ramp_start = {start:g}, or both 0 for no ramp")
+        self._number("dead_zone", 0, 4, above_low=True)
+        if self.bits_target is not None:
+            self._number("bits_target", 0, math.log2(3), above_low=True, below_high=True)
 
     def _check_trust_region(self) -> None:
         self._choice("trust_norm", typing.get_args(TrustNorm))

@@ -116,13 +116,13 @@ def _scale_of(weights: Floats, bits: float, threshold: str) -> np.float32:
     return scale
 
 
-def _codes_of(weights: Floats, scale: np.float32, bits: float) -> Codes:
+def _codes_of(weights: Floats, scale: np.float32, bits: float, dead_zone: float) -> Codes:
     if bits == 1 or (scale == 0 and bits in GAUSS_STEP):
         return np.where(weights >= 0, 1, -1).astype(np.int8)
     if scale == 0:
         return np.zeros(weights.shape, np.int8)
     if bits == 1.58:
-        return (np.sign(weights) * (np.abs(weights) > scale * F32(0.5))).astype(np.int8)
+        return (np.sign(weights) * (np.abs(weights) > scale * F32(dead_zone))).astype(np.int8)
     if bits == 8:
         return np.asarray(np.clip(np.rint(weights / scale), -127, 127), np.int8)
     levels = 2 ** int(bits) // 2
@@ -131,7 +131,11 @@ def _codes_of(weights: Floats, scale: np.float32, bits: float) -> Codes:
 
 
 def quantize(
-    weights: Floats, bits: float = 1.58, scale: str = "tensor", threshold: str = "absmean"
+    weights: Floats,
+    bits: float = 1.58,
+    scale: str = "tensor",
+    threshold: str = "absmean",
+    dead_zone: float = 0.5,
 ) -> tuple[Codes, Floats]:
     """Quantises a matrix.
 
@@ -140,13 +144,14 @@ def quantize(
         bits: 8, 4, 2, 1.58 or 1.
         scale: 'tensor' or 'row'.
         threshold: 'absmean' or 'lloyd'.
+        dead_zone: of ternary codes, by the scale.
 
     Returns:
         Codes int8 [rows, columns], scales float32 [1] or [rows].
     """
     scopes = [weights[r : r + 1] for r in range(len(weights))] if scale == "row" else [weights]
     scales = [_scale_of(scope, bits, threshold) for scope in scopes]
-    codes = [_codes_of(scope, s, bits) for scope, s in zip(scopes, scales, strict=True)]
+    codes = [_codes_of(scope, s, bits, dead_zone) for scope, s in zip(scopes, scales, strict=True)]
     return np.concatenate(codes), np.asarray(scales, F32)
 
 

@@ -72,6 +72,8 @@ class RunLog:
             parts.append(f"Constraint: {int(record['constraint_active'] > 0.5)}")
         if "ternary_blend" in record:
             parts.append(f"Ternary: {100 * record['ternary_blend']:.0f}%")
+        if "dead_zone" in record:
+            parts.append(f"Zeros: {100 * record['zero_share']:.0f}%")
         return " | ".join(parts)
 
     def summary(self) -> list[str]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pyhybrid._errors import HybridError, NotFiniteError
 from pyhybrid._run_batches import Batch
 from pyhybrid._run_update import Update
+from pyhybrid.ternary_schedule import TernarySchedule
 
 if TYPE_CHECKING:
     from pyhybrid.language_model import LanguageModel
@@ -23,7 +24,7 @@ def one_step(
     batch: Batch,
     *,
     multiplier: float,
-    ternary_blend: float | None,
+    ternary: TernarySchedule,
     number: int,
     saved_step: int | None,
 ) -> dict[str, Any]:
@@ -34,25 +35,26 @@ def one_step(
         update: the optimiser.
         batch: what to learn.
         multiplier: the schedule's.
-        ternary_blend: of the step; None: without a ramp.
+        ternary: gives blend and dead zone.
         number: of the update; 1 for the first.
         saved_step: of the last checkpoint, for the message of an error; None: there is none.
 
     Returns:
         The step's metrics: step, loss (nats per token), gradient_norm, schedule (the multiplier),
-        ternary_blend (with a ramp), those of the optimiser, cluster (of most of the batch, if there are
-        clusters), and tokens (seen so far).
+        ternary_blend (with a ramp), dead_zone (if it is regulated), those of the optimiser, cluster (of most
+        of the batch, if there are clusters), and tokens (seen so far).
 
     Raises:
         HybridError: of the kind that the library raised; the message names the step.
     """
     try:
-        if ternary_blend is not None:
-            model.set_ternary_blend(ternary_blend)
+        set_before = ternary.before_gradients(model, number)
         statistics = model.gradients(batch.tokens)
+        set_before |= ternary.before_update(model)
         found = update.apply(
             model, statistics, multiplier=multiplier, number=number, cluster=batch.cluster_share
         )
+        ternary.after_update(found)
     except HybridError as error:
         raise type(error)(f"step {number}: {error}{_advice(error, saved_step)}", error.status) from error
     return {
@@ -60,7 +62,7 @@ def one_step(
         "loss": float(statistics.loss),
         "gradient_norm": float(statistics.gradient_norm),
         "schedule": multiplier,
-        **({} if ternary_blend is None else {"ternary_blend": ternary_blend}),
+        **set_before,
         **found,
         **({} if batch.cluster is None else {"cluster": batch.cluster}),
         "tokens": number * batch.tokens.shape[0] * (batch.tokens.shape[1] - 1),

@@ -90,8 +90,11 @@ def _run_config(arguments: argparse.Namespace, base: RunConfig | None = None) ->
         config = load_config(arguments.config, config)
     model: dict[str, Any] = {"bits": arguments.bits}
     training = {
-        name: getattr(arguments, name) for name in ("steps", "minutes", "optimizer", "seed", "threads")
+        name: getattr(arguments, name)
+        for name in ("steps", "minutes", "bits_target", "optimizer", "seed", "threads")
     }
+    if arguments.bits_target is not None:  # gradual: sooner or at once costs loss
+        training |= {"ramp_start": 0.3, "ramp_end": 0.7}
     if arguments.steps is not None and config is not None and config.training.minutes is not None:
         config = dataclasses.replace(config, training=dataclasses.replace(config.training, minutes=None))
     data: dict[str, Any] = {"paths": arguments.data, "tokenizer": arguments.tokenizer}

@@ -265,6 +265,27 @@ class LanguageModel(Network):
         with self.context.lock:
             self.context.check(lib.hyb_language_model_set_ternary_blend(self.handle, value))
 
+    def set_dead_zone(self, dead_zone: float) -> None:
+        """Sets from which magnitude on a layer's ternary weight is no zero, as a share of the mean magnitude.
+
+        It holds from the next `gradients`, update, evaluation or save on: called between `gradients` and the
+        update it costs nothing. It belongs to the run; a file keeps the codes.
+
+        Args:
+            dead_zone: above 0, at most 4; 0.5 is BitNet b1.58's rounding.
+
+        Raises:
+            InvalidArgumentError: out of range; or the matrices are not ternary with the 'absmean' scale.
+            StateError: the model was loaded and has no master weights.
+        """
+        try:
+            value = float(dead_zone)
+        except (TypeError, ValueError) as error:
+            message = f"the dead zone is {dead_zone!r}; give a number above 0, at most 4"
+            raise InvalidArgumentError(message) from error
+        with self.context.lock:
+            self.context.check(lib.hyb_language_model_set_dead_zone(self.handle, value))
+
     def set_row_multipliers(self, multipliers: Mapping[str, npt.ArrayLike]) -> None:
         """Multiplies the learning rate of the rows of the layers' matrices from the next update on.
 

@@ -48,6 +48,14 @@ class RunConfig:
                 f"training.context = {self.training.context}: the model has {self.model.max_context} "
                 f"positions; give at most that, or set model.max_context={self.training.context}"
             )
+        for name in ("dead_zone", "bits_target"):
+            value = getattr(self.training, name)
+            ternary = self.model.bits == 1.58 and self.model.threshold == "absmean"
+            if value not in (None, 0.5) and not ternary:
+                raise ConfigError(
+                    f"training.{name} = {value:g}: it is of ternary weights; it needs model.bits=1.58 and "
+                    f"model.threshold=absmean"
+                )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -121,12 +121,15 @@ def bits_to_format(bits: float) -> int:
     return _FORMATS[bits]
 
 
-def _quantizer(bits: float, scale: str, threshold: str) -> Any:
+def _quantizer(bits: float, scale: str, threshold: str, dead_zone: float) -> Any:
     """Returns a hyb_quantizer of the named options."""
     quantizer = ffi.new("hyb_quantizer *")
     quantizer.format = bits_to_format(bits)
     quantizer.granularity = choose(GRANULARITIES, scale, "scale")
     quantizer.threshold = choose(THRESHOLDS, threshold, "threshold")
+    if isinstance(dead_zone, (bool, str)) or not 0 < dead_zone <= 4:
+        raise InvalidArgumentError(f"dead_zone is {dead_zone!r}; give a number above 0, at most 4")
+    quantizer.dead_zone = dead_zone
     return quantizer
 
 
@@ -136,6 +139,7 @@ def quantize(
     bits: float = 1.58,
     scale: str = "tensor",
     threshold: str = "absmean",
+    dead_zone: float = 0.5,
     context: Context | None = None,
 ) -> Quantized:
     """Quantises a matrix; the result is the same on every processor and for any number of threads.
@@ -145,6 +149,8 @@ def quantize(
         bits: 8, 4, 2, 1.58 (ternary) or 1.
         scale: one scale a 'tensor' or a 'row'.
         threshold: how the ternary scale is found, 'absmean' or 'lloyd'.
+        dead_zone: a ternary weight is 0 up to this multiple of the scale, above 0, at most 4; 'lloyd' and the
+            other formats have 0.5.
         context: None for the default one.
 
     Returns:
@@ -158,7 +164,7 @@ def quantize(
     """
     context = context or default_context()
     array = input_array(weights, np.float32, "weights", (None, None))
-    quantizer = _quantizer(bits, scale, threshold)
+    quantizer = _quantizer(bits, scale, threshold, dead_zone)
     rows, columns = array.shape
     codes = np.empty((rows, columns), np.int8)
     scales = np.empty(rows if scale == "row" else 1, np.float32)
@@ -377,6 +383,7 @@ class PackedWeights:
         bits: float = 1.58,
         scale: str = "tensor",
         threshold: str = "absmean",
+        dead_zone: float = 0.5,
         context: Context | None = None,
     ) -> PackedWeights:
         """Quantises and packs a float32 matrix in one sweep; arguments and errors are those of `quantize`."""
@@ -385,7 +392,7 @@ class PackedWeights:
         packed = cls.__new__(cls)
         packed.context = context
         packed.shape = (array.shape[0], array.shape[1])
-        quantizer = _quantizer(bits, scale, threshold)
+        quantizer = _quantizer(bits, scale, threshold, dead_zone)
         out = ffi.new("hyb_weights **")
         with context.lock:
             status = lib.hyb_weights_create_quantized(

@@ -51,7 +51,8 @@ from pyhybrid.checkpoint import (
 from pyhybrid.config import DataConfig, RunConfig, TrainingConfig, differing_fields, to_dict
 from pyhybrid.data import Dataset, load_dataset
 from pyhybrid.metrics import peak_rss_bytes, plot_loss
-from pyhybrid.schedule import LearningRateSchedule, ternary_blend
+from pyhybrid.schedule import LearningRateSchedule
+from pyhybrid.ternary_schedule import TernarySchedule
 
 if TYPE_CHECKING:
     from pyhybrid._context import Context
@@ -382,6 +383,8 @@ class Trainer:
         """Steps until the end or a stop; returns the tokens per second of the steps themselves."""
         config = self.config
         schedule = LearningRateSchedule(config, self._total())
+        ternary = TernarySchedule(config, self._total(), self._last)
+        ternary.begin(self.model)
         batches = self._made_batches()
         report = RunReport(
             None if self.out is None else self.out / "metrics.jsonl",
@@ -402,7 +405,7 @@ class Trainer:
                     self._update,
                     batch,
                     multiplier=schedule.multiplier(number),
-                    ternary_blend=ternary_blend(config, number, self._total()),
+                    ternary=ternary,
                     number=number,
                     saved_step=self._saved_step,
                 )

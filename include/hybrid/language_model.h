@@ -164,6 +164,12 @@ HYB_API hyb_status hyb_language_model_set_optimizer(hyb_language_model *model, h
  * blend below 1. Errors: INVALID_ARGUMENT (NaN, out of range). */
 HYB_API hyb_status hyb_language_model_set_ternary_blend(hyb_language_model *model, float blend);
 
+/* Sets the dead zone (quantize.h; default 0.5) of the layers' ternary matrices: above 0, at most 4, by the scale. It
+ * holds from the next hyb_language_model_gradients, evaluation or save on. It belongs to the run, not to the file,
+ * which keeps the codes. Errors: INVALID_ARGUMENT (out of range; matrices that are not ternary, or have Lloyd's
+ * thresholds), STATE (a loaded model). */
+HYB_API hyb_status hyb_language_model_set_dead_zone(hyb_language_model *model, float dead_zone);
+
 /* Allocates gradients, the optimiser's state (zero) and activations for batches of at most n_sequences x n_context
  * tokens. After it a step allocates nothing. May be called again with another size (the state is kept, unless the
  * optimiser changed).

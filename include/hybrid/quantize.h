@@ -36,8 +36,9 @@ typedef enum hyb_format {
 /* What one scale covers: the whole matrix (BitNet b1.58's choice) or one output row. */
 typedef enum hyb_granularity { HYB_SCALE_PER_TENSOR = 0, HYB_SCALE_PER_ROW = 1 } hyb_granularity;
 
-/* How the ternary scale s is found; the code is always sign(w) where |w| > s / 2, else 0.
- *   ABSMEAN  s = mean |w|                                             (equal to clip(round(w / s), -1, 1))
+/* How the ternary scale s is found; the code is sign(w) where |w| > s / 2, else 0.
+ *   ABSMEAN  s = mean |w|                                             (equal to clip(round(w / s), -1, 1)); with a
+ *            dead zone d the code is sign(w) where |w| > d s: more of it, more zeros, fewer bits of entropy
  *   LLOYD    s = mean of |w| over |w| > s / 2: the least-squares optimum, by iteration from the mean
  * The other formats, with m = mean |w| over the scale's scope and every scale rounded to binary16:
  *   BINARY   s = m
@@ -52,6 +53,7 @@ typedef struct hyb_quantizer {
     int32_t format;      /* hyb_format; not F32 */
     int32_t granularity; /* hyb_granularity */
     int32_t threshold;   /* hyb_threshold */
+    float dead_zone;     /* of ABSMEAN, by the scale: above 0, at most 4; 0 for 0.5, which all others have */
 } hyb_quantizer;
 
 /* How codes are stored as bytes. Every encoding is little-endian, first code in the lowest place.

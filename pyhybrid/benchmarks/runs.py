@@ -266,7 +266,8 @@ class TrainingRun:
         from pyhybrid._run_batches import RunBatches
         from pyhybrid._run_update import make_update
         from pyhybrid.language_model import LanguageModel
-        from pyhybrid.schedule import LearningRateSchedule, ternary_blend
+        from pyhybrid.schedule import LearningRateSchedule
+        from pyhybrid.ternary_schedule import TernarySchedule
 
         t = replace(self.config.training, seed=seed)
         model = LanguageModel(self.config.model, seed=seed, context=Context(threads=self.threads))
@@ -278,17 +279,17 @@ class TrainingRun:
             optimizer=update.kind,
             ternary_blend=t.initial_ternary_blend,
         )
-        schedule = LearningRateSchedule(t, t.steps)
+        schedule, ternary = LearningRateSchedule(t, t.steps), TernarySchedule(t, t.steps)
+        ternary.begin(model)
         begun, at_work, busy, losses = time.perf_counter(), time.process_time(), 0.0, []
         batches = RunBatches(dataset.train, t, context=model.context)
         preparing = time.process_time() - at_work
         trace: dict[str, list[float]] = {}
         for number in range(1, t.steps + 1):
-            blend = ternary_blend(t, number, t.steps)
-            if blend is not None:
-                model.set_ternary_blend(blend)
+            ternary.before_gradients(model, number)
             batch = batches.batch(number)
             gradients = model.gradients(batch.tokens)
+            ternary.before_update(model)
             losses.append(gradients.loss)
             at = time.process_time()
             found = update.apply(
@@ -299,6 +300,7 @@ class TrainingRun:
                 cluster=batch.cluster_share,
             )
             busy += time.process_time() - at
+            ternary.after_update(found)
             found = {**found, **self.watch(model, batch.tokens, gradients.loss)}
             batches.learn(batch, model)
             for name in (*_TRACED, *self.watched):

@@ -154,7 +154,7 @@ static void test_ternary_layer_is_exact(void) {
     static const uint32_t sizes[2] = {37, 6};
     hyb_ctx *ctx = make_ctx(0, 1);
     hyb_mlp_config config = make_config(1, sizes, HYB_LOSS_MSE, HYB_FORMAT_TERNARY);
-    hyb_quantizer quantizer = {HYB_FORMAT_TERNARY, HYB_SCALE_PER_TENSOR, HYB_THRESHOLD_ABSMEAN};
+    hyb_quantizer quantizer = {HYB_FORMAT_TERNARY, HYB_SCALE_PER_TENSOR, HYB_THRESHOLD_ABSMEAN, 0.0f};
     hyb_mlp *mlp = NULL;
     hyb_parameter weight, bias;
     static rows r;

@@ -135,7 +135,7 @@ static void test_definitions(hyb_ctx *ctx) {
         for (int granularity = 0; granularity < 2; ++granularity)
             for (size_t s = 0; s < sizeof sizes / sizeof sizes[0]; ++s) {
                 matrix m = make_matrix(sizes[s][0], sizes[s][1], &state);
-                hyb_quantizer q = {format, granularity, HYB_THRESHOLD_ABSMEAN};
+                hyb_quantizer q = {format, granularity, HYB_THRESHOLD_ABSMEAN, 0.0f};
                 CHECK_OK(hyb_quantize(ctx, &q, m.weights, m.n_rows, m.n_cols, m.codes, m.scales));
                 size_t n_wrong = 0, scope_rows = granularity ? 1 : m.n_rows;
                 for (size_t r = 0; r < m.n_rows; r += scope_rows) {
@@ -159,7 +159,7 @@ static void test_lloyd(hyb_ctx *ctx) {
         matrix m = make_matrix(20, 700, &state);
         double errors[2];
         for (int threshold = 0; threshold < 2; ++threshold) {
-            hyb_quantizer q = {HYB_FORMAT_TERNARY, granularity, threshold};
+            hyb_quantizer q = {HYB_FORMAT_TERNARY, granularity, threshold, 0.0f};
             CHECK_OK(hyb_quantize(ctx, &q, m.weights, m.n_rows, m.n_cols, m.codes, m.scales));
             errors[threshold] = 0;
             for (size_t i = 0; i < m.n_rows * m.n_cols; ++i) {
@@ -178,6 +178,34 @@ static void test_lloyd(hyb_ctx *ctx) {
     }
 }
 
+/* A dead zone moves the thresholds and nothing else; 0.5 is what there is without one. */
+static void test_dead_zone(hyb_ctx *ctx) {
+    static const float zones[] = {0.0f, 0.5f, 0.25f, 0.75f, 1.0f, 4.0f};
+    uint64_t state = 24;
+    for (int granularity = 0; granularity < 2; ++granularity) {
+        matrix m = make_matrix(20, 701, &state);
+        size_t n = m.n_rows * m.n_cols;
+        float scales[20];
+        for (size_t z = 0; z < sizeof zones / sizeof *zones; ++z) {
+            hyb_quantizer q = {HYB_FORMAT_TERNARY, granularity, HYB_THRESHOLD_ABSMEAN, zones[z]};
+            float zone = zones[z] != 0.0f ? zones[z] : 0.5f;
+            CHECK_OK(hyb_quantize(ctx, &q, m.weights, m.n_rows, m.n_cols, m.codes, m.scales));
+            if (z == 0) memcpy(scales, m.scales, (granularity ? m.n_rows : 1) * sizeof *scales);
+            CHECK(memcmp(scales, m.scales, (granularity ? m.n_rows : 1) * sizeof *scales) == 0);
+            size_t n_wrong = 0, n_zeros = 0;
+            for (size_t i = 0; i < n; ++i) {
+                float threshold = zone * m.scales[granularity ? i / m.n_cols : 0];
+                int code = (m.weights[i] > threshold) - (m.weights[i] < -threshold);
+                n_wrong += m.codes[i] != code;
+                n_zeros += code == 0;
+            }
+            CHECK(n_wrong == 0);
+            CHECK(n_zeros > 0 && (zone == 4.0f || n_zeros < n));
+        }
+        free_matrix(&m);
+    }
+}
+
 /* The same codes and scales, bit for bit, on every tier and number of threads. */
 static void test_same_everywhere(void) {
     uint64_t state = 23;
@@ -187,7 +215,7 @@ static void test_same_everywhere(void) {
     float *scales = malloc(m.n_rows * 4);
     for (int format = HYB_FORMAT_TERNARY; format <= HYB_FORMAT_INT8; ++format)
         for (int option = 0; option < 4; ++option) {
-            hyb_quantizer q = {format, option % 2, option / 2};
+            hyb_quantizer q = {format, option % 2, option / 2, 0.0f};
             size_t n_scales = q.granularity ? m.n_rows : 1;
             for (size_t i = 0; i < 9; ++i) {
                 hyb_ctx *ctx = make_ctx(isa_masks[i % 3], 1 + 2 * (uint32_t)(i / 3));
@@ -212,7 +240,7 @@ static void test_zero_scale(hyb_ctx *ctx) {
     int8_t codes[4];
     for (int format = HYB_FORMAT_TERNARY; format <= HYB_FORMAT_INT8; ++format)
         for (int threshold = 0; threshold < 2; ++threshold) {
-            hyb_quantizer q = {format, HYB_SCALE_PER_TENSOR, threshold};
+            hyb_quantizer q = {format, HYB_SCALE_PER_TENSOR, threshold, 0.0f};
             int has_zero = format == HYB_FORMAT_TERNARY || format == HYB_FORMAT_INT8;
             scale = -1.0f;
             CHECK_OK(hyb_quantize(ctx, &q, weights, 2, 2, codes, &scale));
@@ -265,7 +293,7 @@ static void test_activations(hyb_ctx *ctx) {
 static void test_bad_input(hyb_ctx *ctx) {
     uint64_t state = 26;
     matrix m = make_matrix(9, 70, &state);
-    hyb_quantizer q = {HYB_FORMAT_TERNARY, HYB_SCALE_PER_TENSOR, HYB_THRESHOLD_ABSMEAN};
+    hyb_quantizer q = {HYB_FORMAT_TERNARY, HYB_SCALE_PER_TENSOR, HYB_THRESHOLD_ABSMEAN, 0.0f};
     const hyb_status invalid = HYB_ERROR_INVALID_ARGUMENT;
     m.scales[0] = 9.0f;
     memset(m.codes, 0x5a, m.n_rows * m.n_cols);
@@ -278,11 +306,13 @@ static void test_bad_input(hyb_ctx *ctx) {
     }
     for (int format = HYB_FORMAT_TERNARY; format <= HYB_FORMAT_INT8; ++format)
         for (int threshold = 0; threshold < 2; ++threshold) {
-            hyb_quantizer large = {format, HYB_SCALE_PER_ROW, threshold};
+            hyb_quantizer large = {format, HYB_SCALE_PER_ROW, threshold, 0.0f};
             float row[2] = {3e38f, -3e38f};
             CHECK_STATUS(hyb_quantize(ctx, &large, row, 1, 2, m.codes, m.scales), HYB_ERROR_NOT_FINITE);
         }
-    static const hyb_quantizer wrong[] = {{0, 0, 0}, {6, 0, 0}, {1, 2, 0}, {1, 0, 2}, {-1, 0, 0}, {1, -1, 0}};
+    static const hyb_quantizer wrong[] = {{0, 0, 0, 0},    {6, 0, 0, 0},   {1, 2, 0, 0},  {1, 0, 2, 0},
+                                          {-1, 0, 0, 0},   {1, -1, 0, 0},  {1, 0, 0, -1}, {1, 0, 0, 4.01f},
+                                          {1, 0, 1, 0.7f}, {5, 0, 0, 0.7f}};
     for (size_t i = 0; i < sizeof wrong / sizeof wrong[0]; ++i)
         CHECK_STATUS(hyb_quantize(ctx, &wrong[i], m.weights, 9, 70, m.codes, m.scales), invalid);
     CHECK_STATUS(hyb_quantize(ctx, &q, m.weights, 0, 70, m.codes, m.scales), invalid);
@@ -336,7 +366,7 @@ static void test_create_quantized(void) {
             for (int32_t format = HYB_FORMAT_TERNARY; format <= HYB_FORMAT_INT8; ++format)
                 for (int32_t options = 0; options < 4; ++options)
                     for (size_t s = 0; s < sizeof sizes / sizeof sizes[0]; ++s) {
-                        hyb_quantizer q = {format, options & 1, options >> 1};
+                        hyb_quantizer q = {format, options & 1, options >> 1, 0.0f};
                         check_create(ctx, &q, sizes[s][0], sizes[s][1], &state);
                     }
             hyb_ctx_destroy(ctx);
@@ -344,7 +374,7 @@ static void test_create_quantized(void) {
 }
 
 static void test_create_quantized_bad_input(hyb_ctx *ctx) {
-    hyb_quantizer q = {HYB_FORMAT_TERNARY, 0, 0}, f32 = {HYB_FORMAT_F32, 0, 0};
+    hyb_quantizer q = {HYB_FORMAT_TERNARY, 0, 0, 0.0f}, f32 = {HYB_FORMAT_F32, 0, 0, 0.0f};
     float w[6] = {1, -2, 3, 0, 5, 6};
     hyb_weights *made = NULL;
     hyb_status invalid = HYB_ERROR_INVALID_ARGUMENT;
@@ -372,6 +402,7 @@ int main(void) {
     test_half_rounding();
     test_definitions(ctx);
     test_lloyd(ctx);
+    test_dead_zone(ctx);
     test_same_everywhere();
     test_zero_scale(ctx);
     test_dequantize(ctx);
