@@ -8,6 +8,7 @@
 
 #include <hybrid/cluster.h>
 
+#include "failing_allocator.h"
 #include "tier_context.h"
 
 /* Points around k centres, 4 apart; one in ten far from all. */
@@ -589,34 +590,13 @@ static void test_refusals(hyb_ctx *ctx) {
 
 /* ---- memory ---- */
 
-typedef struct counter {
-    size_t n_calls, fail_at, n_live;
-} counter;
-
-static void *counting_allocate(void *user, size_t bytes, size_t alignment) {
-    counter *c = user;
-    void *memory = NULL;
-    if (++c->n_calls == c->fail_at || posix_memalign(&memory, alignment < 16 ? 16 : alignment, bytes) != 0) return NULL;
-    ++c->n_live;
-    return memory;
-}
-static void counting_release(void *user, void *memory) {
-    if (memory == NULL) return;
-    --((counter *)user)->n_live;
-    free(memory);
-}
-
 /* Whichever allocation fails, the status is OUT_OF_MEMORY, nothing leaks and nothing is written. */
 static void test_every_allocation_may_fail(void) {
-    counter c = {0};
-    hyb_ctx_options ctx_options = {.struct_size = sizeof ctx_options,
-                                   .allocate = counting_allocate,
-                                   .release = counting_release,
-                                   .allocator_user = &c};
+    failing allocator = {-1, 0};
     hyb_ctx *ctx = NULL;
     float *points = make_points(600, 2, 5, 61), centroids[10];
     int32_t labels[600];
-    CHECK_OK(hyb_ctx_create(&ctx_options, &ctx));
+    CHECK_OK(make_failing_ctx(&allocator, &ctx));
     for (int what = 0; what < 5; ++what) {
         hyb_kmeans_options options = default_options(5);
         hyb_status status = HYB_ERROR_OUT_OF_MEMORY;
@@ -626,24 +606,22 @@ static void test_every_allocation_may_fail(void) {
             options.init = HYB_KMEANS_GIVEN;
             options.n_init = 1;
         }
-        for (size_t fail_at = 1; fail_at < 200 && status != HYB_OK; ++fail_at) {
-            size_t n_live = c.n_live;
-            c.n_calls = 0;
-            c.fail_at = fail_at;
+        for (long fail_at = 0; fail_at < 200 && status != HYB_OK; ++fail_at) {
+            allocator.countdown = fail_at;
             for (size_t i = 0; i < 10; ++i) centroids[i] = 1;
             if (what == 4) {
                 status = hyb_kmeans_assign_f32(ctx, points, 600, 2, centroids, 5, labels, NULL);
             } else {
                 status = hyb_kmeans_f32(ctx, &options, points, 600, what == 1 ? 1 : 2, NULL, centroids, labels, NULL);
             }
-            CHECK(c.n_live == n_live && (status == HYB_OK || status == HYB_ERROR_OUT_OF_MEMORY));
+            CHECK(status == HYB_OK || status == HYB_ERROR_OUT_OF_MEMORY);
             for (size_t i = 0; status != HYB_OK && i < 10; ++i) CHECK(centroids[i] == 1);
         }
         CHECK(status == HYB_OK);
     }
-    c.fail_at = 0;
+    allocator.countdown = -1;
     hyb_ctx_destroy(ctx);
-    CHECK(c.n_live == 0);
+    CHECK(allocator.live == 0);
     free(points);
 }
 

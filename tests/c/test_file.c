@@ -11,6 +11,7 @@
 #include <sys/wait.h>
 
 #include "crc32c.h"
+#include "failing_allocator.h"
 
 static hyb_ctx *ctx;
 
@@ -431,58 +432,35 @@ static void test_stale_temporary(void) {
 
 /* ---- memory ---- */
 
-typedef struct counter {
-    size_t n_calls, fail_at, n_live;
-} counter;
-
-static void *counting_allocate(void *user, size_t bytes, size_t alignment) {
-    counter *c = user;
-    void *memory = NULL;
-    if (++c->n_calls == c->fail_at || posix_memalign(&memory, alignment < 16 ? 16 : alignment, bytes) != 0) return NULL;
-    ++c->n_live;
-    return memory;
-}
-
-static void counting_release(void *user, void *memory) {
-    if (memory == NULL) return;
-    --((counter *)user)->n_live;
-    free(memory);
-}
-
 /* Each allocation of opening and writing may fail: the status says so, nothing leaks, no file is left. */
 static void test_allocation_failures(void) {
-    counter c = {0};
-    hyb_ctx_options options = {.struct_size = sizeof options,
-                               .allocate = counting_allocate,
-                               .release = counting_release,
-                               .allocator_user = &c};
+    failing allocator = {-1, 0};
     hyb_ctx *own = NULL;
     fixture f;
     fixture_init(&f);
-    CHECK_OK(hyb_ctx_create(&options, &own));
+    CHECK_OK(make_failing_ctx(&allocator, &own));
     if (own == NULL) return;
     CHECK_OK(hyb_file_write(ctx, test_path("a.hyb"), &f.contents));
     int written = 0, opened = 0;
-    for (size_t fail_at = 1; fail_at < 20 && !(written && opened); ++fail_at) {
+    for (long fail_at = 0; fail_at < 20 && !(written && opened); ++fail_at) {
         hyb_file *file = NULL;
-        size_t n_live = c.n_live;
-        c.n_calls = 0;
-        c.fail_at = fail_at;
+        long n_live = allocator.live;
+        allocator.countdown = fail_at;
         hyb_status status = hyb_file_open(own, test_path("a.hyb"), &file);
         opened = status == HYB_OK;
         CHECK(opened ? file != NULL : status == HYB_ERROR_OUT_OF_MEMORY && file == NULL);
         hyb_file_close(file);
-        CHECK(c.n_live == n_live);
-        c.n_calls = 0;
+        CHECK(allocator.live == n_live);
+        allocator.countdown = fail_at;
         status = hyb_file_write(own, test_path("b.hyb"), &f.contents);
         written = status == HYB_OK;
         CHECK(written || status == HYB_ERROR_OUT_OF_MEMORY);
-        CHECK(c.n_live == n_live && test_folder_count(0) == (written ? 2u : 1u));
+        CHECK(allocator.live == n_live && test_folder_count(0) == (written ? 2u : 1u));
     }
     CHECK(written && opened);
-    c.fail_at = 0;
+    allocator.countdown = -1;
     hyb_ctx_destroy(own);
-    CHECK(c.n_live == 0);
+    CHECK(allocator.live == 0);
     test_folder_count(1);
 }
 
