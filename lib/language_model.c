@@ -71,7 +71,11 @@ hyb_status hyb_config_read(hyb_ctx *ctx, const hyb_language_model_config *given,
     HYB_TRY(check_enum(ctx, "tied_embeddings", config->tied_embeddings, 1));
     HYB_TRY(check_enum(ctx, "linear_format", config->linear_format, HYB_FORMAT_INT8));
     HYB_TRY(check_enum(ctx, "linear_granularity", config->linear_granularity, HYB_SCALE_PER_ROW));
-    HYB_TRY(check_enum(ctx, "linear_threshold", config->linear_threshold, HYB_THRESHOLD_LLOYD));
+    HYB_TRY(check_enum(ctx, "linear_threshold", config->linear_threshold, HYB_THRESHOLD_THREE_OF_FOUR));
+    if (config->linear_threshold == HYB_THRESHOLD_THREE_OF_FOUR && (config->dim % 4 != 0 || config->ffn_dim % 4 != 0))
+        return hyb_fail(ctx, HYB_ERROR_INVALID_ARGUMENT,
+                        "dim %u, ffn_dim %u: both must be multiples of 4 for linear_threshold 2 (three of four)",
+                        config->dim, config->ffn_dim);
     return check_enum(ctx, "embedding_format", config->embedding_format, HYB_FORMAT_INT8);
 }
 

@@ -62,6 +62,9 @@ void hyb_lookup_clear(uint8_t *words, size_t n_words);
 /* Index of the first code that is not one of the format's (not F32), or n. */
 size_t hyb_find_bad_code(hyb_format format, const int8_t *codes, size_t n);
 
+/* pack.c: index of the first of whole fours of codes that have not exactly one 0; else the end of the whole fours. */
+size_t hyb_find_not_three_of_four(const int8_t *codes, size_t n);
+
 /* Leading dimension of activations with n_cols values a token: a multiple of 16, never one of 1024 (tokens that lie a
  * multiple of 4 KiB apart would compete for the same few lines of the first-level cache). */
 size_t hyb_activations_ld(size_t n_cols);

@@ -19,12 +19,15 @@ static const encoding *find_encoding(hyb_packing packing) {
     static const encoding table[] = {
         {4, 2, 1, -1, HYB_FORMAT_TERNARY}, {5, 0, 1, -1, HYB_FORMAT_TERNARY}, {8, 1, 2, -1, HYB_FORMAT_BINARY},
         {4, 2, 2, -3, HYB_FORMAT_INT2},    {2, 4, 2, -15, HYB_FORMAT_INT4},   {1, 0, 1, 0, HYB_FORMAT_INT8},
+        {0, 5, 1, -1, HYB_FORMAT_TERNARY}, /* three of four: not byte by byte */
     };
     int index = (int)packing - (int)HYB_PACKING_TERNARY_2BIT;
     return index >= 0 && index < (int)(sizeof table / sizeof table[0]) ? &table[index] : NULL;
 }
 
 size_t hyb_packed_bytes(hyb_packing packing, size_t n_codes) {
+    if (packing == HYB_PACKING_TERNARY_3OF4)
+        return n_codes % 4 == 0 ? n_codes / 32 * 5 + hyb_ceil_div(n_codes % 32 / 4 * 5, 8) : 0;
     const encoding *e = find_encoding(packing);
     return e != NULL ? hyb_ceil_div(n_codes, e->per_byte) : 0;
 }
@@ -50,6 +53,65 @@ size_t hyb_find_bad_code(hyb_format format, const int8_t *codes, size_t n) {
         if (bad != 0) break;
     }
     return first + find_bad(codes + first, n - first, limit, odd);
+}
+
+/* ---- three of four: 5 bits for each four codes, 8 fields in 5 bytes ---- */
+
+size_t hyb_find_not_three_of_four(const int8_t *codes, size_t n) {
+    for (size_t i = 0; i + 4 <= n; i += 4) {
+        int n_zeros = 0;
+        for (size_t j = i; j < i + 4; ++j) n_zeros += codes[j] == 0;
+        if (n_zeros != 1) return i;
+    }
+    return n / 4 * 4;
+}
+
+static unsigned field_of_four(const int8_t *codes) {
+    unsigned place = 0, signs = 0, n_signs = 0;
+    for (unsigned i = 0; i < 4; ++i) {
+        if (codes[i] == 0)
+            place = i;
+        else
+            signs |= (unsigned)(codes[i] > 0) << n_signs++;
+    }
+    return place | signs << 2;
+}
+
+/* n codes, at most 32, from or to the bytes that they take. */
+static void pack_fours(const int8_t *codes, size_t n, uint8_t *bytes) {
+    uint64_t word = 0;
+    for (size_t i = 0; i < n / 4; ++i) word |= (uint64_t)field_of_four(codes + i * 4) << (i * 5);
+    for (size_t i = 0; i < hyb_ceil_div(n / 4 * 5, 8); ++i) bytes[i] = (uint8_t)(word >> (i * 8));
+}
+
+static void unpack_fours(const uint8_t *bytes, size_t n, const int8_t (*table)[4], int8_t *codes) {
+    uint64_t word = 0;
+    for (size_t i = 0; i < hyb_ceil_div(n / 4 * 5, 8); ++i) word |= (uint64_t)bytes[i] << (i * 8);
+    for (size_t i = 0; i < n / 4; ++i) memcpy(codes + i * 4, table[word >> (i * 5) & 31], 4);
+}
+
+static hyb_status pack_three_of_four(hyb_ctx *ctx, const int8_t *codes, size_t n_codes, uint8_t *bytes) {
+    size_t bad = hyb_find_not_three_of_four(codes, n_codes);
+    if (bad < n_codes)
+        return hyb_fail(ctx, HYB_ERROR_INVALID_ARGUMENT,
+                        "codes %zu and the following: packing 7 takes four codes with exactly one 0", bad);
+    for (size_t i = 0; i < n_codes; i += 32) pack_fours(codes + i, hyb_min_size(n_codes - i, 32), bytes + i / 32 * 5);
+    return HYB_OK;
+}
+
+static hyb_status unpack_three_of_four(hyb_ctx *ctx, const uint8_t *bytes, size_t n_codes, int8_t *codes) {
+    int8_t table[32][4];
+    if (n_codes % 4 != 0)
+        return hyb_fail(ctx, HYB_ERROR_INVALID_ARGUMENT, "%zu codes: packing 7 has a multiple of 4", n_codes);
+    size_t n_tail = n_codes % 32 / 4 * 5;
+    if (n_tail % 8 != 0 && bytes[hyb_packed_bytes(HYB_PACKING_TERNARY_3OF4, n_codes) - 1] >> n_tail % 8 != 0)
+        return hyb_fail(ctx, HYB_ERROR_FORMAT, "the bits behind the last code are not zero");
+    for (unsigned field = 0; field < 32; ++field)
+        for (unsigned i = 0, n_signs = 0; i < 4; ++i)
+            table[field][i] = i == (field & 3) ? 0 : (field >> (2 + n_signs++) & 1) != 0 ? 1 : -1;
+    for (size_t i = 0; i < n_codes; i += 32)
+        unpack_fours(bytes + i / 32 * 5, hyb_min_size(n_codes - i, 32), (const int8_t(*)[4])table, codes + i);
+    return HYB_OK;
 }
 
 /* ---- to bytes; the codes were checked ---- */
@@ -103,7 +165,7 @@ static uint8_t pack_tail(hyb_packing packing, const encoding *e, const int8_t *c
 
 hyb_status hyb_pack(hyb_ctx *ctx, hyb_packing packing, const int8_t *codes, size_t n_codes, uint8_t *bytes) {
     const encoding *e = find_encoding(packing);
-    if (e == NULL) return hyb_fail(ctx, HYB_ERROR_INVALID_ARGUMENT, "packing %d: use 1 to 6", (int)packing);
+    if (e == NULL) return hyb_fail(ctx, HYB_ERROR_INVALID_ARGUMENT, "packing %d: use 1 to 7", (int)packing);
     if (n_codes == 0) return HYB_OK;
     if (codes == NULL || bytes == NULL)
         return hyb_fail(ctx, HYB_ERROR_INVALID_ARGUMENT, "hyb_pack: codes or bytes is NULL");
@@ -111,6 +173,7 @@ hyb_status hyb_pack(hyb_ctx *ctx, hyb_packing packing, const int8_t *codes, size
     if (bad < n_codes)
         return hyb_fail(ctx, HYB_ERROR_INVALID_ARGUMENT, "code %d at index %zu has no place in packing %d", codes[bad],
                         bad, (int)packing);
+    if (packing == HYB_PACKING_TERNARY_3OF4) return pack_three_of_four(ctx, codes, n_codes, bytes);
     size_t n_whole = n_codes / e->per_byte, n_rest = n_codes % e->per_byte;
     size_t done = 0;
     if (packing == HYB_PACKING_TERNARY_2BIT) done = pack_2bit_fast(codes, n_codes, bytes);
@@ -211,10 +274,11 @@ static int unpack_tail(hyb_packing packing, const encoding *e, unsigned byte, si
 
 hyb_status hyb_unpack(hyb_ctx *ctx, hyb_packing packing, const uint8_t *bytes, size_t n_codes, int8_t *codes) {
     const encoding *e = find_encoding(packing);
-    if (e == NULL) return hyb_fail(ctx, HYB_ERROR_INVALID_ARGUMENT, "packing %d: use 1 to 6", (int)packing);
+    if (e == NULL) return hyb_fail(ctx, HYB_ERROR_INVALID_ARGUMENT, "packing %d: use 1 to 7", (int)packing);
     if (n_codes == 0) return HYB_OK;
     if (codes == NULL || bytes == NULL)
         return hyb_fail(ctx, HYB_ERROR_INVALID_ARGUMENT, "hyb_unpack: bytes or codes is NULL");
+    if (packing == HYB_PACKING_TERNARY_3OF4) return unpack_three_of_four(ctx, bytes, n_codes, codes);
     size_t n_whole = n_codes / e->per_byte, n_rest = n_codes % e->per_byte;
     int8_t tail[8];
     size_t bad = find_bad_byte(packing, bytes, n_whole);

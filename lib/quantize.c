@@ -7,6 +7,9 @@
  * Sources: absmean ternary: Ma et al. 2024 (BitNet b1.58); Lloyd 1982 (optimal thresholds); Max 1960, "Quantizing for
  * minimum distortion" (step of the uniform 2- and 4-bit quantisers for Gaussian values).
  */
+#include <float.h>
+#include <math.h>
+
 #include "quantize.h"
 
 /* Max 1960: step of the optimal uniform quantiser of a unit Gaussian with 4 and 16 levels. The standard deviation of a
@@ -61,6 +64,7 @@ typedef struct quantize_loop {
     size_t n_tasks, rows_per_task;
     row_statistics *rows;
     float *scales;
+    float *kept;                                                 /* THREE_OF_FOUR: a row for each thread; else NULL */
     uint64_t n_flips[HYB_MAX_THREADS], n_zeros[HYB_MAX_THREADS]; /* integers: order does not matter */
 } quantize_loop;
 
@@ -75,8 +79,42 @@ static size_t task_end(const quantize_loop *loop, size_t index) {
 
 static const float *row_of(const quantize_loop *loop, size_t r) { return loop->job->weights + r * loop->job->n_cols; }
 
-static void gather_magnitudes(const quantize_loop *loop, size_t r) {
+/* ---- three of four ---- */
+
+static int is_three_of_four(const hyb_quantizer *q) {
+    return q->format == HYB_FORMAT_TERNARY && q->threshold == HYB_THRESHOLD_THREE_OF_FOUR;
+}
+
+static size_t kept_floats(size_t n_cols) { return hyb_round_up(n_cols, HYB_CACHE_LINE / sizeof(float)); }
+
+/* The row that codes are made of: with THREE_OF_FOUR a copy in which just what has code 0 is 0. */
+static const float *coded_row(const quantize_loop *loop, size_t r, size_t worker) {
+    const float *w = row_of(loop, r);
+    if (loop->kept == NULL) return w;
+    float *kept = loop->kept + worker * kept_floats(loop->job->n_cols);
+    for (size_t c = 0; c < loop->job->n_cols; c += 4) {
+        size_t least = c;
+        for (size_t i = c; i < c + 4; ++i) {
+            kept[i] = w[i] == 0.0f ? FLT_MIN : w[i];
+            if (fabsf(w[i]) < fabsf(w[least])) least = i;
+        }
+        kept[least] = 0.0f;
+    }
+    return kept;
+}
+
+static void gather_kept(const quantize_loop *loop, size_t r, size_t worker) {
+    loop->rows[r].max_bits = loop->ctx->kernels.max_abs_bits(row_of(loop, r), loop->job->n_cols);
+    loop->rows[r].sum = (double)loop->ctx->kernels.sum_abs_f32(coded_row(loop, r, worker), loop->job->n_cols);
+    loop->rows[r].n_above = loop->job->n_cols / 4 * 3;
+}
+
+static void gather_magnitudes(const quantize_loop *loop, size_t r, size_t worker) {
     const hyb_quantize_job *job = loop->job;
+    if (loop->kept != NULL) {
+        gather_kept(loop, r, worker);
+        return;
+    }
     hyb_magnitudes found =
         job->magnitudes != NULL ? job->magnitudes[r] : loop->ctx->kernels.magnitudes(row_of(loop, r), job->n_cols);
     loop->rows[r].max_bits = found.max_bits;
@@ -86,8 +124,7 @@ static void gather_magnitudes(const quantize_loop *loop, size_t r) {
 
 static void magnitude_task(void *argument, size_t index, size_t worker) {
     const quantize_loop *loop = argument;
-    (void)worker;
-    for (size_t r = index * loop->rows_per_task; r < task_end(loop, index); ++r) gather_magnitudes(loop, r);
+    for (size_t r = index * loop->rows_per_task; r < task_end(loop, index); ++r) gather_magnitudes(loop, r, worker);
 }
 
 static void gather_above(const quantize_loop *loop, size_t r, float threshold) {
@@ -195,7 +232,10 @@ static void sign_codes(const float *w, size_t n, int8_t *codes) {
     for (size_t i = 0; i < n; ++i) codes[i] = w[i] >= 0.0f ? 1 : -1;
 }
 
-static float dead_zone(const hyb_quantizer *q) { return q->dead_zone != 0.0f ? q->dead_zone : 0.5f; }
+static float dead_zone(const hyb_quantizer *q) {
+    if (is_three_of_four(q)) return 0.0f; /* the zeros are zeros already */
+    return q->dead_zone != 0.0f ? q->dead_zone : 0.5f;
+}
 
 static void make_codes(const quantize_loop *loop, const float *w, float scale, int8_t *codes) {
     size_t n = loop->job->n_cols;
@@ -213,9 +253,9 @@ static void make_codes(const quantize_loop *loop, const float *w, float scale, i
 }
 
 /* Codes and packed words of a ternary row, which is read from the cache the second time. */
-static size_t ternary_row(const quantize_loop *loop, size_t r, float scale, size_t *n_zeros) {
+static size_t ternary_row(const quantize_loop *loop, size_t r, float scale, size_t *n_zeros, size_t worker) {
     const hyb_quantize_job *job = loop->job;
-    const float *w = row_of(loop, r);
+    const float *w = coded_row(loop, r, worker);
     if (job->codes != NULL) make_codes(loop, w, scale, job->codes + r * job->n_cols);
     if (job->packed == NULL || job->packed->layout != HYB_LAYOUT_PLANES) return 0;
     uint8_t *words = job->packed->blocks + r / HYB_BLOCK_ROWS * job->packed->block_bytes + r % HYB_BLOCK_ROWS * 4;
@@ -247,11 +287,11 @@ static void code_rows(quantize_loop *loop, size_t first, size_t end, size_t work
     for (size_t r = first; r < end; ++r) {
         float scale = loop->scales[per_row ? r : 0];
         if (per_row) {
-            gather_magnitudes(loop, r);
+            gather_magnitudes(loop, r, worker);
             scale = loop->scales[r] = scale_of_row(loop, r);
             if (loop->rows[r].max_bits >= 0x7f800000u || !(scale <= HALF_MAX)) continue; /* reported afterwards */
         }
-        n_flips += is_ternary ? ternary_row(loop, r, scale, &n_zeros) : other_row(loop, r, scale, &n_zeros);
+        n_flips += is_ternary ? ternary_row(loop, r, scale, &n_zeros, worker) : other_row(loop, r, scale, &n_zeros);
     }
     loop->n_flips[worker] += n_flips;
     loop->n_zeros[worker] += n_zeros;
@@ -288,9 +328,9 @@ static hyb_status check_quantizer(hyb_ctx *ctx, const hyb_quantizer *q) {
     if (q->granularity != HYB_SCALE_PER_TENSOR && q->granularity != HYB_SCALE_PER_ROW)
         return hyb_fail(ctx, HYB_ERROR_INVALID_ARGUMENT, "quantizer granularity %d: use 0 (per tensor) or 1 (per row)",
                         (int)q->granularity);
-    if (q->threshold != HYB_THRESHOLD_ABSMEAN && q->threshold != HYB_THRESHOLD_LLOYD)
-        return hyb_fail(ctx, HYB_ERROR_INVALID_ARGUMENT, "quantizer threshold %d: use 0 (absmean) or 1 (Lloyd)",
-                        (int)q->threshold);
+    if (q->threshold < HYB_THRESHOLD_ABSMEAN || q->threshold > HYB_THRESHOLD_THREE_OF_FOUR)
+        return hyb_fail(ctx, HYB_ERROR_INVALID_ARGUMENT,
+                        "quantizer threshold %d: use 0 (absmean), 1 (Lloyd) or 2 (three of four)", (int)q->threshold);
     return hyb_check_dead_zone(ctx, q);
 }
 
@@ -314,15 +354,22 @@ static hyb_status find_not_finite(hyb_ctx *ctx, const quantize_loop *loop) {
     return HYB_OK;
 }
 
-size_t hyb_quantize_work_bytes(size_t n_rows) {
-    return hyb_mul_overflows(n_rows, sizeof(row_statistics) + sizeof(float))
-               ? 0
-               : n_rows * (sizeof(row_statistics) + sizeof(float));
+static size_t kept_bytes(const hyb_ctx *ctx, const hyb_quantizer *quantizer, size_t n_cols) {
+    return is_three_of_four(quantizer) ? (size_t)ctx->options.n_threads * kept_floats(n_cols) * sizeof(float) : 0;
+}
+
+size_t hyb_quantize_work_bytes(const hyb_ctx *ctx, const hyb_quantizer *quantizer, size_t n_rows, size_t n_cols) {
+    size_t kept = kept_bytes(ctx, quantizer, n_cols); /* fits: a few rows of a matrix that does */
+    if (hyb_mul_overflows(n_rows, sizeof(row_statistics) + sizeof(float))) return 0;
+    size_t rows = n_rows * (sizeof(row_statistics) + sizeof(float));
+    return rows <= SIZE_MAX - kept ? rows + kept : 0;
 }
 
 hyb_status hyb_quantize_run(hyb_ctx *ctx, hyb_quantize_job *job, void *work) {
-    quantize_loop loop = {.ctx = ctx, .job = job, .rows = work};
+    size_t n_kept_bytes = kept_bytes(ctx, job->quantizer, job->n_cols);
+    quantize_loop loop = {.ctx = ctx, .job = job, .kept = n_kept_bytes != 0 ? work : NULL};
     int per_row = job->quantizer->granularity == HYB_SCALE_PER_ROW;
+    loop.rows = (row_statistics *)(void *)((uint8_t *)work + n_kept_bytes);
     loop.scales = (float *)(void *)(loop.rows + job->n_rows); /* the caller's stay untouched on an error */
     loop.rows_per_task = rows_per_task(job->n_cols);
     if (job->packed != NULL) loop.rows_per_task = hyb_round_up(loop.rows_per_task, HYB_BLOCK_ROWS);
@@ -335,7 +382,7 @@ hyb_status hyb_quantize_run(hyb_ctx *ctx, hyb_quantize_job *job, void *work) {
         if (job->magnitudes == NULL)
             hyb_parallel(ctx, loop.n_tasks, magnitude_task, &loop);
         else
-            for (size_t r = 0; r < job->n_rows; ++r) gather_magnitudes(&loop, r);
+            for (size_t r = 0; r < job->n_rows; ++r) gather_magnitudes(&loop, r, 0);
         HYB_TRY(find_not_finite(ctx, &loop));
         loop.scales[0] = scale_of_tensor(ctx, &loop);
         HYB_TRY(check_scales(ctx, &loop, 1));
@@ -351,6 +398,8 @@ hyb_status hyb_quantize_run(hyb_ctx *ctx, hyb_quantize_job *job, void *work) {
 
 hyb_status hyb_quantize_check(hyb_ctx *ctx, const hyb_quantizer *quantizer, size_t n_rows, size_t n_cols) {
     HYB_TRY(check_quantizer(ctx, quantizer));
+    if (is_three_of_four(quantizer) && n_cols % 4 != 0)
+        return hyb_fail(ctx, HYB_ERROR_INVALID_ARGUMENT, "%zu columns: three of four needs a multiple of 4", n_cols);
     return check_sizes(ctx, n_rows, n_cols);
 }
 
@@ -363,7 +412,7 @@ hyb_status hyb_quantize(hyb_ctx *ctx, const hyb_quantizer *quantizer, const floa
     hyb_quantize_job job = {.quantizer = quantizer, .weights = weights, .n_rows = n_rows, .n_cols = n_cols};
     job.codes = codes;
     job.scales = scales;
-    size_t n_bytes = hyb_quantize_work_bytes(n_rows);
+    size_t n_bytes = hyb_quantize_work_bytes(ctx, quantizer, n_rows, n_cols);
     void *work = n_bytes != 0 ? hyb_scratch(ctx, n_bytes) : NULL;
     if (work == NULL) return hyb_fail(ctx, HYB_ERROR_OUT_OF_MEMORY, "no memory for the statistics of %zu rows", n_rows);
     return hyb_quantize_run(ctx, &job, work);

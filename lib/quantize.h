@@ -23,8 +23,8 @@ typedef struct hyb_quantize_job {
     uint64_t n_flips, n_zeros; /* results */
 } hyb_quantize_job;
 
-/* Bytes of work memory for a matrix of n_rows; 0 on overflow. */
-size_t hyb_quantize_work_bytes(size_t n_rows);
+/* Bytes of work memory for a matrix; 0 on overflow. */
+size_t hyb_quantize_work_bytes(const hyb_ctx *ctx, const hyb_quantizer *quantizer, size_t n_rows, size_t n_cols);
 
 /* Does a job, parallel over rows. work: hyb_quantize_work_bytes, aligned to 64.
  * Errors: NOT_FINITE; codes and packed weights are then unchanged as well, except with a scale per row. */
@@ -33,7 +33,7 @@ hyb_status hyb_quantize_run(hyb_ctx *ctx, hyb_quantize_job *job, void *work);
 /* INVALID_ARGUMENT for a dead zone that the quantiser cannot have. */
 hyb_status hyb_check_dead_zone(hyb_ctx *ctx, const hyb_quantizer *quantizer);
 
-/* INVALID_ARGUMENT for an unknown format, granularity or threshold, or sizes that do not fit in memory. */
+/* INVALID_ARGUMENT for an unknown format, granularity or threshold, or sizes that do not fit in memory or it. */
 hyb_status hyb_quantize_check(hyb_ctx *ctx, const hyb_quantizer *quantizer, size_t n_rows, size_t n_cols);
 
 /* optimize.c: hyb_adamw_update of a matrix, with its learning rate times row_multipliers [n_rows] (NULL: 1 each), and

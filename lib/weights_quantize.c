@@ -9,7 +9,7 @@ hyb_status hyb_weights_create_quantized(hyb_ctx *ctx, const hyb_quantizer *quant
     HYB_TRY(hyb_quantize_check(ctx, quantizer, n_rows, n_cols));
     hyb_quantize_job job = {.quantizer = quantizer, .weights = values, .n_rows = n_rows, .n_cols = n_cols};
     HYB_TRY(hyb_weights_alloc_fixed(ctx, (hyb_format)quantizer->format, n_rows, n_cols, &job.packed));
-    size_t work_bytes = hyb_quantize_work_bytes(n_rows);
+    size_t work_bytes = hyb_quantize_work_bytes(ctx, quantizer, n_rows, n_cols);
     int in_place = quantizer->format == HYB_FORMAT_TERNARY && job.packed->layout == HYB_LAYOUT_PLANES;
     size_t n_codes = in_place ? 0 : n_rows * n_cols;
     float *scales = hyb_alloc(ctx, n_rows, sizeof *scales);

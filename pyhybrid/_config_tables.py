@@ -37,7 +37,7 @@ BITS: tuple[float, ...] = (32, 8, 4, 2, 1.58, 1)
 
 Activation = Literal["silu", "squared_relu"]
 Scale = Literal["tensor", "row"]
-Threshold = Literal["absmean", "lloyd"]
+Threshold = Literal["absmean", "lloyd", "three_of_four"]
 Schedule = Literal["linear", "cosine", "wsd", "constant"]
 Optimizer = Literal["hybrid", "adamw"]
 TrustNorm = Literal["spectral", "rms", "l2"]
@@ -164,7 +164,8 @@ class ModelConfig(CheckedTable):
         tied_embeddings: the head is the embedding matrix.
         bits: of the layers' matrices, one of BITS.
         scale: what one weight scale covers, the whole 'tensor' or one output 'row'.
-        threshold: how the ternary scale is found, 'absmean' (BitNet b1.58) or 'lloyd' (least squares).
+        threshold: how the ternary scale is found, 'absmean' (BitNet b1.58) or 'lloyd' (least squares); or
+            'three_of_four': one zero in each four neighbours, stored in 1.25 bits a weight.
         embedding_bits: of embedding and head, one of BITS; one scale a row.
 
     Raises:
@@ -209,6 +210,8 @@ class ModelConfig(CheckedTable):
         self._choice("scale", typing.get_args(Scale))
         self._choice("threshold", typing.get_args(Threshold))
         self._bits("embedding_bits")
+        if self.threshold == "three_of_four" and (dim % 4 or self.ffn_dim % 4):
+            self._fail("threshold", "'three_of_four' needs dim and ffn_dim to be multiples of 4")
         self._check_heads(dim, n_heads, n_kv_heads)
 
     def _check_heads(self, dim: int, n_heads: int, n_kv_heads: int) -> None:

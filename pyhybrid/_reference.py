@@ -104,6 +104,8 @@ def _scale_of(weights: Floats, bits: float, threshold: str) -> np.float32:
     if bits == 8:
         return F32(to_half(np.abs(weights).max() / F32(127)))
     mean = _mean_magnitude(weights)
+    if threshold == "three_of_four":
+        mean = _mean_magnitude(weights, 0.0)
     if bits in GAUSS_STEP:
         mean = F32(GAUSS_STEP[int(bits)] * SIGMA_BY_MEAN / 2 * float(mean))
     scale = F32(to_half(mean))
@@ -143,12 +145,17 @@ def quantize(
         weights: float32 [rows, columns].
         bits: 8, 4, 2, 1.58 or 1.
         scale: 'tensor' or 'row'.
-        threshold: 'absmean' or 'lloyd'.
+        threshold: 'absmean', 'lloyd' or 'three_of_four'.
         dead_zone: of ternary codes, by the scale.
 
     Returns:
         Codes int8 [rows, columns], scales float32 [1] or [rows].
     """
+    if threshold == "three_of_four":
+        fours = weights.reshape(len(weights), -1, 4)
+        is_kept = np.arange(4) != np.abs(fours).argmin(axis=2)[..., None]
+        kept = np.where(is_kept, np.where(fours == 0, np.finfo(F32).tiny, fours), 0).astype(F32)
+        weights, dead_zone = kept.reshape(weights.shape), 0.0
     scopes = [weights[r : r + 1] for r in range(len(weights))] if scale == "row" else [weights]
     scales = [_scale_of(scope, bits, threshold) for scope in scopes]
     codes = [_codes_of(scope, s, bits, dead_zone) for scope, s in zip(scopes, scales, strict=True)]

@@ -41,7 +41,7 @@ __all__ = [
     "unpack",
 ]
 
-Packing = Literal["ternary2", "base3", "int1", "int2", "int4", "int8"]
+Packing = Literal["ternary2", "base3", "int1", "int2", "int4", "int8", "ternary3of4"]
 Transpose = Literal["nn", "nt", "tn"]
 
 #: hyb_format by bits of a weight, and back; 1.58 stands for log2(3).
@@ -63,7 +63,11 @@ FORMAT_NAMES: dict[int, str] = {
     lib.HYB_FORMAT_INT8: "int8",
 }
 GRANULARITIES: dict[str, int] = {"tensor": lib.HYB_SCALE_PER_TENSOR, "row": lib.HYB_SCALE_PER_ROW}
-THRESHOLDS: dict[str, int] = {"absmean": lib.HYB_THRESHOLD_ABSMEAN, "lloyd": lib.HYB_THRESHOLD_LLOYD}
+THRESHOLDS: dict[str, int] = {
+    "absmean": lib.HYB_THRESHOLD_ABSMEAN,
+    "lloyd": lib.HYB_THRESHOLD_LLOYD,
+    "three_of_four": lib.HYB_THRESHOLD_THREE_OF_FOUR,
+}
 PACKINGS: dict[str, int] = {
     "ternary2": lib.HYB_PACKING_TERNARY_2BIT,
     "base3": lib.HYB_PACKING_TERNARY_BASE3,
@@ -71,6 +75,7 @@ PACKINGS: dict[str, int] = {
     "int2": lib.HYB_PACKING_INT2,
     "int4": lib.HYB_PACKING_INT4,
     "int8": lib.HYB_PACKING_INT8,
+    "ternary3of4": lib.HYB_PACKING_TERNARY_3OF4,
 }
 _TRANSPOSES: dict[str, int] = {"nn": lib.HYB_GEMM_NN, "nt": lib.HYB_GEMM_NT, "tn": lib.HYB_GEMM_TN}
 
@@ -148,7 +153,8 @@ def quantize(
         weights: float32 [rows, columns], finite.
         bits: 8, 4, 2, 1.58 (ternary) or 1.
         scale: one scale a 'tensor' or a 'row'.
-        threshold: how the ternary scale is found, 'absmean' or 'lloyd'.
+        threshold: how the ternary scale is found, 'absmean' or 'lloyd'; or 'three_of_four' (one zero in each
+            four neighbours; a multiple of 4 columns).
         dead_zone: a ternary weight is 0 up to this multiple of the scale, above 0, at most 4; 'lloyd' and the
             other formats have 0.5.
         context: None for the default one.
@@ -262,8 +268,8 @@ def pack(codes: npt.ArrayLike, packing: Packing = "base3", *, context: Context |
 
     Args:
         codes: int8, any shape, read in C order.
-        packing: 'ternary2' (4 codes a byte), 'base3' (5 ternary codes a byte), 'int1', 'int2', 'int4' or
-            'int8'.
+        packing: 'ternary2' (4 codes a byte), 'base3' (5 ternary codes a byte), 'int1', 'int2', 'int4',
+            'int8' or 'ternary3of4' (5 bits for four ternary codes of which exactly one is 0).
         context: None for the default one.
 
     Returns:

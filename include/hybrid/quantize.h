@@ -36,17 +36,23 @@ typedef enum hyb_format {
 /* What one scale covers: the whole matrix (BitNet b1.58's choice) or one output row. */
 typedef enum hyb_granularity { HYB_SCALE_PER_TENSOR = 0, HYB_SCALE_PER_ROW = 1 } hyb_granularity;
 
-/* How the ternary scale s is found; the code is sign(w) where |w| > s / 2, else 0.
+/* How ternary scale and zeros are found; but for THREE_OF_FOUR the code is sign(w) where |w| > s / 2, else 0.
  *   ABSMEAN  s = mean |w|                                             (equal to clip(round(w / s), -1, 1)); with a
  *            dead zone d the code is sign(w) where |w| > d s: more of it, more zeros, fewer bits of entropy
  *   LLOYD    s = mean of |w| over |w| > s / 2: the least-squares optimum, by iteration from the mean
+ *   THREE_OF_FOUR  of each four neighbours in a row the smallest |w| (of equals the first) has code 0, the others
+ *            w >= 0 ? 1 : -1; s = mean of their |w|. n_cols must be a multiple of 4. HYB_PACKING_TERNARY_3OF4 packs it
  * The other formats, with m = mean |w| over the scale's scope and every scale rounded to binary16:
  *   BINARY   s = m
  *   INT2     s = 0.996 * sqrt(pi / 2) * m / 2,  code = 2 clamp(floor(w / (2 s)), -2, 1) + 1
  *   INT4     s = 0.335 * sqrt(pi / 2) * m / 2,  code = 2 clamp(floor(w / (2 s)), -8, 7) + 1
  *   INT8     s = max |w| / 127,                 code = clamp(round_half_even(w / s), -127, 127)
  * (0.996 and 0.335 standard deviations are the best uniform steps for a Gaussian: Max 1960.) */
-typedef enum hyb_threshold { HYB_THRESHOLD_ABSMEAN = 0, HYB_THRESHOLD_LLOYD = 1 } hyb_threshold;
+typedef enum hyb_threshold {
+    HYB_THRESHOLD_ABSMEAN = 0,
+    HYB_THRESHOLD_LLOYD = 1,
+    HYB_THRESHOLD_THREE_OF_FOUR = 2
+} hyb_threshold;
 
 /* A matrix quantiser. threshold is used by TERNARY only. */
 typedef struct hyb_quantizer {
@@ -60,14 +66,17 @@ typedef struct hyb_quantizer {
  *   TERNARY_2BIT   4 codes a byte, code + 1 in 2 bits; value 3 is invalid; the tail is code 0
  *   TERNARY_BASE3  5 codes a byte, sum of (code + 1) * 3^i; 243 and more are invalid; the tail is code 0 (1.6 bits)
  *   INT1, INT2, INT4   8, 4, 2 codes a byte, (code + 1) / 2, (code + 3) / 2, (code + 15) / 2; the tail is bits 0
- *   INT8           1 code a byte, two's complement; -128 is invalid */
+ *   INT8           1 code a byte, two's complement; -128 is invalid
+ *   TERNARY_3OF4   5 bits for each 4 codes of which exactly one is 0: its place, and above these 2 bits the others'
+ *                  signs in their order, 1 for +1; the bits behind the last are 0 (1.25 bits) */
 typedef enum hyb_packing {
     HYB_PACKING_TERNARY_2BIT = 1,
     HYB_PACKING_TERNARY_BASE3 = 2,
     HYB_PACKING_INT1 = 3,
     HYB_PACKING_INT2 = 4,
     HYB_PACKING_INT4 = 5,
-    HYB_PACKING_INT8 = 6
+    HYB_PACKING_INT8 = 6,
+    HYB_PACKING_TERNARY_3OF4 = 7
 } hyb_packing;
 
 /* Quantises a matrix.
@@ -103,10 +112,12 @@ HYB_API hyb_status hyb_quantize_levels_f32(hyb_ctx *ctx, int32_t levels, float s
 HYB_API hyb_status hyb_quantize_levels_f64(hyb_ctx *ctx, int32_t levels, double scale, size_t n, const double *x,
                                            double *out);
 
-/* Bytes that n_codes codes take in a packing, tail included; 0 for an unknown packing or on overflow. */
+/* Bytes that n_codes codes take in a packing, tail included; 0 for an unknown packing, on overflow, and for a number
+ * that TERNARY_3OF4 cannot pack, which is one that 4 does not divide. */
 HYB_API size_t hyb_packed_bytes(hyb_packing packing, size_t n_codes);
 
-/* Packs codes [n_codes] into bytes [hyb_packed_bytes]. Errors: INVALID_ARGUMENT (a code outside the format). */
+/* Packs codes [n_codes] into bytes [hyb_packed_bytes]. Errors: INVALID_ARGUMENT (a code outside the format; four codes
+ * without exactly one 0, or a number that 4 does not divide, for TERNARY_3OF4). */
 HYB_API hyb_status hyb_pack(hyb_ctx *ctx, hyb_packing packing, const int8_t *codes, size_t n_codes, uint8_t *bytes);
 
 /* Unpacks bytes [hyb_packed_bytes] into codes [n_codes]. Errors: FORMAT (an invalid byte, or a tail that is not as

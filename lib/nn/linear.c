@@ -35,7 +35,7 @@ static hyb_status quantize(hyb_ctx *ctx, hyb_tensor *t, const hyb_magnitudes *ma
 /* Work memory of `quantize`, behind room for the magnitudes of the rows. */
 static void *quantize_work(hyb_ctx *ctx, const hyb_tensor *t, size_t *magnitude_bytes) {
     *magnitude_bytes = hyb_round_up(t->n_rows * sizeof(hyb_magnitudes), HYB_CACHE_LINE);
-    return hyb_scratch(ctx, *magnitude_bytes + hyb_quantize_work_bytes(t->n_rows));
+    return hyb_scratch(ctx, *magnitude_bytes + hyb_quantize_work_bytes(ctx, &t->quantizer, t->n_rows, t->n_cols));
 }
 
 hyb_magnitudes *hyb_tensor_magnitudes(hyb_ctx *ctx, const hyb_tensor *tensor) {

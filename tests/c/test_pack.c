@@ -98,10 +98,60 @@ static void test_every_byte(hyb_ctx *ctx) {
 }
 
 /* Invalid arguments give a status; nothing to do is fine. */
+/* Three of four: round trips at every length, a known byte, and what it refuses. */
+static void test_three_of_four(hyb_ctx *ctx) {
+    const hyb_packing packing = HYB_PACKING_TERNARY_3OF4;
+    uint64_t state = 9;
+    for (size_t n = 0; n <= 132; n += 4) {
+        size_t n_bytes = hyb_packed_bytes(packing, n);
+        int8_t *codes = malloc(n + 1), *again = malloc(n + 1);
+        uint8_t *bytes = malloc(n_bytes + 1);
+        CHECK(n_bytes == (n / 4 * 5 + 7) / 8);
+        for (size_t i = 0; i < n; i++) codes[i] = (test_random(&state) & 1) != 0 ? 1 : -1;
+        for (size_t i = 0; i < n; i += 4) codes[i + test_random(&state) % 4] = 0;
+        bytes[n_bytes] = 0x5a;
+        CHECK_OK(hyb_pack(ctx, packing, codes, n, bytes));
+        CHECK(bytes[n_bytes] == 0x5a);
+        CHECK_OK(hyb_unpack(ctx, packing, bytes, n, again));
+        CHECK(memcmp(codes, again, n) == 0);
+        for (size_t i = 0; i < n; i += 4) { /* two zeros, then none */
+            int8_t old = codes[i], old_next = codes[i + 1];
+            codes[i] = codes[i + 1] = 0;
+            CHECK_STATUS(hyb_pack(ctx, packing, codes, n, bytes), HYB_ERROR_INVALID_ARGUMENT);
+            codes[i] = old != 0 ? old : 1;
+            codes[i + 1] = old_next != 0 ? old_next : 1;
+            if (codes[i + 2] != 0 && codes[i + 3] != 0)
+                CHECK_STATUS(hyb_pack(ctx, packing, codes, n, bytes), HYB_ERROR_INVALID_ARGUMENT);
+            codes[i] = old;
+            codes[i + 1] = old_next;
+        }
+        if (n / 4 * 5 % 8 != 0) { /* a bit behind the last code */
+            CHECK_OK(hyb_pack(ctx, packing, codes, n, bytes));
+            bytes[n_bytes - 1] |= 0x80;
+            CHECK_STATUS(hyb_unpack(ctx, packing, bytes, n, again), HYB_ERROR_FORMAT);
+        }
+        free(bytes);
+        free(again);
+        free(codes);
+    }
+    const int8_t known[8] = {1, -1, 0, 1, 0, -1, -1, 1};
+    const int8_t outside[4] = {2, 0, 1, 1};
+    int8_t codes[8];
+    uint8_t bytes[2];
+    CHECK_OK(hyb_pack(ctx, packing, known, 8, bytes)); /* place 2, signs + - +; place 0, signs - - + */
+    CHECK(bytes[0] == (uint8_t)(2 | 5 << 2 | (0 | 4 << 2) << 5) && bytes[1] == (4 << 2) >> 3);
+    CHECK_STATUS(hyb_pack(ctx, packing, outside, 4, bytes), HYB_ERROR_INVALID_ARGUMENT);
+    for (size_t n = 1; n < 8; n += n % 4 == 3 ? 2 : 1) {
+        CHECK(hyb_packed_bytes(packing, n) == 0);
+        CHECK_STATUS(hyb_pack(ctx, packing, known, n, bytes), HYB_ERROR_INVALID_ARGUMENT);
+        CHECK_STATUS(hyb_unpack(ctx, packing, bytes, n, codes), HYB_ERROR_INVALID_ARGUMENT);
+    }
+}
+
 static void test_arguments(hyb_ctx *ctx) {
     int8_t code = 0;
     uint8_t byte = 0;
-    CHECK(hyb_packed_bytes((hyb_packing)0, 5) == 0 && hyb_packed_bytes((hyb_packing)7, 5) == 0);
+    CHECK(hyb_packed_bytes((hyb_packing)0, 5) == 0 && hyb_packed_bytes((hyb_packing)8, 5) == 0);
     CHECK(hyb_packed_bytes(HYB_PACKING_TERNARY_BASE3, SIZE_MAX) == SIZE_MAX / 5); /* 5 divides 2^64 - 1 and 2^32 - 1 */
     CHECK_STATUS(hyb_pack(ctx, (hyb_packing)0, &code, 1, &byte), HYB_ERROR_INVALID_ARGUMENT);
     CHECK_STATUS(hyb_unpack(ctx, (hyb_packing)9, &byte, 1, &code), HYB_ERROR_INVALID_ARGUMENT);
@@ -119,6 +169,7 @@ int main(void) {
     test_known_bytes(ctx);
     test_bad_code(ctx);
     test_every_byte(ctx);
+    test_three_of_four(ctx);
     test_arguments(ctx);
     hyb_ctx_destroy(ctx);
     return TEST_RESULT();

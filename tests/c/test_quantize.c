@@ -206,6 +206,38 @@ static void test_dead_zone(hyb_ctx *ctx) {
     }
 }
 
+/* Three of four: one zero in each four, at the smallest; the scale is the mean of the rest; zeros are weights, too. */
+static void test_three_of_four(hyb_ctx *ctx) {
+    uint64_t state = 25;
+    for (int granularity = 0; granularity < 2; ++granularity) {
+        matrix m = make_matrix(37, 612, &state);
+        hyb_quantizer q = {HYB_FORMAT_TERNARY, granularity, HYB_THRESHOLD_THREE_OF_FOUR, 0.0f};
+        memset(m.weights, 0, 612 * sizeof *m.weights);
+        m.weights[612] = m.weights[613] = m.weights[614] = m.weights[615] = -0.25f;
+        CHECK_OK(hyb_quantize(ctx, &q, m.weights, m.n_rows, m.n_cols, m.codes, m.scales));
+        size_t n_wrong = 0, scope_rows = granularity ? 1 : m.n_rows;
+        for (size_t i = granularity ? 612 : 0; i < m.n_rows * m.n_cols; i += 4) {
+            size_t least = i;
+            for (size_t j = i; j < i + 4; ++j)
+                if (fabsf(m.weights[j]) < fabsf(m.weights[least])) least = j;
+            for (size_t j = i; j < i + 4; ++j)
+                n_wrong += m.codes[j] != (j == least ? 0 : m.weights[j] >= 0.0f ? 1 : -1);
+        }
+        CHECK(n_wrong == 0);
+        for (size_t r = 0; r < m.n_rows; r += scope_rows) {
+            double sum = 0;
+            size_t n = scope_rows * m.n_cols;
+            for (size_t i = r * m.n_cols; i < r * m.n_cols + n; ++i)
+                if (m.codes[i] != 0) sum += fabs((double)m.weights[i]);
+            CHECK(fabs(sum / (0.75 * (double)n) - (double)m.scales[r]) <= (double)m.scales[r] * (1.0 / 2048 + 1e-5));
+        }
+        CHECK_STATUS(hyb_quantize(ctx, &q, m.weights, 4, 6, m.codes, m.scales), HYB_ERROR_INVALID_ARGUMENT);
+        m.weights[700] = NAN;
+        CHECK_STATUS(hyb_quantize(ctx, &q, m.weights, m.n_rows, m.n_cols, m.codes, m.scales), HYB_ERROR_NOT_FINITE);
+        free_matrix(&m);
+    }
+}
+
 /* The same codes and scales, bit for bit, on every tier and number of threads. */
 static void test_same_everywhere(void) {
     uint64_t state = 23;
@@ -310,7 +342,7 @@ static void test_bad_input(hyb_ctx *ctx) {
             float row[2] = {3e38f, -3e38f};
             CHECK_STATUS(hyb_quantize(ctx, &large, row, 1, 2, m.codes, m.scales), HYB_ERROR_NOT_FINITE);
         }
-    static const hyb_quantizer wrong[] = {{0, 0, 0, 0},    {6, 0, 0, 0},   {1, 2, 0, 0},  {1, 0, 2, 0},
+    static const hyb_quantizer wrong[] = {{0, 0, 0, 0},    {6, 0, 0, 0},   {1, 2, 0, 0},  {1, 0, 3, 0},
                                           {-1, 0, 0, 0},   {1, -1, 0, 0},  {1, 0, 0, -1}, {1, 0, 0, 4.01f},
                                           {1, 0, 1, 0.7f}, {5, 0, 0, 0.7f}};
     for (size_t i = 0; i < sizeof wrong / sizeof wrong[0]; ++i)
@@ -403,6 +435,7 @@ int main(void) {
     test_definitions(ctx);
     test_lloyd(ctx);
     test_dead_zone(ctx);
+    test_three_of_four(ctx);
     test_same_everywhere();
     test_zero_scale(ctx);
     test_dequantize(ctx);

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -48,6 +50,33 @@ def test_quantize_lloyd_equals_reference_and_is_better(scale: str, rng: np.rando
         for quantized in (lloyd, ph.quantize(weights, scale=scale))
     ]
     assert error[0] <= error[1]
+
+
+@pytest.mark.parametrize("scale", ["tensor", "row"])
+@pytest.mark.parametrize("tier", ["scalar", None])
+def test_quantize_three_of_four_equals_reference(
+    scale: str, tier: str | None, rng: np.random.Generator
+) -> None:
+    """One zero in each four; it packs into 1.25 bits a code; the runtime's weights are the same."""
+    weights = rng.standard_normal((33, 72)).astype(np.float32)
+    weights[3, 8:12] = 0
+    for threads in (1, 2):
+        context = ph.Context(threads=threads, isa=tier)  # type: ignore[arg-type]
+        options: Any = {"scale": scale, "threshold": "three_of_four", "context": context}
+        codes, scales = ph.quantize(weights, **options)
+        expected_codes, expected_scales = reference.quantize(weights, 1.58, scale, "three_of_four")
+        assert np.array_equal(codes, expected_codes)
+        assert np.array_equal(scales.view(np.uint32), expected_scales.view(np.uint32))
+        assert (np.count_nonzero(codes.reshape(-1, 4), axis=1) == 3).all()
+        packed = ph.pack(codes, "ternary3of4")
+        assert packed.size == -(-codes.size * 5 // 32)
+        assert np.array_equal(ph.unpack(packed, codes.shape, "ternary3of4"), codes)
+        x = rng.integers(-127, 128, (2, 72)).astype(np.int8)
+        of_codes = ph.PackedWeights(codes, scales, context=context)
+        at_once = ph.PackedWeights.from_float(weights, **options)
+        assert np.array_equal(ph.matmul(of_codes, x), ph.matmul(at_once, x))
+    with pytest.raises(ph.InvalidArgumentError, match="multiple of 4"):
+        ph.quantize(weights[:, :70], threshold="three_of_four")
 
 
 def test_quantize_absmean_by_hand() -> None:
