@@ -79,9 +79,12 @@ uint32_t hyb_file_packing_of(uint32_t format) {
 
 static const char *check_kind(const hyb_file_shape *shape) {
     if (shape->format > HYB_FORMAT_INT8) return "its format is unknown";
+    int is_other_ternary = shape->packing == HYB_PACKING_TERNARY_2BIT || shape->packing == HYB_PACKING_TERNARY_3OF4;
     if (shape->packing != hyb_file_packing_of(shape->format) &&
-        !(shape->format == HYB_FORMAT_TERNARY && shape->packing == HYB_PACKING_TERNARY_2BIT))
+        !(shape->format == HYB_FORMAT_TERNARY && is_other_ternary))
         return "its packing does not belong to its format";
+    if (shape->packing == HYB_PACKING_TERNARY_3OF4 && (uint64_t)shape->n_rows * shape->n_cols % 4 != 0)
+        return "it is packed by fours, and 4 does not divide its size";
     if (shape->granularity > HYB_SCALE_PER_ROW) return "its granularity is unknown";
     if (shape->format == HYB_FORMAT_F32 && shape->granularity != 0) return "it is F32 and has a granularity";
     if (shape->n_rows == 0 || shape->n_cols == 0) return "it has no rows or no columns";

@@ -9,6 +9,7 @@
 #include "common.h"
 #include "file_layout.h"
 #include "file_system.h"
+#include "matmul.h"
 
 /* Bytes written at a time, and codes packed at a time (a multiple of 40, so that every packing ends at a whole byte).
  */
@@ -51,6 +52,11 @@ static const char *source_shape(const hyb_file_source *source, hyb_file_shape *s
                               .n_rows = source->n_rows,
                               .n_cols = source->n_cols};
     if (shape->format == HYB_FORMAT_F32) shape->granularity = 0;
+    const char *problem = hyb_file_measure(shape, INT64_MAX);
+    int fours = problem == NULL && shape->format == HYB_FORMAT_TERNARY && shape->n_values % 4 == 0;
+    if (!fours || source->codes == NULL || hyb_find_not_three_of_four(source->codes, shape->n_values) < shape->n_values)
+        return problem;
+    shape->packing = HYB_PACKING_TERNARY_3OF4;
     return hyb_file_measure(shape, INT64_MAX);
 }
 

@@ -49,9 +49,10 @@
  *       56    8  u64 bytes of the data
  *
  *   tensor data: F32: f32 [rows][columns], finite. Otherwise the codes [rows * columns] packed as one run (quantize.h;
- *   the rows are not padded; ternary in base 3, or in 2 bits, the other formats in their own width), then the scales as
- *   binary16, finite, 1 or [rows], directly behind. Data are in the order of the directory, each at the next multiple
- *   of HYB_FILE_ALIGNMENT behind the one before. The file ends with the last byte of the last tensor, without padding.
+ *   the rows are not padded; ternary in base 3, in 2 bits, or by fours, the other formats in their own width), then the
+ * scales as binary16, finite, 1 or [rows], directly behind. Data are in the order of the directory, each at the next
+ * multiple of HYB_FILE_ALIGNMENT behind the one before. The file ends with the last byte of the last tensor, without
+ * padding.
  *
  *   tokenizer section
  *        0    4  u32 kind (hyb_tokenizer_kind)      4    4  u32 pretokenizer    8    4  u32 add_prefix_space
@@ -171,11 +172,11 @@ typedef struct hyb_file_contents {
 
 /* Writes a file at once: a temporary beside it (<path>.tmp.<process>), flushed to the disk, renamed over `path`, the
  * folder flushed. On an error the old file is untouched and the temporary removed; only when flushing the folder fails
- * is the new file in place already, and may be lost in a power cut. Ternary tensors are packed in base 3, the other
- * formats in their own width. `path` may be new or a regular file; a symbolic link is replaced, not followed. A process
- * with a limit on file sizes must ignore SIGXFSZ to get a status. Without POSIX nothing is flushed to the disk, and
- * where rename does not replace a file there is a moment without it.
- * Errors: INVALID_ARGUMENT (the detail names the tensor), STRUCT_SIZE, NOT_FINITE (a value or scale), IO,
+ * is the new file in place already, and may be lost in a power cut. Ternary tensors are packed in base 3, or by fours
+ * where each four have exactly one 0 (quantize.h), the other formats in their own width. `path` may be new or a regular
+ * file; a symbolic link is replaced, not followed. A process with a limit on file sizes must ignore SIGXFSZ to get a
+ * status. Without POSIX nothing is flushed to the disk, and where rename does not replace a file there is a moment
+ * without it. Errors: INVALID_ARGUMENT (the detail names the tensor), STRUCT_SIZE, NOT_FINITE (a value or scale), IO,
  * OUT_OF_MEMORY. */
 HYB_API hyb_status hyb_file_write(hyb_ctx *ctx, const char *path, const hyb_file_contents *contents);
 

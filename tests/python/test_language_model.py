@@ -715,3 +715,20 @@ def test_context_outlives_what_was_made_with_it() -> None:
         assert not destroyed
         life.release()
     assert destroyed == ["context"]
+
+
+def test_three_of_four_takes_less_than_a_bit_and_a_third(tmp_path: Path) -> None:
+    """The file packs such matrices by fours; the loaded model computes the same."""
+    config = ph.ModelConfig(dim=64, n_layers=2, n_heads=2, ffn_dim=128, threshold="three_of_four")
+    model = ph.LanguageModel(config, seed=1)
+    tokens = np.random.default_rng(1).integers(0, 256, (2, 33)).astype(np.uint32)
+    model.save(tmp_path / "model.hyb")
+    info = ph.inspect(tmp_path / "model.hyb")
+    assert {t.packing for t in info.tensors if t.format == "ternary"} == {"ternary3of4"}
+    assert info.ternary_bits_per_weight is not None
+    assert 1.25 <= info.ternary_bits_per_weight < 1.26  # with a scale a matrix
+    loaded = ph.LanguageModel.load(tmp_path / "model.hyb")
+    assert loaded.config == config
+    assert loaded.loss_sum(tokens) == model.loss_sum(tokens)
+    with pytest.raises(ph.ConfigError, match="multiples of 4"):
+        ph.ModelConfig(ffn_dim=126, threshold="three_of_four")
