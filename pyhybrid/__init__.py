@@ -99,6 +99,7 @@ if TYPE_CHECKING:
     from pyhybrid.mlp import TernaryMLP as TernaryMLP
     from pyhybrid.model_file import ModelInfo as ModelInfo
     from pyhybrid.model_file import inspect as inspect
+    from pyhybrid.model_file import requantize as requantize
     from pyhybrid.parameter_clusters import cluster_rows as cluster_rows
     from pyhybrid.parameter_clusters import cluster_table as cluster_table
     from pyhybrid.parameter_clusters import cluster_values as cluster_values
@@ -214,7 +215,7 @@ _HOMES: dict[str, tuple[str, ...]] = {
     "gradient_compression": ("GradientCompressor",),
     "language_model": ("Evaluation", "Generation", "LanguageModel", "MemoryEstimate", "Parameter"),
     "mlp": ("FitResult", "TernaryMLP"),
-    "model_file": ("ModelInfo", "inspect"),
+    "model_file": ("ModelInfo", "inspect", "requantize"),
     "parameter_clusters": ("cluster_rows", "cluster_table", "cluster_values"),
     "precision": ("PrecisionPlan", "allocate_precision", "quantization_errors"),
     "quantization": (

@@ -15,10 +15,10 @@ from pyhybrid._context import Context, default_context
 from pyhybrid._model_config import config_from_struct, encode_path, name_of, parse_metadata
 from pyhybrid._native import ffi, lib
 from pyhybrid.config import ModelConfig, to_dict
-from pyhybrid.quantization import FORMAT_NAMES, GRANULARITIES, PACKINGS
+from pyhybrid.quantization import FORMAT_NAMES, GRANULARITIES, PACKINGS, bits_to_format
 from pyhybrid.tokenizer import Tokenizer
 
-__all__ = ["ModelInfo", "TensorInfo", "inspect"]
+__all__ = ["ModelInfo", "TensorInfo", "inspect", "requantize"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,6 +120,39 @@ def _tokenizer(file: Any, vocab_size: int) -> dict[str, Any]:
         return {"kind": "bytes" if vocab_size >= 256 else "none", "vocab_size": 0, "bytes": 0}
     tokenizer = Tokenizer.deserialize(bytes(ffi.buffer(section, n_bytes[0])))
     return {"kind": tokenizer.kind, "vocab_size": tokenizer.vocab_size, "bytes": n_bytes[0]}
+
+
+def requantize(
+    source: str | os.PathLike[str],
+    target: str | os.PathLike[str],
+    *,
+    embedding_bits: float | None = None,
+    half_gains: bool = False,
+    context: Context | None = None,
+) -> None:
+    """Writes a language model's file again with embedding, head and gains in other formats.
+
+    Args:
+        source: the .hyb file.
+        target: of the new one, which is replaced at once; may be the source.
+        embedding_bits: of embedding and head, 32, 8, 4, 2, 1.58 or 1, one scale a row; None: as they are.
+        half_gains: round the norms' gains to binary16.
+        context: None for the default context.
+
+    Raises:
+        FileIOError: the source cannot be read, or the target not be written.
+        FileFormatError: the source is no language model's file, or damaged.
+        InvalidArgumentError: embedding_bits is none of these.
+    """
+    context = context or default_context()
+    options = ffi.new("hyb_requantize *")
+    options.struct_size = ffi.sizeof("hyb_requantize")
+    options.embedding_format = -1 if embedding_bits is None else bits_to_format(embedding_bits)
+    options.half_vectors = int(half_gains)
+    with context.lock:
+        context.check(
+            lib.hyb_file_requantize(context.handle, options, encode_path(source), encode_path(target))
+        )
 
 
 def inspect(path: str | os.PathLike[str], *, context: Context | None = None) -> ModelInfo:

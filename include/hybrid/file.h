@@ -180,6 +180,19 @@ typedef struct hyb_file_contents {
  * OUT_OF_MEMORY. */
 HYB_API hyb_status hyb_file_write(hyb_ctx *ctx, const char *path, const hyb_file_contents *contents);
 
+/* What becomes of a language model's tensors that are not the layers' matrices. */
+typedef struct hyb_requantize {
+    size_t struct_size;
+    int32_t embedding_format; /* hyb_format of embedding and head, one scale a row; -1: as it is */
+    int32_t half_vectors;     /* 1: gains are rounded to binary16 (a compressed file then stores them so) */
+} hyb_requantize;
+
+/* Reads a language model's file and writes it again with such tensors; the rest is as it was. The target is replaced as
+ * by hyb_file_write, and may be the source; it is not compressed. Errors: those of hyb_file_open, hyb_quantize and
+ * hyb_file_write; FORMAT (no language model). */
+HYB_API hyb_status hyb_file_requantize(hyb_ctx *ctx, const hyb_requantize *options, const char *source,
+                                       const char *target);
+
 /* CRC-32C (Castagnoli, reflected, initial and final value all ones) of bytes, continuing from `crc` (0 to begin). Any
  * thread may call. */
 HYB_API uint32_t hyb_crc32c(uint32_t crc, const void *bytes, size_t n_bytes);

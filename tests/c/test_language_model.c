@@ -237,12 +237,14 @@ static hyb_status whole_life(hyb_ctx *ctx, const char *path) {
     size_t n = 8, n_out = 0;
     double loss = 0.0;
     hyb_generate_options options = {.struct_size = sizeof options, .max_tokens = 4, .stop_token = -1};
+    hyb_requantize smaller = {sizeof smaller, HYB_FORMAT_INT4, 1};
     options.sampler.struct_size = sizeof options.sampler;
     hyb_status status = hyb_language_model_create(ctx, &config, 1, &model);
     if (status == HYB_OK) status = hyb_language_model_set_backward(model, HYB_BACKWARD_INT8);
     if (status == HYB_OK) status = train_steps(model, 1, &loss, &loss);
     if (status == HYB_OK) status = hyb_language_model_loss(model, tokens, 1, 7, &loss);
     if (status == HYB_OK) status = hyb_language_model_save(model, path, NULL, 0);
+    if (status == HYB_OK) status = hyb_file_requantize(ctx, &smaller, path, path);
     if (status == HYB_OK) status = hyb_language_model_load(ctx, path, &loaded);
     if (status == HYB_OK) status = hyb_session_create(loaded, 1, 16, HYB_CACHE_INT8, &session);
     if (status == HYB_OK) status = hyb_generate(session, prompts, &n, 1, &options, out, &n_out);
@@ -258,7 +260,7 @@ static void test_every_allocation_may_fail(void) {
     int fd = mkstemp(path), completed = 0;
     CHECK(fd >= 0);
     close(fd);
-    for (long n = 0; n < 400 && !completed; n++) {
+    for (long n = 0; n < 600 && !completed; n++) {
         failing f = {n, 0};
         hyb_ctx *ctx = NULL;
         hyb_status status = make_failing_ctx(&f, &ctx);

@@ -732,3 +732,48 @@ def test_three_of_four_takes_less_than_a_bit_and_a_third(tmp_path: Path) -> None
     assert loaded.loss_sum(tokens) == model.loss_sum(tokens)
     with pytest.raises(ph.ConfigError, match="multiples of 4"):
         ph.ModelConfig(ffn_dim=126, threshold="three_of_four")
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("bits", [32, 8, 4, 2, 1.58, 1, None])
+def test_requantize_changes_embeddings_and_gains_only(bits: Any, tied: bool, tmp_path: Path) -> None:
+    """The new file is a model's; layers, tokenizer and metadata are those of the old one."""
+    source, target = tmp_path / "source.hyb", tmp_path / "target.hyb"
+    model = ph.LanguageModel(small_config(tied_embeddings=tied), seed=1)
+    for name, parameter in model.parameters().items():
+        if "norm" in name:
+            parameter.values[:] = np.linspace(0.5, 1.5, parameter.values.size).reshape(parameter.values.shape)
+    model.save(source, metadata={"note": "kept"})
+    ph.requantize(source, target, embedding_bits=bits, half_gains=True)
+    old, new = LanguageModel.load(source), LanguageModel.load(target)
+    assert new.config.embedding_bits == (8 if bits is None else bits)
+    assert ph.inspect(target).metadata == ph.inspect(source).metadata
+    for name, parameter in model.parameters().items():
+        before, after = np.asarray(old.effective(name)), np.asarray(new.effective(name))
+        if "norm" in name:
+            assert np.array_equal(after, before.astype(np.float16).astype(np.float32))
+            assert not np.array_equal(after, before)
+        elif parameter.format == "ternary" or bits in (8, 32, None):
+            assert np.array_equal(after, before), name
+        else:
+            error = np.linalg.norm(after - before) / np.linalg.norm(before)
+            assert error < {4: 0.15, 2: 0.4, 1.58: 0.5, 1: 0.7}[bits], name
+    ph.requantize(target, target)  # in place
+    assert LanguageModel.load(target).config == new.config
+
+
+def test_requantize_refuses_what_it_cannot_do(tmp_path: Path) -> None:
+    """Nothing is written then."""
+    source, target = tmp_path / "source.hyb", tmp_path / "target.hyb"
+    with pytest.raises(ph.FileIOError):
+        ph.requantize(source, target)
+    source.write_bytes(b"no model")
+    with pytest.raises(ph.FileFormatError):
+        ph.requantize(source, target)
+    ph.TernaryMLP([4, 3, 2]).save(source)
+    with pytest.raises(ph.FileFormatError, match="perceptron"):
+        ph.requantize(source, target, embedding_bits=4)
+    ph.LanguageModel(small_config()).save(source)
+    with pytest.raises(ph.InvalidArgumentError, match="bits"):
+        ph.requantize(source, target, embedding_bits=3)
+    assert not target.exists()
