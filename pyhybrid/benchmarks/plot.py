@@ -41,6 +41,7 @@ def plot(results: Sequence[Mapping[str, Any]], path: Path) -> list[Path]:
     for section in sections:
         target = path if len(sections) == 1 else path.with_name(f"{path.stem}-{section}{path.suffix}")
         draw = _draw_differences if section in _LOSSES else _draw_curves if section in _CURVES else _draw
+        draw = _draw_rate if section == "rate" else draw
         draw(section, [result for result in results if result["section"] == section], target)
         written.append(target)
     return written
@@ -113,6 +114,41 @@ def _draw_differences(section: str, results: Sequence[Mapping[str, Any]], path: 
     )
     axes.set_title(f"pyhybrid bench {section}")
     figure.savefig(path, dpi=120, bbox_inches="tight")
+    pyplot.close(figure)
+
+
+def _draw_rate(section: str, results: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Loss by bits a weight: a panel for each number of steps."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    rows = {result["name"]: result for result in results}
+    pairs = [name.split("/")[2:] for name in rows if name.startswith("rate/loss/")]
+    pairs = [[steps, name] for steps, name in pairs if f"rate/bits/{steps}/{name}" in rows]
+    lengths = list(dict.fromkeys(steps for steps, _ in pairs)) or ["none"]
+    figure, panels = pyplot.subplots(1, len(lengths), figsize=(6.4 * len(lengths), 4.8), squeeze=False)
+    for axes, steps in zip(panels[0], lengths, strict=True):
+        kinds: dict[str, list[tuple[float, float]]] = {}
+        plain: tuple[float, ...] = ()
+        for _, name in (pair for pair in pairs if pair[0] == steps):
+            loss, bits = rows[f"rate/loss/{steps}/{name}"], rows[f"rate/bits/{steps}/{name}"]
+            kind = name.rstrip("0123456789.").rstrip("-") or "with a ramp"
+            kinds.setdefault(kind, []).append((bits["ours"]["median"], loss["ours"]["median"]))
+            plain = tuple(row["peers"]["plain ternary"]["median"] for row in (bits, loss))
+        for kind, points in kinds.items():
+            axes.plot(*zip(*sorted(points), strict=True), "o-", label=kind)
+        if plain:
+            axes.plot(*plain, "k*", markersize=12, label="plain ternary")
+        axes.set_xlabel("bits a weight of the compressed file, everything counted")
+        axes.set_ylabel("validation loss [nats/byte]")
+        axes.set_title(f"`small`, {steps} steps")
+        axes.grid(True, alpha=0.3)
+        axes.legend(fontsize=8)
+    figure.suptitle(f"pyhybrid bench {section}")
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
     pyplot.close(figure)
 
 

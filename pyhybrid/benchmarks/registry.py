@@ -36,6 +36,7 @@ SECTIONS: dict[str, str] = {
     "mlp": "mlp",
     "optimizer": "optimizer",
     "update": "update",
+    "rate": "rate",
     "size": "size",
     "start": "start",
 }

@@ -21,7 +21,7 @@ from pyhybrid.benchmarks.registry import SECTIONS
 __all__ = ["load_results", "render_benchmarks", "render_claims", "render_summary"]
 
 #: Sections whose figures are losses or shares, which are compared by their difference.
-_BY_DIFFERENCE = ("fidelity", "quality", "optimizer", "update", "mlp")
+_BY_DIFFERENCE = ("fidelity", "quality", "optimizer", "rate", "update", "mlp")
 _TITLES = {
     "start": ("First commands", "Seconds of a newcomer's commands with their defaults, on two threads."),
     "mlp": (
@@ -29,6 +29,14 @@ _TITLES = {
         (
             "Held-out figures after the same training: digits in percent correct, and a linear target with "
             "64 features in mean squares, between predicting zero and the best ternary fit."
+        ),
+    ),
+    "rate": (
+        "Bits and loss",
+        (
+            "Runs with `--bits-target` (a ramp and a regulated dead zone) beside plain ternary weights: loss, "
+            "and bits a weight of the compressed file; then without the ramp, of 1 and 2 uniform bits, and what "
+            "smaller embeddings and gains cost."
         ),
     ),
     "update": (

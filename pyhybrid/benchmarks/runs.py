@@ -24,7 +24,7 @@ from pyhybrid.benchmarks.corpora import CORPORA
 from pyhybrid.benchmarks.registry import Answer, Row, UnavailableError
 from pyhybrid.config import PRESETS, RunConfig, apply_overrides, from_dict, to_dict
 
-__all__ = ["RunFolder", "TrainingRun", "kept_rows", "text_paths"]
+__all__ = ["RunFolder", "TrainingRun", "kept_rows", "text_paths", "validation_loss"]
 
 # Version of what a run computes: a change of the library that changes losses makes the runs kept before void.
 _VERSION = 1
@@ -308,7 +308,7 @@ class TrainingRun:
                     trace.setdefault(name, []).append(float(found[name]))
         seconds = {"seconds": time.perf_counter() - begun, "cpu_seconds": time.process_time() - at_work}
         return {
-            "validation_loss": _validation_loss(model, dataset, t.batch_size, t.context),
+            "validation_loss": validation_loss(model, dataset, t.batch_size, t.context),
             "training_loss": float(np.mean(losses[-max(1, t.steps // 20) :])),
             "losses": _thinned(losses),
             "trace": {name: _thinned(values) for name, values in trace.items()},
@@ -316,11 +316,22 @@ class TrainingRun:
             "update_cpu_seconds": busy,
             "batches_cpu_seconds": preparing,
             "clusters": None if batches.clusters is None else batches.clusters.summary(),
+            **self.behind(model, dataset),
         }
 
     def update(self) -> Any:
         """An optimiser of this side's own; None: the configuration's."""
         return None
+
+    def behind(self, model: Any, dataset: Any) -> dict[str, Any]:
+        """Looks at the model behind the last update; what it finds is recorded.
+
+        Args:
+            model: that was trained.
+            dataset: of the run.
+        """
+        del model, dataset
+        return {}
 
     #: Names of what `watch` finds.
     watched: tuple[str, ...] = ()
@@ -370,7 +381,15 @@ def _thinned(values: Sequence[float], n: int = 20) -> list[float]:
     return [float(np.mean(part)) for part in np.array_split(np.asarray(values), min(n, len(values)))]
 
 
-def _validation_loss(model: Any, dataset: Any, batch_size: int, context: int) -> float:
+def validation_loss(model: Any, dataset: Any, batch_size: int, context: int) -> float:
+    """Returns nats per byte of the whole validation split.
+
+    Args:
+        model: a language model.
+        dataset: has the split.
+        batch_size: windows at a time.
+        context: tokens a window.
+    """
     from pyhybrid.batches import validation_batches
 
     total, count = 0.0, 0
