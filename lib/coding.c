@@ -6,7 +6,7 @@
 /* A group is worth its tables from about so many symbols on. */
 #define SMALLEST_GROUP ((size_t)8192)
 /* More slots, which take longer to look up, from a loss of 1 / so much on. */
-#define TOLERATED_LOSS 2000
+#define TOLERATED_LOSS 1000
 #define NO_COST UINT64_MAX
 
 /* ---- one group ---- */

@@ -58,8 +58,8 @@ int hyb_get_varint(const uint8_t **cursor, const uint8_t *end, uint64_t *value);
 
 typedef struct hyb_rans_encoder {
     uint8_t *begin, *next, *end; /* bytes come from the end of the buffer */
-    uint32_t n_lanes;      /* 1 to HYB_RANS_LANES */
-    int used;              /* a segment took part */
+    uint32_t n_lanes;            /* 1 to HYB_RANS_LANES */
+    int used;                    /* a segment took part */
     uint32_t states[HYB_RANS_LANES];
 } hyb_rans_encoder;
 

@@ -44,21 +44,26 @@ static inline HYB_TARGET_AVX2 void store_symbols(const __m256i *s, uint8_t *out)
     _mm256_storeu_si256((__m256i *)(void *)out, bytes);
 }
 
-static inline HYB_TARGET_AVX2 __m256i decode_slots(const uint32_t *slots, __m256i *state) {
+/* A gather waits for what its result's register held before. A mask that the compiler does not know to be full makes it
+ * clear the register: the gathers of several vectors then run at once. */
+#define GATHER(index, table, scale)                                                                                    \
+    _mm256_mask_i32gather_epi32(_mm256_setzero_si256(), (const void *)(table), index, all, scale)
+
+static inline HYB_TARGET_AVX2 __m256i decode_slots(const uint32_t *slots, __m256i all, __m256i *state) {
     const __m256i low_12 = _mm256_set1_epi32(HYB_RANS_SLOTS - 1);
-    __m256i entry = _mm256_i32gather_epi32((const void *)slots, _mm256_and_si256(*state, low_12), 4);
+    __m256i entry = GATHER(_mm256_and_si256(*state, low_12), slots, 4);
     __m256i product = _mm256_mullo_epi32(_mm256_and_si256(entry, low_12), _mm256_srli_epi32(*state, 12));
     *state = _mm256_add_epi32(product, _mm256_and_si256(_mm256_srli_epi32(entry, 12), low_12));
     return _mm256_srli_epi32(entry, 24);
 }
 
-static inline HYB_TARGET_AVX2 __m256i decode_ranges(const hyb_rans_job *job, __m256i *state) {
+static inline HYB_TARGET_AVX2 __m256i decode_ranges(const hyb_rans_job *job, __m256i all, __m256i *state) {
     const __m128i bits = _mm_cvtsi32_si128((int)job->slot_bits);
     const __m256i low_16 = _mm256_set1_epi32(65535);
     __m256i slot = _mm256_and_si256(*state, _mm256_set1_epi32((int)((1u << job->slot_bits) - 1)));
-    __m256i symbol = _mm256_i32gather_epi32((const void *)job->symbols, slot, 1);
+    __m256i symbol = GATHER(slot, job->symbols, 1);
     symbol = _mm256_and_si256(symbol, _mm256_set1_epi32(255));
-    __m256i range = _mm256_i32gather_epi32((const void *)job->ranges, symbol, 4);
+    __m256i range = GATHER(symbol, job->ranges, 4);
     __m256i product = _mm256_mullo_epi32(_mm256_and_si256(range, low_16), _mm256_srl_epi32(*state, bits));
     *state = _mm256_add_epi32(product, _mm256_sub_epi32(slot, _mm256_srli_epi32(range, 16)));
     return symbol;
@@ -67,10 +72,12 @@ static inline HYB_TARGET_AVX2 __m256i decode_ranges(const hyb_rans_job *job, __m
 /* Half a row: four vectors at once, as many as the registers hold. */
 static inline HYB_TARGET_AVX2 const uint8_t *half_row(const hyb_rans_job *job, __m256i *state, const uint8_t *words,
                                                       uint8_t *out, int is_slots) {
-    __m256i symbols[4];
+    int minus_one = -1;
+    HYB_HIDE(minus_one);
+    __m256i symbols[4], all = _mm256_set1_epi32(minus_one);
     HYB_UNROLL
     for (size_t g = 0; g < 4; ++g)
-        symbols[g] = is_slots ? decode_slots(job->slots, &state[g]) : decode_ranges(job, &state[g]);
+        symbols[g] = is_slots ? decode_slots(job->slots, all, &state[g]) : decode_ranges(job, all, &state[g]);
     store_symbols(symbols, out);
     HYB_UNROLL
     for (size_t g = 0; g < 4; ++g) words = refill(&state[g], words);
@@ -88,14 +95,15 @@ static HYB_TARGET_AVX2 void hyb_rans_decode_avx2(hyb_rans_job *job) {
     if (job->n_words < HYB_RANS_LANES) return;
     last += 2 * (job->n_words - HYB_RANS_LANES); /* a row may begin here: it reads 128 bytes at most */
     uint8_t *out = job->out;
+    const hyb_rans_job table = *job; /* a copy: what is stored to out does not change it */
     __m256i state[8];
     for (size_t g = 0; g < 8; ++g) state[g] = _mm256_loadu_si256((const void *)(job->states + 8 * g));
     if (job->slots != NULL)
         for (; job->n_rows > 0 && words <= last; --job->n_rows, out += HYB_RANS_LANES)
-            words = row(job, state, words, out, 1);
+            words = row(&table, state, words, out, 1);
     else
         for (; job->n_rows > 0 && words <= last; --job->n_rows, out += HYB_RANS_LANES)
-            words = row(job, state, words, out, 0);
+            words = row(&table, state, words, out, 0);
     for (size_t g = 0; g < 8; ++g) _mm256_storeu_si256((void *)(job->states + 8 * g), state[g]);
     job->n_words -= (size_t)(words - job->words) / 2;
     job->words = words;

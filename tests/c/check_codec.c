@@ -1,7 +1,7 @@
-/* check_codec.c - entropy decoding: every variant of the kernel rans_decode against the reference, bit for bit: both kinds
- * of tables, states and words at random (any bytes are a stream), every number of rows and words around the end; words,
- * symbols and tables end at a guard page.
- * With --bench: weights/s (5 a symbol) of each tier, by the number of slots, and the encoder's.
+/* check_codec.c - entropy decoding: every variant of the kernel rans_decode against the reference, bit for bit: both
+ * kinds of tables, states and words at random (any bytes are a stream), every number of rows and words around the end;
+ * words, symbols and tables end at a guard page. With --bench: weights/s (5 a symbol) of each tier, by the number of
+ * slots, and the encoder's.
  */
 #include "testing.h"
 
@@ -78,7 +78,8 @@ static void check_rows(const hyb_kernels *k, const tables *t, uint32_t slot_bits
                         .n_words = n_words,
                         .n_rows = n_rows};
     for (size_t i = 0; i < 2 * n_words; ++i) words[i] = (uint8_t)test_random(state);
-    for (size_t i = 0; i < HYB_RANS_LANES; ++i) states[i] = (uint32_t)test_random(state) >> test_random_below(state, 16);
+    for (size_t i = 0; i < HYB_RANS_LANES; ++i)
+        states[i] = (uint32_t)test_random(state) >> test_random_below(state, 16);
     for (size_t i = 0; i < HYB_RANS_LANES; ++i) states[i] |= 65536;
     memcpy(expected_states, states, sizeof states);
     memset(out, 0xa5, n_out);
@@ -126,7 +127,8 @@ static void bench(const tier *tiers, size_t n_tiers, double p_zero, uint32_t slo
     const size_t n = (size_t)10 << 20;
     uint8_t *symbols = malloc(n), *back = malloc(n), *buffer = malloc(2 * n + 1024);
     const uint8_t *stream = NULL;
-    uint32_t zero = (uint32_t)(65535 * p_zero), shares[3] = {(65535 - zero) / 2, zero, 65535 - zero - (65535 - zero) / 2};
+    uint32_t zero = (uint32_t)(65535 * p_zero),
+             shares[3] = {(65535 - zero) / 2, zero, 65535 - zero - (65535 - zero) / 2};
     uint64_t state = 3;
     size_t n_bytes = 0;
     hyb_rans_encoder encoder;
@@ -148,8 +150,8 @@ static void bench(const tier *tiers, size_t n_tiers, double p_zero, uint32_t slo
         stream = hyb_rans_encoder_finish(&encoder, &n_bytes);
         best = fmin(best, seconds_now() - start);
     }
-    printf("  P(0) %.3f, 2^%u slots: %.4f bits/weight, entropy %.4f; G weights/s: encode %.2f, decode", p_zero, slot_bits,
-           8.0 * (double)n_bytes / (5.0 * (double)n), entropy, 5e-9 * (double)n / best);
+    printf("  P(0) %.3f, 2^%u slots: %.4f bits/weight, entropy %.4f; G weights/s: encode %.2f, decode", p_zero,
+           slot_bits, 8.0 * (double)n_bytes / (5.0 * (double)n), entropy, 5e-9 * (double)n / best);
     for (size_t t = 0; t < n_tiers; ++t) {
         best = 1e9;
         for (int round = 0; round < 7; ++round) {
