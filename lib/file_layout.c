@@ -34,6 +34,28 @@ int hyb_file_place_sections(hyb_file_layout *layout, uint64_t limit) {
     return 1;
 }
 
+void hyb_file_put_header(uint32_t version, uint64_t file_bytes, const hyb_file_layout *layout, uint32_t crc,
+                         uint8_t *header) {
+    const hyb_file_layout *l = layout;
+    uint8_t *h = header;
+    memset(h, 0, HYB_HEADER_BYTES);
+    memcpy(h + HYB_HEADER_MAGIC, hyb_file_magic, HYB_MAGIC_BYTES);
+    hyb_store_u32(h + HYB_HEADER_VERSION, version);
+    hyb_store_u32(h + HYB_HEADER_HEADER_BYTES, HYB_HEADER_BYTES);
+    hyb_store_u64(h + HYB_HEADER_FILE_BYTES, file_bytes);
+    hyb_store_u64(h + HYB_HEADER_CONFIG, HYB_HEADER_BYTES);
+    hyb_store_u64(h + HYB_HEADER_CONFIG + 8, HYB_CONFIG_BYTES);
+    hyb_store_u64(h + HYB_HEADER_TOKENIZER, l->tokenizer);
+    hyb_store_u64(h + HYB_HEADER_TOKENIZER + 8, l->tokenizer_bytes);
+    hyb_store_u64(h + HYB_HEADER_METADATA, l->metadata);
+    hyb_store_u64(h + HYB_HEADER_METADATA + 8, l->metadata_bytes);
+    hyb_store_u64(h + HYB_HEADER_DIRECTORY, l->directory);
+    hyb_store_u64(h + HYB_HEADER_N_TENSORS, l->n_tensors);
+    hyb_store_u64(h + HYB_HEADER_DATA, l->data);
+    hyb_store_u32(h + HYB_HEADER_BODY_CRC, crc);
+    hyb_store_u32(h + HYB_HEADER_CRC, hyb_crc32c(0, h, HYB_HEADER_CRC));
+}
+
 void hyb_file_put_mlp(const hyb_mlp_config *c, uint8_t *b) {
     memset(b, 0, HYB_CONFIG_BYTES);
     hyb_store_u32(b, c->n_layers);

@@ -43,6 +43,20 @@ enum {
     HYB_ENTRY_DATA_BYTES = 56,
     HYB_ENTRY_BYTES = 64,
     HYB_SECTION_ALIGNMENT = 8,
+    /* version 3 */
+    HYB_COMPRESSED_VERSION = 3,
+    HYB_COMPRESSED_ORIGINAL_VERSION = 24,
+    HYB_COMPRESSED_ORIGINAL_CRC = 28,
+    HYB_COMPRESSED_ORIGINAL_BYTES = 32,
+    HYB_COMPRESSED_TOKENIZER = 40,
+    HYB_COMPRESSED_METADATA = 48,
+    HYB_COMPRESSED_DIRECTORY = 56,
+    HYB_COMPRESSED_N_TENSORS = 64,
+    HYB_COMPRESSED_RAW = 72,
+    HYB_COMPRESSED_STREAM = 80,
+    HYB_COMPRESSED_LANES = 88,
+    HYB_COMPRESSED_ZERO = 92,
+    HYB_COMPRESSED_FREE_BYTES = 65536, /* of an original, on top of HYB_FILE_EXPANSION */
     HYB_MAGIC_BYTES = 8
 };
 
@@ -53,8 +67,15 @@ extern const uint8_t hyb_file_magic[HYB_MAGIC_BYTES];
 void hyb_file_put_mlp(const hyb_mlp_config *config, uint8_t *bytes);
 hyb_mlp_config hyb_file_get_mlp(const uint8_t *bytes);
 
-/* file_read.c: the configuration's bytes of an open file. */
+/* file_read.c: the configuration's bytes of an open file; all its bytes, expanded if need be. */
 const uint8_t *hyb_file_config_bytes(const hyb_file *file);
+const uint8_t *hyb_file_image(const hyb_file *file);
+hyb_ctx *hyb_file_ctx(const hyb_file *file);
+
+/* file_expand.c: the original of a compressed file whose header's checksum, version and length were checked, in memory
+ * of the context that the caller frees. Its body's checksum is not looked at: whoever checks the original does. Errors:
+ * FORMAT, CHECKSUM, OUT_OF_MEMORY. */
+hyb_status hyb_file_expand_image(hyb_ctx *ctx, const uint8_t *bytes, size_t n_bytes, uint8_t **image, size_t *n_image);
 
 /* Where the sections lie. Offsets of absent sections are 0. */
 typedef struct hyb_file_layout {
@@ -63,6 +84,10 @@ typedef struct hyb_file_layout {
     uint64_t directory, n_tensors;
     uint64_t data;
 } hyb_file_layout;
+
+/* Writes the header of a file of version 1 or 2, body checksum `crc`. */
+void hyb_file_put_header(uint32_t version, uint64_t file_bytes, const hyb_file_layout *layout, uint32_t crc,
+                         uint8_t *header);
 
 /* A tensor as the directory describes it, and the sizes that follow. */
 typedef struct hyb_file_shape {

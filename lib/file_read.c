@@ -17,7 +17,9 @@ struct hyb_file {
     hyb_ctx *ctx;
     const uint8_t *bytes;
     size_t n_bytes;
-    void *owned; /* the bytes, if they were read from a file; else NULL */
+    void *owned;             /* the bytes, if they were read from a file or expanded; else NULL */
+    uint32_t stored_version; /* of the file as it was given: 3 if it is compressed */
+    size_t stored_bytes;
     hyb_file_layout layout;
     hyb_language_model_config config; /* of a language model */
     const char **names;               /* [n_tensors], sorted; they point into the directory */
@@ -43,7 +45,7 @@ static hyb_status check_header(hyb_ctx *ctx, const uint8_t *header, uint64_t n_b
                         HYB_FILE_VERSION);
     if (version == 0) return hyb_fail(ctx, HYB_ERROR_FORMAT, "format version 0 does not exist");
     if (hyb_load_u32(header + HYB_HEADER_HEADER_BYTES) != HYB_HEADER_BYTES)
-        return hyb_fail(ctx, HYB_ERROR_FORMAT, "header of %u bytes; versions 1 and 2 have 128",
+        return hyb_fail(ctx, HYB_ERROR_FORMAT, "header of %u bytes; versions 1 to 3 have 128",
                         hyb_load_u32(header + HYB_HEADER_HEADER_BYTES));
     uint64_t claimed = hyb_load_u64(header + HYB_HEADER_FILE_BYTES);
     if (claimed > n_bytes)
@@ -110,9 +112,12 @@ static hyb_status check_mlp_config(const hyb_file *file) {
     return status == HYB_ERROR_INVALID_ARGUMENT ? HYB_ERROR_FORMAT : status; /* the detail names the field */
 }
 
+/* Of a compressed file that of its original. */
+static uint32_t image_version(const hyb_file *file) { return hyb_load_u32(file->bytes + HYB_HEADER_VERSION); }
+
 static hyb_status check_config(hyb_file *file) {
     const uint8_t *b = hyb_file_config_bytes(file);
-    if (hyb_file_version(file) > 1) return check_mlp_config(file);
+    if (image_version(file) > 1) return check_mlp_config(file);
     file->config = (hyb_language_model_config){
         .struct_size = sizeof file->config,
         .vocab_size = hyb_load_u32(b),
@@ -245,18 +250,24 @@ static hyb_status check_body(hyb_file *file) {
     return check_contents(file);
 }
 
-/* Takes `owned` (may be NULL) over, also when it fails. The header was checked. */
+/* Takes `owned` (may be NULL) over, also when it fails. The header was checked; a compressed file is expanded first. */
 static hyb_status open_bytes(hyb_ctx *ctx, const uint8_t *bytes, size_t n_bytes, void *owned, hyb_file **result) {
+    hyb_status status = HYB_OK;
     hyb_file *file = hyb_alloc_zeroed(ctx, 1, sizeof *file);
     if (file == NULL) {
         hyb_free(ctx, owned);
         return hyb_fail(ctx, HYB_ERROR_OUT_OF_MEMORY, "no memory for a model file");
     }
-    file->ctx = ctx;
-    file->bytes = bytes;
-    file->n_bytes = n_bytes;
-    file->owned = owned;
-    hyb_status status = check_body(file);
+    *file = (hyb_file){.ctx = ctx, .bytes = bytes, .n_bytes = n_bytes, .owned = owned, .stored_bytes = n_bytes};
+    file->stored_version = image_version(file);
+    if (file->stored_version == HYB_COMPRESSED_VERSION) {
+        uint8_t *image = NULL;
+        status = hyb_file_expand_image(ctx, bytes, n_bytes, &image, &file->n_bytes);
+        hyb_free(ctx, owned);
+        file->owned = image;
+        file->bytes = image;
+    }
+    if (status == HYB_OK) status = check_body(file);
     if (status == HYB_OK)
         *result = file;
     else
@@ -315,16 +326,16 @@ void hyb_file_close(hyb_file *file) {
 
 /* ---- looking ---- */
 
-uint32_t hyb_file_version(const hyb_file *file) {
-    return file != NULL ? hyb_load_u32(file->bytes + HYB_HEADER_VERSION) : 0;
-}
-
-size_t hyb_file_bytes(const hyb_file *file) { return file != NULL ? file->n_bytes : 0; }
+uint32_t hyb_file_version(const hyb_file *file) { return file != NULL ? file->stored_version : 0; }
+size_t hyb_file_bytes(const hyb_file *file) { return file != NULL ? file->stored_bytes : 0; }
+size_t hyb_file_expanded_bytes(const hyb_file *file) { return file != NULL ? file->n_bytes : 0; }
+const uint8_t *hyb_file_image(const hyb_file *file) { return file->bytes; }
+hyb_ctx *hyb_file_ctx(const hyb_file *file) { return file->ctx; }
 
 const uint8_t *hyb_file_config_bytes(const hyb_file *file) { return file->bytes + HYB_HEADER_BYTES; }
 
 hyb_architecture hyb_file_architecture(const hyb_file *file) {
-    return hyb_file_version(file) > 1 ? HYB_ARCHITECTURE_MLP : HYB_ARCHITECTURE_LANGUAGE_MODEL;
+    return file != NULL && image_version(file) > 1 ? HYB_ARCHITECTURE_MLP : HYB_ARCHITECTURE_LANGUAGE_MODEL;
 }
 
 hyb_status hyb_file_config(const hyb_file *file, hyb_language_model_config *config) {

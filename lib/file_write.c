@@ -276,33 +276,13 @@ static hyb_status put_body(writer *w, const plan *p) {
     return flush(w);
 }
 
-static void make_header(const plan *p, uint32_t crc, uint8_t *h) {
-    const hyb_file_layout *l = &p->layout;
-    memset(h, 0, HYB_HEADER_BYTES);
-    memcpy(h + HYB_HEADER_MAGIC, hyb_file_magic, HYB_MAGIC_BYTES);
-    hyb_store_u32(h + HYB_HEADER_VERSION, p->version);
-    hyb_store_u32(h + HYB_HEADER_HEADER_BYTES, HYB_HEADER_BYTES);
-    hyb_store_u64(h + HYB_HEADER_FILE_BYTES, p->file_bytes);
-    hyb_store_u64(h + HYB_HEADER_CONFIG, HYB_HEADER_BYTES);
-    hyb_store_u64(h + HYB_HEADER_CONFIG + 8, HYB_CONFIG_BYTES);
-    hyb_store_u64(h + HYB_HEADER_TOKENIZER, l->tokenizer);
-    hyb_store_u64(h + HYB_HEADER_TOKENIZER + 8, l->tokenizer_bytes);
-    hyb_store_u64(h + HYB_HEADER_METADATA, l->metadata);
-    hyb_store_u64(h + HYB_HEADER_METADATA + 8, l->metadata_bytes);
-    hyb_store_u64(h + HYB_HEADER_DIRECTORY, l->directory);
-    hyb_store_u64(h + HYB_HEADER_N_TENSORS, l->n_tensors);
-    hyb_store_u64(h + HYB_HEADER_DATA, l->data);
-    hyb_store_u32(h + HYB_HEADER_BODY_CRC, crc);
-    hyb_store_u32(h + HYB_HEADER_CRC, hyb_crc32c(0, h, HYB_HEADER_CRC));
-}
-
 /* A header of zeros first: until the end the temporary is no model file. */
 static hyb_status put_file(writer *w, const plan *p) {
     uint8_t header[HYB_HEADER_BYTES] = {0};
     HYB_TRY(hyb_output_write(&w->output, header, sizeof header));
     w->offset = sizeof header;
     HYB_TRY(put_body(w, p));
-    make_header(p, w->crc, header);
+    hyb_file_put_header(p->version, p->file_bytes, &p->layout, w->crc, header);
     HYB_TRY(hyb_output_rewind(&w->output));
     return hyb_output_write(&w->output, header, sizeof header);
 }

@@ -17,6 +17,7 @@ void hyb_kernels_select(hyb_kernels *table, uint32_t isa) {
         hyb_install_matmul_avx2(table);
         hyb_install_quantize_avx2(table);
         hyb_install_compress_avx2(table);
+        hyb_install_rans_avx2(table);
         hyb_install_transpose_avx2(table);
         hyb_install_levels_avx2(table);
         hyb_install_vector_avx2(table);
@@ -26,6 +27,7 @@ void hyb_kernels_select(hyb_kernels *table, uint32_t isa) {
     if ((isa & HYB_ISA_AVX512) != 0) {
         hyb_install_quantize_avx512(table);
         hyb_install_compress_avx512(table);
+        hyb_install_rans_avx512(table);
         hyb_install_transpose_avx512(table);
         hyb_install_levels_avx512(table);
         hyb_install_vector_avx512(table);

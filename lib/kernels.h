@@ -273,6 +273,26 @@ typedef struct hyb_compress_sums {
     float product, squares;
 } hyb_compress_sums;
 
+/* rANS (rans.h): 64 states side by side, a row is one symbol of each. Every state is at least 2^16; with slot =
+ * state % 2^slot_bits and the symbol that owns it, frequency f and first slot c:
+ *   state = f (state >> slot_bits) + slot - c;  if that is below 2^16: state = state << 16 | the next word
+ * The lanes of a row take words in their order. Rows are decoded while 64 words are left, whatever they take. */
+#define HYB_RANS_LANES 64
+#define HYB_RANS_SLOTS 4096
+typedef struct hyb_rans_job {
+    /* [HYB_RANS_SLOTS], slot_bits 12: f in bits 0 to 11, slot - c in bits 12 to 23, the symbol above. NULL: */
+    const uint32_t *slots;
+    const uint8_t *symbols; /* [2^slot_bits + 3]: the symbol of a slot; the last 3 may be anything */
+    const uint32_t *ranges; /* [256], by symbol: f in bits 0 to 15, c above */
+    uint32_t slot_bits;     /* 12 to 16; every f is below 2^slot_bits */
+    uint32_t *states;       /* [64] */
+    /* These move on: */
+    const uint8_t *words; /* little-endian, 16 bits each */
+    size_t n_words;
+    uint8_t *out; /* 64 bytes a row */
+    size_t n_rows;
+} hyb_rans_job;
+
 /* clang-format off */
 #define HYB_KERNELS(X) \
     /* EXACT, integers */ \
@@ -297,6 +317,7 @@ typedef struct hyb_compress_sums {
     /* column_bits[i] = max(column_bits[i], bits of |x[i] * s|); returns max_abs_bits(x); bits as there (a NaN's own bits \
      * may differ between variants) */ \
     X(column_max_bits, uint32_t, (const float *x, size_t n, float s, uint32_t *column_bits)) \
+    X(rans_decode, void, (hyb_rans_job *job)) \
     /* EXACT, floats; n may be 0 */ \
     /* largest bit pattern of |x|, as an integer: 0x7f800000 and above mean that an infinity or a NaN is there */ \
     X(max_abs_bits, uint32_t, (const float *x, size_t n)) \
@@ -411,6 +432,8 @@ void hyb_install_compress_avx2(hyb_kernels *table);
 void hyb_install_compress_avx512(hyb_kernels *table);
 void hyb_install_levels_avx2(hyb_kernels *table);
 void hyb_install_levels_avx512(hyb_kernels *table);
+void hyb_install_rans_avx2(hyb_kernels *table);
+void hyb_install_rans_avx512(hyb_kernels *table);
 void hyb_install_transpose_avx2(hyb_kernels *table);
 void hyb_install_transpose_avx512(hyb_kernels *table);
 void hyb_install_vector_avx2(hyb_kernels *table);

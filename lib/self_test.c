@@ -36,6 +36,8 @@ typedef struct fixture {
     float a[2 * MAX_N], b[2 * MAX_N], c[2 * MAX_N], y[2 * MAX_N];
     float keys[MAX_KEYS * LD], values[MAX_KEYS * LD], probabilities[MAX_KEYS], out[MAX_HEAD];
     float attention[HYB_ATTENTION_BLOCK_FLOATS(MAX_QUERIES, MAX_KEYS, MAX_HEAD)];
+    uint8_t words[4 * HYB_RANS_LANES], symbols[MAX_N * HYB_RANS_LANES];
+    uint32_t states[HYB_RANS_LANES], slots[HYB_RANS_SLOTS];
     uint32_t digest;
 } fixture;
 
@@ -145,6 +147,19 @@ static void probe_count_flips(const hyb_kernels *k, fixture *f, size_t n) {
     digest_u32(f, (uint32_t)k->count_flips(f->codes, f->other_codes, n, &n_zeros));
     digest_u32(f, (uint32_t)n_zeros);
 }
+/* 256 symbols with 16 slots each, n rows, as far as the words go. */
+static void probe_rans_decode(const hyb_kernels *k, fixture *f, size_t n) {
+    hyb_rans_job job = {.slots = f->slots, .slot_bits = 12, .states = f->states, .words = f->words, .n_rows = n};
+    job.n_words = sizeof f->words / 2;
+    job.out = f->symbols;
+    for (uint32_t i = 0; i < HYB_RANS_SLOTS; ++i) f->slots[i] = 16 | (i % 16) << 12 | (i / 16) << 24;
+    for (uint32_t i = 0; i < sizeof f->words; ++i) f->words[i] = (uint8_t)(i * 167 + n);
+    for (uint32_t i = 0; i < HYB_RANS_LANES; ++i) f->states[i] = 65536 + i * 0x2345678u;
+    k->rans_decode(&job);
+    digest_i8(f, (const int8_t *)f->symbols, (size_t)(job.out - f->symbols));
+    for (size_t i = 0; i < HYB_RANS_LANES; ++i) digest_u32(f, f->states[i]);
+    digest_u32(f, (uint32_t)job.n_words);
+}
 static void probe_max_abs_bits(const hyb_kernels *k, fixture *f, size_t n) { digest_u32(f, k->max_abs_bits(f->a, n)); }
 static void digest_float(fixture *f, float value) { digest_u32(f, hyb_bits_of(value)); }
 static void probe_max_f32(const hyb_kernels *k, fixture *f, size_t n) { digest_float(f, k->max_f32(f->a, n)); }
@@ -216,6 +231,7 @@ static const struct {
     PROBE(quantize_i8, 0xf2fd51d3u)
     PROBE(ternarize, 0x7990e3f3u)
     PROBE(count_flips, 0x882515e0u)
+    PROBE(rans_decode, 0xf3030a14u)
     PROBE(max_abs_bits, 0x269e7280u)
     PROBE(max_f32, 0x43df2cebu)
     PROBE(sum_abs_f32, 0x643da091u)

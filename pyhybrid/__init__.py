@@ -97,7 +97,9 @@ if TYPE_CHECKING:
     from pyhybrid.language_model import Parameter as Parameter
     from pyhybrid.mlp import FitResult as FitResult
     from pyhybrid.mlp import TernaryMLP as TernaryMLP
+    from pyhybrid.model_file import FileSizes as FileSizes
     from pyhybrid.model_file import ModelInfo as ModelInfo
+    from pyhybrid.model_file import TensorCoding as TensorCoding
     from pyhybrid.model_file import inspect as inspect
     from pyhybrid.model_file import requantize as requantize
     from pyhybrid.parameter_clusters import cluster_rows as cluster_rows
@@ -215,7 +217,7 @@ _HOMES: dict[str, tuple[str, ...]] = {
     "gradient_compression": ("GradientCompressor",),
     "language_model": ("Evaluation", "Generation", "LanguageModel", "MemoryEstimate", "Parameter"),
     "mlp": ("FitResult", "TernaryMLP"),
-    "model_file": ("ModelInfo", "inspect", "requantize"),
+    "model_file": ("FileSizes", "ModelInfo", "TensorCoding", "inspect", "requantize"),
     "parameter_clusters": ("cluster_rows", "cluster_table", "cluster_values"),
     "precision": ("PrecisionPlan", "allocate_precision", "quantization_errors"),
     "quantization": (

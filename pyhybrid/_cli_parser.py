@@ -231,6 +231,26 @@ def _add_rest(commands: Any) -> None:
     )
     _add_common(parser)
     parser = commands.add_parser(
+        "compress",
+        help="a model file in fewer bytes, that opens like any other",
+        epilog=EXIT_CODES,
+        description="Write a model file in its compressed form: its codes entropy-coded, nothing lost.",
+    )
+    parser.add_argument("model", metavar="IN", help="a .hyb file")
+    parser.add_argument(
+        "-o", "--out", type=Path, metavar="OUT", help="what to write (default: NAME.compressed.hyb beside IN)"
+    )
+    _add_common(parser)
+    parser = commands.add_parser(
+        "expand",
+        help="the original of a compressed model file, bit for bit",
+        epilog=EXIT_CODES,
+        description="Write the original of a compressed model file, bit for bit.",
+    )
+    parser.add_argument("model", metavar="IN", help="a compressed .hyb file")
+    parser.add_argument("out", type=Path, metavar="OUT", help="what to write; may be IN")
+    _add_common(parser)
+    parser = commands.add_parser(
         "backends",
         help="which backend the dispatcher chooses, and why",
         epilog=EXIT_CODES,

@@ -4,6 +4,7 @@
 
 #include <hybrid/base.h>
 #include <hybrid/cluster.h>
+#include <hybrid/codec.h>
 #include <hybrid/compress.h>
 #include <hybrid/features.h>
 #include <hybrid/file.h>

@@ -22,6 +22,7 @@ SECTIONS: dict[str, str] = {
     "quantize": "quantize",
     "fidelity": "fidelity",
     "pack": "pack",
+    "codec": "codec",
     "matmul": "matmul",
     "gemm": "gemm",
     "kernels": "kernels",

@@ -102,6 +102,13 @@ _TITLES = {
             "for one token, reading the packed weights once; the share is that of the closer one."
         ),
     ),
+    "codec": (
+        "Entropy coding",
+        (
+            "Independent codes with a share of zeros P(0), decoded to packed bytes by one thread, beside zstd on "
+            "the codes in 2 bits each; and compressed model files with everything counted."
+        ),
+    ),
     "gemm": ("fp32 products", "The limit is the peak of fp32 multiply-adds."),
     "kernels": (
         "Single operations",

@@ -24,6 +24,7 @@ HEADERS = (
     "matmul",
     "optimize",
     "compress",
+    "codec",
     "features",
     "cluster",
     "tokenizer",
