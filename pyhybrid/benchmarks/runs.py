@@ -127,21 +127,23 @@ class RunFolder:
         Raises:
             ValueError: a file of the folder is not a record.
         """
-        if self.path is None:
-            return None
+        path = self._path(side, seed, sha256, config)
+        return None if path is None else _records[str(path)][1]
+
+    def _path(self, side: str, seed: int, sha256: str, config: RunConfig) -> Path | None:
+        """Where the record of a run is."""
         wanted = [side, seed, sha256, _what(config)]
-        for path in sorted(self.path.glob("*.json")):
-            if str(path) not in _records:  # a record never changes
+        for path in [] if self.path is None else sorted(self.path.glob("*.json")):
+            if str(path) not in _records:
                 _records[str(path)] = _read(path)
-            key, record = _records[str(path)]
-            if key == wanted:
-                return record
+            if _records[str(path)][0] == wanted:
+                return path
         return None
 
     def keep(
         self, side: str, seed: int, sha256: str, config: RunConfig, found: dict[str, Any]
     ) -> dict[str, Any]:
-        """Writes the record of a run that was done, and returns it.
+        """Writes the record of a run that was done, in place of one that was kept before, and returns it.
 
         Args:
             side: see `find`.
@@ -155,9 +157,11 @@ class RunFolder:
         if self.path is not None:
             name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:20]
             self.path.mkdir(parents=True, exist_ok=True)
-            partial = self.path / f"{name}.tmp"
+            path = self._path(side, seed, sha256, config) or self.path / f"{name}.json"
+            partial = path.with_suffix(".tmp")
             partial.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-            partial.replace(self.path / f"{name}.json")
+            partial.replace(path)
+            _records.pop(str(path), None)
         return record
 
 
