@@ -234,12 +234,18 @@ def _add_rest(commands: Any) -> None:
         "compress",
         help="a model file in fewer bytes, that opens like any other",
         epilog=EXIT_CODES,
-        description="Write a model file in its compressed form: its codes entropy-coded, nothing lost.",
+        description="Write a model file in its compressed form: its codes entropy-coded, nothing lost "
+        "unless one of the last two options is given.",
     )
     parser.add_argument("model", metavar="IN", help="a .hyb file")
     parser.add_argument(
         "-o", "--out", type=Path, metavar="OUT", help="what to write (default: NAME.compressed.hyb beside IN)"
     )
+    parser.add_argument(
+        "--embedding-bits", type=float, metavar="B",
+        help="first requantise embedding and head of a language model: 8, 4, 2, 1.58 or 1",
+    )  # fmt: skip
+    parser.add_argument("--half-gains", action="store_true", help="first round the norms' gains to binary16")
     _add_common(parser)
     parser = commands.add_parser(
         "expand",

@@ -377,12 +377,30 @@ def _sized(path: Path, source: Path, sizes: FileSizes, context: Context) -> dict
     }
 
 
-def _compress(arguments: argparse.Namespace) -> int:
-    from pyhybrid.model_file import compress
+def _compressed(arguments: argparse.Namespace, source: Path, target: Path, context: Context) -> FileSizes:
+    """Writes the target; by way of a requantised file beside it, where that is asked for."""
+    from pyhybrid.model_file import compress, requantize
 
+    if arguments.embedding_bits is None and not arguments.half_gains:
+        return compress(source, target, context=context)
+    between = target.with_name(f"{target.name}.requantized.{os.getpid()}")
+    try:
+        requantize(
+            source,
+            between,
+            embedding_bits=arguments.embedding_bits,
+            half_gains=arguments.half_gains,
+            context=context,
+        )
+        return compress(between, target, context=context)
+    finally:
+        between.unlink(missing_ok=True)
+
+
+def _compress(arguments: argparse.Namespace) -> int:
     context, source = _context(arguments), Path(arguments.model)
     target = arguments.out or source.with_name(f"{source.stem}.compressed{source.suffix}")
-    report = _sized(target, source, compress(source, target, context=context), context)
+    report = _sized(target, source, _compressed(arguments, source, target, context), context)
     if arguments.json:
         _print_json(report)
         return OK

@@ -397,6 +397,24 @@ def test_info_reads_the_file(trained: str, run: Run) -> None:
     assert f"{found['file_bytes']:,} bytes" in stdout
 
 
+def test_compress_with_smaller_embeddings_and_gains(trained: str, run: Run, tmp_path: Path) -> None:
+    """Fewer bytes than without; nothing else is left behind; wrong bits write nothing."""
+    sizes = {}
+    for name, options in {
+        "plain": [], "gains": ["--half-gains"], "4": ["--embedding-bits", "4"],
+    }.items():  # fmt: skip
+        code, out, _ = run("compress", trained, "-o", tmp_path / f"{name}.hyb", "--json", *options)
+        assert code == 0
+        sizes[name] = json.loads(out)["compressed_bytes"]
+        assert sizes[name] == (tmp_path / f"{name}.hyb").stat().st_size
+    assert sizes["4"] < sizes["gains"] < sizes["plain"]
+    assert ph.LanguageModel.load(tmp_path / "4.hyb").config.embedding_bits == 4
+    code, _, err = run("compress", trained, "-o", tmp_path / "3.hyb", "--embedding-bits", "3")
+    assert code == 2
+    assert "bits is 3" in err
+    assert sorted(path.name for path in tmp_path.glob("*.hyb*")) == ["4.hyb", "gains.hyb", "plain.hyb"]
+
+
 def test_info_clusters_rows(trained: str, run: Run) -> None:
     """With --clusters there is a table, and an entry a matrix in the JSON; too many say so."""
     code, stdout, _ = run("info", trained, "--clusters", "3", "--json")
