@@ -111,6 +111,7 @@ if TYPE_CHECKING:
     from pyhybrid.quantization import PackedWeights as PackedWeights
     from pyhybrid.quantization import constrain_norm as constrain_norm
     from pyhybrid.quantization import dequantize as dequantize
+    from pyhybrid.quantization import entropy_scale as entropy_scale
     from pyhybrid.quantization import gemm as gemm
     from pyhybrid.quantization import matmul as matmul
     from pyhybrid.quantization import pack as pack
@@ -224,6 +225,7 @@ _HOMES: dict[str, tuple[str, ...]] = {
         "PackedWeights",
         "constrain_norm",
         "dequantize",
+        "entropy_scale",
         "gemm",
         "matmul",
         "pack",

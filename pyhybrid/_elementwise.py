@@ -14,10 +14,10 @@ import numpy.typing as npt
 
 from pyhybrid._buffers import Array, float_array, output_array, pointer
 from pyhybrid._context import Context, default_context
-from pyhybrid._errors import InvalidArgumentError
+from pyhybrid._errors import InvalidArgumentError, NotFiniteError
 from pyhybrid._native import ffi, lib
 
-__all__ = ["Constrained", "constrain_norm", "quantize_levels", "vector_norm"]
+__all__ = ["Constrained", "constrain_norm", "entropy_scale", "quantize_levels", "vector_norm"]
 
 
 def _result_array(out: Array | None, values: Array) -> Array:
@@ -83,6 +83,59 @@ def quantize_levels(
             function(context.handle, levels, factor, array.size, pointer(array), pointer(result, write=True))
         )
     return result
+
+
+def entropy_scale(values: npt.ArrayLike, bits: float = 1.58, levels: Literal[3, 5] = 5) -> float:
+    """Returns the scale at which values, rounded to levels, have so many bits of entropy a value.
+
+    ``quantize_levels(values / scale, levels, scale)`` are then the rounded values; an entropy coder needs
+    about `bits` for each. At 1.58 bits five levels keep more of Gaussian values than any three do (a cosine
+    of 0.917 against 0.900).
+
+    Args:
+        values: any shape, at least one that is not 0; finite.
+        bits: entropy of a value, above 0. More than there can be gives the scale of the most that there is.
+        levels: 5 or 3.
+
+    Raises:
+        InvalidArgumentError: a wrong dtype or option, no value, or zeros only.
+        NotFiniteError: NaN or infinity.
+
+    Source: Gish & Pierce 1968, "Asymptotically efficient quantizing": uniform steps at a given entropy.
+    """
+    if isinstance(levels, bool) or levels not in (3, 5):
+        raise InvalidArgumentError(f"levels is {levels!r}; give 5 or 3")
+    if isinstance(bits, (bool, str)) or not 0 < bits < math.inf:
+        raise InvalidArgumentError(f"bits is {bits!r}; give a number above 0")
+    array = float_array(values, "values").astype(np.float64).reshape(-1)
+    if not np.isfinite(array).all():
+        raise NotFiniteError("values holds NaN or infinity", lib.HYB_ERROR_NOT_FINITE)
+    positive, negative = np.sort(array[array > 0]), np.sort(-array[array < 0])
+    if positive.size + negative.size == 0:
+        raise InvalidArgumentError("values has no value but 0: every scale gives the same")
+    edges = np.array([0.5] if levels == 3 else [0.25, 0.75])
+
+    def entropy(scale: float) -> float:
+        counts = []
+        for side in (positive, negative):
+            above = side.size - np.searchsorted(side, edges * scale, side="right")
+            counts += [above[-1], *(above[:-1] - above[1:])]
+        shares = np.array([array.size - sum(counts), *counts]) / array.size
+        shares = shares[shares > 0]
+        return float(-(shares * np.log2(shares)).sum())
+
+    # From all zeros downwards until there are enough bits; then between the last two.
+    largest = max(side[-1] for side in (positive, negative) if side.size)
+    scales = largest / edges[0] * 2.0 ** (-np.arange(0, 200) / 8)
+    rates = [entropy(scale) for scale in scales]
+    first = next((i for i, rate in enumerate(rates) if rate >= bits), None)
+    if first is None:
+        return float(scales[int(np.argmax(rates))])
+    low, high = float(scales[first]), float(scales[max(first - 1, 0)])
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if entropy(middle) > bits else (low, middle)
+    return high
 
 
 class Constrained(NamedTuple):

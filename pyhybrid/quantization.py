@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from pyhybrid._buffers import Array, input_array, output_array, pointer
 from pyhybrid._context import Context, default_context
-from pyhybrid._elementwise import constrain_norm, quantize_levels
+from pyhybrid._elementwise import constrain_norm, entropy_scale, quantize_levels
 from pyhybrid._errors import InvalidArgumentError
 from pyhybrid._native import ffi, lib
 
@@ -31,6 +31,7 @@ __all__ = [
     "bits_to_format",
     "constrain_norm",
     "dequantize",
+    "entropy_scale",
     "gemm",
     "matmul",
     "pack",

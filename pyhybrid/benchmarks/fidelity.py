@@ -31,6 +31,7 @@ QUANTISERS: dict[str, _Quantiser] = {
     "binary": _Quantiser("one bit", 1),
     "ternary": _Quantiser("ternary, threshold by the mean", 1.58),
     "ternary-lloyd": _Quantiser("ternary, Lloyd's thresholds", 1.58, "lloyd"),
+    "five-levels": _Quantiser("five levels, their step chosen for 1.58 bits,", 1.58, "levels"),
     "int2": _Quantiser("two bits", 2),
     "int4": _Quantiser("four bits", 4),
 }
@@ -44,14 +45,20 @@ _FIGURES: dict[str, tuple[str, str, float]] = {
 
 
 class Ours:
-    """hyb_quantize on a matrix of Gaussian weights, one scale a matrix."""
+    """Our quantisers on a matrix of Gaussian weights, one scale a matrix."""
 
     def __init__(self, *, quantiser: str, figure: str, n: int, threads: int) -> None:
+        from pyhybrid._elementwise import entropy_scale, quantize_levels
         from pyhybrid.quantization import dequantize, quantize
 
         del threads
         self.figure, chosen = figure, QUANTISERS[quantiser]
         self.weights = np.random.default_rng(0).standard_normal((n // 1000, 1000), np.float32)
+        if chosen.threshold == "levels":
+            scale = entropy_scale(self.weights, chosen.bits)
+            self.codes = quantize_levels(self.weights / np.float32(scale))
+            self.values = np.asarray(self.codes * np.float32(scale))
+            return
         found = quantize(self.weights, bits=chosen.bits, threshold=chosen.threshold)
         self.codes, self.values = found.codes, dequantize(found.codes, found.scales)
 

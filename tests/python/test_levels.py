@@ -116,3 +116,35 @@ def test_constrain_norm_refuses() -> None:
         with pytest.raises(ph.InvalidArgumentError, match="radius"):
             ph.constrain_norm([1.0], radius)
     assert vector_norm([]) == 0
+
+
+@pytest.mark.parametrize("levels", [3, 5])
+@pytest.mark.parametrize("bits", [0.3, 1.0, 1.5])
+def test_entropy_scale_gives_the_bits(levels: Any, bits: float, rng: np.random.Generator) -> None:
+    """The rounded values have it; five levels at 1.58 bits keep more of a Gaussian than ternary codes."""
+    values = rng.normal(size=(500, 400))
+    for kind in (values, values.astype(np.float32) * 1e-20, np.sign(values) * values**2 + 0.1):
+        scale = ph.entropy_scale(kind, bits, levels)
+        rounded = ph.quantize_levels(kind / kind.dtype.type(scale), levels)
+        shares = np.unique(rounded, return_counts=True)[1] / rounded.size
+        assert float(-(shares * np.log2(shares)).sum()) == pytest.approx(bits, abs=1e-3)
+    if bits == 1.5 and levels == 5:
+        rounded = ph.quantize_levels(values / ph.entropy_scale(values, 1.58))
+        cosine = float((values * rounded).sum() / np.linalg.norm(values) / np.linalg.norm(rounded))
+        assert cosine == pytest.approx(0.917, abs=2e-3)
+
+
+def test_entropy_scale_at_its_limits() -> None:
+    """More bits than there are: the scale of the most; few values; what has no answer is refused."""
+    assert ph.quantize_levels(np.array([1.0, 2, 3, 4]) / ph.entropy_scale([1.0, 2, 3, 4], 9)).any()
+    assert ph.entropy_scale([0.0, 5.0], 0.5) > 0
+    for values, message in (([], "no value"), ([0.0, 0.0], "no value"), (["a"], "values")):
+        with pytest.raises(ph.InvalidArgumentError, match=message):
+            ph.entropy_scale(values)
+    for bad in (0, -1, np.nan, np.inf, True, "1"):
+        with pytest.raises(ph.InvalidArgumentError, match="bits"):
+            ph.entropy_scale([1.0], bad)  # type: ignore[arg-type]
+    with pytest.raises(ph.InvalidArgumentError, match="levels"):
+        ph.entropy_scale([1.0], 1, 4)  # type: ignore[arg-type]
+    with pytest.raises(ph.NotFiniteError):
+        ph.entropy_scale([1.0, np.nan])
