@@ -11,7 +11,7 @@
 uint32_t hyb_rans_lanes(uint64_t n_bytes) {
     uint32_t lanes = 1;
     /* A lane costs 3 bytes: 4 for its state, of which 8 bits in the mean carry symbols. */
-    while (lanes < HYB_RANS_LANES && n_bytes / 6000 >= 2 * lanes) lanes *= 2;
+    while (lanes < HYB_RANS_LANES && n_bytes / 4000 >= 2 * lanes) lanes *= 2;
     return lanes;
 }
 
@@ -111,22 +111,36 @@ void hyb_rans_decoder_begin(hyb_rans_decoder *d) {
     memset(d->symbols + ((size_t)1 << d->model.slot_bits), 0, 3);
 }
 
-/* One lane after another, for what the kernel leaves. */
-static int decode_row(hyb_rans_decoder *d, size_t n, uint8_t *symbols) {
+/* One lane after another, for what the kernel leaves; there are at least n words, or zeros behind those that there are.
+ * Without a branch on the data. Returns the words that were taken. */
+HYB_INLINE size_t decode_lanes(hyb_rans_decoder *d, const uint8_t *words, size_t n, uint8_t *symbols) {
     const uint32_t bits = d->model.slot_bits, mask = (1u << bits) - 1;
+    const uint8_t *next = words;
     for (size_t lane = 0; lane < n; ++lane) {
         uint32_t state = d->states[lane], slot = state & mask;
         uint32_t s = bits == 12 ? d->slots[slot] >> 24 : d->symbols[slot], range = d->ranges[s];
         state = (range & 65535) * (state >> bits) + slot - (range >> 16);
-        if (state < LOWER) {
-            if (d->n_words == 0) return 0;
-            state = state << 16 | d->words[0] | (uint32_t)d->words[1] << 8;
-            d->words += 2;
-            --d->n_words;
-        }
-        d->states[lane] = state;
+        uint32_t low = state < LOWER, word = (uint32_t)next[0] | (uint32_t)next[1] << 8;
+        next += 2 * (size_t)low;
+        d->states[lane] = state << 16 * low | (word & (0u - low));
         symbols[lane] = (uint8_t)s;
     }
+    return (size_t)(next - words) / 2;
+}
+
+/* A row, or the last lanes of one. Returns 0 if there are too few words. */
+static int decode_row(hyb_rans_decoder *d, size_t n, uint8_t *symbols) {
+    uint8_t padded[2 * HYB_RANS_LANES + 2] = {0};
+    size_t n_taken;
+    if (d->n_words > n) { /* one more than can be taken may be looked at */
+        n_taken = decode_lanes(d, d->words, n, symbols);
+    } else {
+        memcpy(padded, d->words, 2 * d->n_words);
+        n_taken = decode_lanes(d, padded, n, symbols);
+        if (n_taken > d->n_words) return 0;
+    }
+    d->words += 2 * n_taken;
+    d->n_words -= n_taken;
     return 1;
 }
 

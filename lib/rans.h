@@ -68,7 +68,7 @@ void hyb_rans_encoder_init(hyb_rans_encoder *e, uint8_t *buffer, size_t capacity
 int hyb_rans_encode(hyb_rans_encoder *e, const hyb_rans_model *model, const uint8_t *symbols, size_t n);
 /* The finished stream, in the buffer; NULL if that is full. No bytes if no segment took part. */
 const uint8_t *hyb_rans_encoder_finish(hyb_rans_encoder *e, size_t *n_bytes);
-/* Lanes for a stream of about n_bytes: a power of two, so that the states cost 0.05 % or less, or 1. */
+/* Lanes for a stream of about n_bytes: a power of two, so that the states cost 0.08 % or less, or 1. */
 uint32_t hyb_rans_lanes(uint64_t n_bytes);
 
 typedef struct hyb_rans_decoder {

@@ -423,7 +423,8 @@ def _expand(arguments: argparse.Namespace) -> int:
         _print_json(report)
         return OK
     _say(
-        f"file        {arguments.out}: {report['expanded_bytes']:,} bytes, from {report['compressed_bytes']:,}",
+        f"file        {arguments.out}: {report['expanded_bytes']:,} bytes, "
+        f"from {report['compressed_bytes']:,}",
         f"weights     {report['bits_per_weight']:.3f} bits a parameter",
     )
     return OK

@@ -1,8 +1,8 @@
 """Codes in as few bytes as their frequencies allow: the C entropy coder on NumPy arrays.
 
-Place in the data flow: beside `pack` and `unpack` of quantization.py, for codes that are stored or sent and not
-multiplied with. Half of the ternary codes of a trained model are 0: then 1.5 bits a code instead of 1.6. A
-whole model file is coded by `pyhybrid compress` (model_file.py).
+Place in the data flow: beside `pack` and `unpack` of quantization.py, for codes that are stored or sent and
+not multiplied with. Half of the ternary codes of a trained model are 0: 1.5 bits a code instead of 1.6 then.
+A whole model file is coded by `pyhybrid compress` (model_file.py).
 Sources: Duda 2013, "Asymmetric numeral systems"; Giesen 2014, "Interleaved entropy coders".
 """
 
@@ -42,8 +42,8 @@ def encode(codes: Any, alphabet: Alphabet | None = None, *, context: Context | N
 
     Returns:
         The codes with their number, probabilities and a checksum: for long arrays within 0.1 % of
-        `entropy(codes)` bits a code (0.4 % where more than 3 of 4 codes are 0), never more than packed, and 16
-        bytes.
+        `entropy(codes)` bits a code (0.4 % where more than 3 of 4 codes are 0), never more than packed, and
+        16 bytes.
 
     Raises:
         InvalidArgumentError: no such alphabet, or a code outside it.
@@ -51,7 +51,9 @@ def encode(codes: Any, alphabet: Alphabet | None = None, *, context: Context | N
     array = input_array(codes, np.int8, "codes")
     name = _smallest_alphabet(array) if alphabet is None else alphabet
     if name not in ALPHABETS:
-        raise InvalidArgumentError(f"alphabet is {alphabet!r}; choose one of {', '.join(map(repr, ALPHABETS))}")
+        raise InvalidArgumentError(
+            f"alphabet is {alphabet!r}; choose one of {', '.join(map(repr, ALPHABETS))}"
+        )
     context = context or default_context()
     out = np.empty(lib.hyb_coded_bound(ALPHABETS[name], array.size), np.uint8)
     n_bytes = ffi.new("size_t *")
@@ -96,7 +98,8 @@ def decode(data: Any, *, max_codes: int = 2**31, context: Context | None = None)
         context.check(lib.hyb_coded_inspect(context.handle, pointer(given), given.size, info))
         if info.n_codes > max_codes:
             raise FileFormatError(
-                f"the data claim {info.n_codes:,} codes; give max_codes if you expect so many", lib.HYB_ERROR_FORMAT
+                f"the data claim {info.n_codes:,} codes; give max_codes if you expect so many",
+                lib.HYB_ERROR_FORMAT,
             )
         codes = np.empty(info.n_codes, np.int8)
         context.check(
@@ -108,7 +111,7 @@ def decode(data: Any, *, max_codes: int = 2**31, context: Context | None = None)
 
 
 def entropy(codes: Any) -> float:
-    """Returns the order-0 entropy of codes by their own frequencies, in bits a code: what `encode` comes near.
+    """Returns the order-0 entropy of codes, in bits a code: what `encode` comes near.
 
     Args:
         codes: as for `encode`.

@@ -1,8 +1,8 @@
-"""What a .hyb file holds, read from the file alone: sizes, formats, configuration, tokenizer, metadata; and files
-to their compressed form and back.
+"""What a .hyb file holds, read from the file alone: sizes, formats, configuration, tokenizer, metadata; and
+files to their compressed form and back.
 
-Place in the data flow: behind `pyhybrid info`, `compress` and `expand`, and the report of `pyhybrid train`. The
-byte layout: hybrid/file.h.
+Place in the data flow: behind `pyhybrid info`, `compress` and `expand`, and the report of `pyhybrid train`.
+The byte layout: hybrid/file.h.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any, NamedTuple
 
 from pyhybrid._context import Context, default_context
@@ -220,7 +221,8 @@ def _compressed_bits(tensors: tuple[TensorInfo, ...], file_bytes: int, sections:
             payload += bits
         else:
             scales = 0 if tensor.scale is None else tensor.shape[0] if tensor.scale == "row" else 1
-            rest = len(tensor.name) - len(os.path.commonprefix((before, tensor.name)))
+            shared = takewhile(lambda pair: pair[0] == pair[1], zip(before, tensor.name, strict=False))
+            rest = len(tensor.name) - len(list(shared))
             sizes = sum(-(-size.bit_length() // 7) for size in tensor.shape)
             others += bits + 16 * scales + 8 * (4 + rest + sizes)
         before = tensor.name
@@ -244,7 +246,7 @@ def _ternary_bits(
 def _layers(tensors: tuple[TensorInfo, ...]) -> tuple[int, ...]:
     """Sizes of a perceptron: columns of its first matrix, rows of each."""
     named = {tensor.name: tensor.shape for tensor in tensors}
-    shapes = []
+    shapes: list[tuple[int, int]] = []
     while (name := f"layer.{len(shapes)}.weight") in named:
         shapes.append(named[name])
     return (shapes[0][1], *(rows for rows, _ in shapes)) if shapes else ()
@@ -324,7 +326,7 @@ def _rewrite(function: Any, source: Any, target: Any, context: Context | None) -
 def compress(
     source: str | os.PathLike[str], target: str | os.PathLike[str], *, context: Context | None = None
 ) -> FileSizes:
-    """Writes the compressed form of a model file; it is opened like any other, and `expand` gives its original.
+    """Writes the compressed form of a model file, that is opened like any other; `expand` gives the original.
 
     Args:
         source: a .hyb file.

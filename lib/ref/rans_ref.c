@@ -14,10 +14,11 @@ HYB_INLINE uint32_t refill(uint32_t state, const uint8_t **words) {
 
 /* A row with the table of 4096 whole entries; returns the place of the next word. */
 HYB_INLINE const uint8_t *row_slots(const uint32_t *slots, uint32_t *states, const uint8_t *words, uint8_t *out) {
+    HYB_NO_UNROLL
     for (size_t lane = 0; lane < HYB_RANS_LANES; ++lane) {
-        uint32_t entry = slots[states[lane] & (HYB_RANS_SLOTS - 1)];
+        uint32_t state = states[lane], entry = slots[state & (HYB_RANS_SLOTS - 1)];
         out[lane] = (uint8_t)(entry >> 24);
-        states[lane] = refill((entry & 4095) * (states[lane] >> 12) + (entry >> 12 & 4095), &words);
+        states[lane] = refill((entry & 4095) * (state >> 12) + (entry >> 12 & 4095), &words);
     }
     return words;
 }

@@ -17,7 +17,8 @@ static inline HYB_TARGET_AVX512 const uint8_t *refill(__m512i *state, const uint
 }
 
 /* A gather waits for what its result's register held before. A mask that the compiler does not know to be full makes it
- * clear the register: the gathers of several vectors then run at once: 1.4 times as fast with two lookups, 2.4 times for AVX2. */
+ * clear the register: the gathers of several vectors then run at once: 1.4 times as fast with two lookups, 2.4 times
+ * for AVX2. */
 #define GATHER(index, table, scale)                                                                                    \
     _mm512_mask_i32gather_epi32(_mm512_setzero_si512(), all, index, (const void *)(table), scale)
 

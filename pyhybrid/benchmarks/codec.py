@@ -1,4 +1,4 @@
-"""The entropy coder: decoding speed beside zstd, bits a weight beside the entropy, and compressed model files.
+"""The entropy coder: decoding speed beside zstd, bits a weight beside the entropy, compressed model files.
 
 zstd gets the codes in 2 bits each, the form in which it codes them best, at its default level 3; both sides
 decode to packed bytes. Codes are independent with a share of zeros P(0), signs alike. Files hold initial
@@ -156,7 +156,9 @@ class ZstdBits(Bits):
         from pyhybrid.quantization import pack
 
         compressor, _ = _zstd(3)
-        return 8 * len(compressor.compress(np.asarray(pack(self.codes, "ternary2")).tobytes())) / self.codes.size
+        return (
+            8 * len(compressor.compress(np.asarray(pack(self.codes, "ternary2")).tobytes())) / self.codes.size
+        )
 
 
 # ---- files ----
@@ -354,8 +356,8 @@ def rows(options: Options) -> list[Row]:
             rounds=rounds(options),
             agreement={"parameters": 0.0},
             goal=Goal(
-                text="A compressed model is opened, with every check, at least as fast as its fp32 file is read "
-                "from the cache.",
+                text="A compressed model is opened, with every check, at least as fast as its fp32 file is "
+                "read from the cache.",
                 kind="ratio",
                 limit=1.0,
                 peer="read fp32",

@@ -105,8 +105,8 @@ _TITLES = {
     "codec": (
         "Entropy coding",
         (
-            "Independent codes with a share of zeros P(0), decoded to packed bytes by one thread, beside zstd on "
-            "the codes in 2 bits each; and compressed model files with everything counted."
+            "Independent codes with a share of zeros P(0), decoded to packed bytes by one thread, beside "
+            "zstd on the codes in 2 bits each; and compressed model files with everything counted."
         ),
     ),
     "gemm": ("fp32 products", "The limit is the peak of fp32 multiply-adds."),

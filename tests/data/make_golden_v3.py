@@ -1,8 +1,8 @@
-"""Write golden_v3.hyb: a compressed model file, made from the words of include/hybrid/file.h; and its original.
+"""Write golden_v3.hyb: a compressed model file, made from the words of include/hybrid/file.h.
 
 When to use it: never, unless golden_v3.hyb got lost. Checksum and packing are those of make_golden_v1.py, the
-coder is written from the header's words; how each tensor is coded is chosen here, and not as the library would:
-groups of 64 symbols, every number of slots, both kinds of model, codes left packed, floats in half and in full.
+coder is written from the header's words. How each tensor is coded is chosen here, not as the library would:
+groups of 64 symbols, every number of slots, both kinds of model, codes left packed, floats in half and full.
 
     python tests/data/make_golden_v3.py [PATH [PATH OF THE ORIGINAL]]
 """
@@ -22,7 +22,7 @@ NONE, HALF, ENTROPY = range(3)
 
 
 class Tensor(NamedTuple):
-    """One tensor: codes by a generator, and how it is coded: rows a group, (slot bits, kind) of each group."""
+    """One tensor: codes by a generator, and how it is coded: rows a group, (slot bits, kind) of each."""
 
     name: str
     format: int
@@ -149,7 +149,10 @@ def model(symbols: bytes, bits: int, kind: int) -> tuple[bytes, list[int]]:
         shares = [max((c * 65535 + total // 2) // total, 1 if c else 0) for c in digits]
         most = digits.index(max(digits))
         shares[most] += 65535 - sum(shares)
-        return first + struct.pack("<2H", *shares[:2]), [*allot(digit_weights(tuple(shares)), bits), *[0] * 13]
+        return first + struct.pack("<2H", *shares[:2]), [
+            *allot(digit_weights(tuple(shares)), bits),
+            *[0] * 13,
+        ]
     f = allot([symbols.count(s) for s in range(256)], bits)
     coded, s = first, 0
     while s < 256:

@@ -1,11 +1,13 @@
 /* fuzz_file.c - libFuzzer entry point of hyb_file_open_memory and every accessor: no input may crash, read outside the
  * bytes, or leak. Each input is opened as it is, and once more with its length and checksums made right, so that the
- * fuzzer gets behind them. When to use it: after any change of file_*.c or pack.c. Only these are instrumented; the
- * rest comes from a build of the static library (meson setup b && meson compile -C b). From the root:
+ * fuzzer gets behind them; what opens is compressed and expanded again. When to use it: after any change of file_*.c,
+ * rans*.c, coding.c or pack.c. Only these are instrumented; the rest comes from a build of the static library (meson
+ * setup b && meson compile -C b). From the root:
  *
  *   clang -g -O1 -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all -std=c99 -Iinclude -Ilib \
- *       tests/fuzz/fuzz_file.c lib/file_*.c lib/crc32c.c lib/pack.c b/lib/libhybrid.a -lm -lpthread -o fuzz_file
- *   mkdir corpus; cp tests/data/golden_v1.hyb corpus/; ./fuzz_file -max_total_time=60 -max_len=4096 corpus
+ *       tests/fuzz/fuzz_file.c lib/file_*.c lib/rans*.c lib/coding.c lib/crc32c.c lib/pack.c b/lib/libhybrid.a -lm
+ * -lpthread -o fuzz_file mkdir corpus; cp tests/data/golden_*.hyb corpus/; ./fuzz_file -max_total_time=60 -max_len=4096
+ * corpus
  */
 #include <stdlib.h>
 
@@ -49,6 +51,34 @@ static unsigned walk(hyb_ctx *ctx, const hyb_file *file) {
     return sum;
 }
 
+/* The checksum of the original in a compressed file, where it expands. */
+static void seal_original(hyb_ctx *ctx, uint8_t *bytes, size_t n_bytes) {
+    uint8_t *image = NULL;
+    size_t n_image = 0;
+    if (hyb_load_u32(bytes + HYB_HEADER_VERSION) != HYB_COMPRESSED_VERSION) return;
+    if (hyb_file_expand_image(ctx, bytes, n_bytes, &image, &n_image) != HYB_OK) return;
+    hyb_store_u32(bytes + HYB_COMPRESSED_ORIGINAL_CRC, hyb_crc32c(0, image + 128, n_image - 128));
+    hyb_free(ctx, image);
+}
+
+/* The compressed form of a file that opens expands to the same bytes; a compressed file's original compresses. */
+static void rewrite(hyb_ctx *ctx, const uint8_t *bytes, size_t n_bytes, const hyb_file *file) {
+    size_t n_original = hyb_file_expanded_bytes(file), n = n_bytes;
+    uint8_t *original = malloc(n_original), *compressed = malloc(n_original), *back = malloc(n_original);
+    if (original == NULL || compressed == NULL || back == NULL) abort();
+    if (hyb_file_version(file) == 3) {
+        if (hyb_file_expand_memory(ctx, bytes, n_bytes, original, n_original, &n) != HYB_OK) abort();
+    } else {
+        memcpy(original, bytes, n_bytes);
+    }
+    if (n != n_original || hyb_file_compress_memory(ctx, original, n, compressed, n, &n) != HYB_OK) abort();
+    if (hyb_file_expand_memory(ctx, compressed, n, back, n_original, &n) != HYB_OK) abort();
+    if (n != n_original || memcmp(original, back, n) != 0) abort();
+    free(original);
+    free(compressed);
+    free(back);
+}
+
 /* The copy has exactly n_bytes, so that the address sanitizer sees the first byte behind it. */
 static void open_and_walk(hyb_ctx *ctx, const uint8_t *bytes, size_t n_bytes, int seal) {
     hyb_file *file = NULL;
@@ -59,10 +89,14 @@ static void open_and_walk(hyb_ctx *ctx, const uint8_t *bytes, size_t n_bytes, in
         memcpy(copy, hyb_file_magic, HYB_MAGIC_BYTES);
         hyb_store_u64(copy + HYB_HEADER_FILE_BYTES, n_bytes);
         hyb_store_u32(copy + HYB_HEADER_BODY_CRC, hyb_crc32c(0, copy + HYB_HEADER_BYTES, n_bytes - HYB_HEADER_BYTES));
+        seal_original(ctx, copy, n_bytes);
         hyb_store_u32(copy + HYB_HEADER_CRC, hyb_crc32c(0, copy, HYB_HEADER_CRC));
     }
     volatile unsigned sum = 0;
-    if (hyb_file_open_memory(ctx, copy, n_bytes, &file) == HYB_OK) sum = walk(ctx, file);
+    if (hyb_file_open_memory(ctx, copy, n_bytes, &file) == HYB_OK) {
+        sum = walk(ctx, file);
+        rewrite(ctx, copy, n_bytes, file);
+    }
     (void)sum;
     hyb_file_close(file);
     free(copy);
