@@ -20,7 +20,16 @@ from pyhybrid.config import ModelConfig, to_dict
 from pyhybrid.quantization import FORMAT_NAMES, GRANULARITIES, PACKINGS, bits_to_format
 from pyhybrid.tokenizer import Tokenizer
 
-__all__ = ["FileSizes", "ModelInfo", "TensorCoding", "TensorInfo", "compress", "expand", "inspect", "requantize"]
+__all__ = [
+    "FileSizes",
+    "ModelInfo",
+    "TensorCoding",
+    "TensorInfo",
+    "compress",
+    "expand",
+    "inspect",
+    "requantize",
+]
 
 CODINGS = {
     "none": lib.HYB_CODING_NONE,

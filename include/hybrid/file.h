@@ -6,15 +6,22 @@
  *
  *   offset size  header (128 bytes)
  *        0    8  magic: 89 48 59 42 0D 0A 1A 0A  ("\x89HYB\r\n\x1a\n")
- *        8    4  u32 format version: 1 for a language model, 2 for any other network, 3 for the compressed form of
- * either (its header and body are further below) 12    4  u32 header bytes (128) 16    8  u64 file bytes: the whole
- * file's length 24    8  u64 offset of the model configuration   (always 128) 32    8  u64 bytes of it (always 64) 40
- * 8  u64 offset of the tokenizer section, 0 if there is none 48    8  u64 bytes of it, without the zeros behind it; 0
- * if there is none 56    8  u64 offset of the metadata section, 0 if there is none 64    8  u64 bytes of it, as above:
- * UTF-8 text, JSON by convention, neither checked nor interpreted 72    8  u64 offset of the tensor directory 80    8
- * u64 number of tensors, at least 1 (64 bytes each in the directory) 88    8  u64 offset of the tensor data: a multiple
- * of HYB_FILE_ALIGNMENT 96   24  zero 120    4  u32 CRC-32C of every byte from 128 to the end of the file 124    4  u32
- * CRC-32C of bytes 0 to 123 Every format version keeps the magic, the version at 8 and the checksum at 124.
+ *        8    4  u32 format version: 1 for a language model, 2 for any other network; 3 is further below
+ *       12    4  u32 header bytes (128)
+ *       16    8  u64 file bytes: the whole file's length
+ *       24    8  u64 offset of the model configuration   (always 128)
+ *       32    8  u64 bytes of it                           (always 64)
+ *       40    8  u64 offset of the tokenizer section, 0 if there is none
+ *       48    8  u64 bytes of it, without the zeros behind it; 0 if there is none
+ *       56    8  u64 offset of the metadata section, 0 if there is none
+ *       64    8  u64 bytes of it, as above: UTF-8 text, JSON by convention, neither checked nor interpreted
+ *       72    8  u64 offset of the tensor directory
+ *       80    8  u64 number of tensors, at least 1 (64 bytes each in the directory)
+ *       88    8  u64 offset of the tensor data: a multiple of HYB_FILE_ALIGNMENT
+ *       96   24  zero
+ *      120    4  u32 CRC-32C of every byte from 128 to the end of the file
+ *      124    4  u32 CRC-32C of bytes 0 to 123
+ *   Every format version keeps the magic, the version at 8 and the checksum at 124.
  *
  *   model configuration (64 bytes)
  *        0    4  u32 vocab_size          4    4  u32 dim              8    4  u32 n_layers      12    4  u32 n_heads
@@ -76,22 +83,28 @@
  *     u8 how many characters its name shares with the one before, u8 how many follow, these
  *     u8 hyb_format + 16 hyb_granularity; u8 packing + 16 hyb_coding_kind; varint rows, varint columns
  *     if it is coded: its coding
+ *
  *   uncoded data, for each tensor in its order: its packed codes or floats, or the floats as binary16, unless it is
- * coded; then its scales stream: the packed bytes of all coded tensors in their order, as symbols of an interleaved
- * rANS coder
+ *     coded; then its scales
+ *
+ *   stream: the packed bytes of all coded tensors in their order, as symbols of an interleaved rANS coder (below)
  *
  *   varint: 7 bits a byte, the lowest first; bit 7 says that more follow.
+ *
  *   coding: varint length of a group in rows of 64 symbols, below the number of rows of the tensor, or 0 for one group;
  *     then the model of each group:
  *       u8 bits 0, 1: b; a symbol's slots are a share of 2^(12 + 2 b), b below 3; bit 2: kind of model; the others 0
- *       kind 0 (ternary in base 3): two u16 a, b with a + b <= 65535: the shares of -1, 0 and +1 are a, b and the rest,
- * in 65535ths; those of a symbol's 5 codes are multiplied, and slots follow from them as in lib/rans_model.c kind 1:
- * for symbols 0 to 255 a varint, its number of slots; behind a 0 a varint, how many further symbols have 0 Slots of a
- * symbol follow those of the symbols below it. stream: u32 states of the lanes, each at least 2^16, then words of 16
- * bits. Symbol i of a group belongs to lane i % lanes: with slot = state % 2^(12 + 2 b) it is the symbol that owns the
- * slot; state becomes slots of the symbol * (state >> (12 + 2 b)) + slot - its first slot, and, if that is below 2^16,
- * state << 16 | the next word. A group of one symbol takes no part; where no group does, the stream has no bytes. At
- * the end every state is 2^16, and no word is left.
+ *       kind 0 (ternary in base 3): two u16 a, b with a + b <= 65535: the shares of -1, 0 and +1 are a, b and the
+ *         rest, in 65535ths; those of a symbol's 5 codes are multiplied, and slots follow as in lib/rans_model.c
+ *       kind 1: for symbols 0 to 255 a varint, its number of slots; behind a 0 a varint, how many further symbols
+ *         have 0
+ *     Slots of a symbol follow those of the symbols below it.
+ *
+ *   rANS: u32 states of the lanes, each at least 2^16, then words of 16 bits. Symbol i of a group belongs to lane
+ *     i % lanes: with slot = state % 2^(12 + 2 b) it is the symbol that owns the slot; state becomes
+ *     slots of the symbol * (state >> (12 + 2 b)) + slot - its first slot, and, if that is below 2^16,
+ *     state << 16 | the next word. A group of one symbol takes no part; where no group does, the stream has no bytes.
+ *     At the end every state is 2^16, and no word is left.
  *
  * Untrusted files: opening is safe on any bytes. It checks all that is written above, but the inside of the tokenizer
  * section (hyb_tokenizer_deserialize does) and whether the tensors are those that the configuration needs

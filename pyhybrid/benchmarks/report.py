@@ -34,9 +34,9 @@ _TITLES = {
     "rate": (
         "Bits and loss",
         (
-            "Runs with `--bits-target` (a ramp and a regulated dead zone) beside plain ternary weights: loss, "
-            "and bits a weight of the compressed file; then without the ramp, of 1 and 2 uniform bits, and what "
-            "smaller embeddings and gains cost."
+            "Runs with `--bits-target` (a ramp and a regulated dead zone) beside plain ternary weights: "
+            "loss, and bits a weight of the compressed file; then without the ramp, of 1 and 2 uniform bits, "
+            "and what smaller embeddings and gains cost."
         ),
     ),
     "update": (
