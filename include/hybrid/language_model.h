@@ -171,8 +171,9 @@ HYB_API hyb_status hyb_language_model_set_backward(hyb_language_model *model, hy
 HYB_API hyb_status hyb_language_model_set_optimizer(hyb_language_model *model, hyb_optimizer optimizer);
 
 /* Chooses the bits of each of the optimiser's moments, 32 (default) or 8 (optimize.h), from the next
- * hyb_language_model_prepare on. In 8 bits an AdamW update takes about as long, and its state a quarter of the memory;
- * momentum and Adam's moments of a trust-region step likewise, its last change stays fp32. Errors: INVALID_ARGUMENT. */
+ * hyb_language_model_prepare on. In 8 bits AdamW's state takes a quarter of the memory, and an update 1.1 to 1.6 times
+ * as long; momentum and Adam's moments of a trust-region step likewise, its last change stays fp32. Errors:
+ * INVALID_ARGUMENT. */
 HYB_API hyb_status hyb_language_model_set_state_bits(hyb_language_model *model, int32_t state_bits);
 
 /* Sets the share b, 0 to 1 (the default), that quantisation has in the steps from the next hyb_language_model_gradients

@@ -65,7 +65,7 @@ def weights(model: LanguageModel) -> dict[str, bytes]:
     arrays = {}
     for name, p in model.parameters().items():
         assert p.values is not None
-        assert p.first_moment is not None
+        assert p.optimizer_state
         for kind, array in ({"weights": p.values} | p.optimizer_state).items():
             arrays[f"{kind}.{name}"] = array.tobytes()
     return arrays
