@@ -293,6 +293,24 @@ typedef struct hyb_rans_job {
     size_t n_rows;
 } hyb_rans_job;
 
+/* An optimiser's moments in 8 bits, with one scale for a block of values. Piecewise linear codes, as of telephony
+ * (ITU-T G.711), which the bits of a float give without a table: p(c) = 2^(c >> b) (1 + (c mod 2^b) / 2^b) is the float
+ * of the bits (c << (23 - b)) + 0x3f800000.
+ *
+ * Signed: bit 7 is the sign, c the others, b = 4; a value is +-(p(c) - 1) * scale: 0, or 1/16 .. 247 scales.
+ * Positive: b = 3; a value is p(c) * scale: no code is 0 unless the scale is.
+ *
+ * Encoding adds noise to the bits that a code has no room for; so it rounds up as often as keeps the mean. With
+ * y = min(|x| * inverse, top) + 1 of signed, y = min(max(x * inverse, least), top) of positive ones:
+ *   c = ((bits of y + (noise(seed + i) >> (9 + b))) >> (23 - b)) - (127 << b)
+ * where inverse is 1 / scale (0 for 0), min(a, b) = a < b ? a : b, max(a, b) = a > b ? a : b, and noise(u) is, modulo
+ * 2^32:  u = u * 0x9e3779b1;  u = u ^ (u >> 15);  u * 0x85ebca77. */
+#define HYB_SIGNED_TOP 247.0f
+#define HYB_POSITIVE_TOP 4026531840.0f /* 1.875 * 2^31 */
+/* Encoding makes no smaller one: its root by that of the top is 1 / 3966, the smallest signed one by its top
+ * 1 / 3952. */
+#define HYB_POSITIVE_LEAST 256.0f
+
 /* clang-format off */
 #define HYB_KERNELS(X) \
     /* EXACT, integers */ \
@@ -342,6 +360,11 @@ typedef struct hyb_rans_job {
     X(ternary_blocks, void, (const float *x, size_t n_blocks, size_t block_size, float *thresholds, float *scales)) \
     X(compress_ternary, hyb_compress_sums, (const hyb_compress_job *job)) \
     X(compress_five, hyb_compress_sums, (const hyb_compress_job *job)) \
+    /* moments in 8 bits (above) */ \
+    X(encode_signed, void, (const float *x, size_t n, float inverse, uint32_t seed, uint8_t *codes)) \
+    X(encode_positive, void, (const float *x, size_t n, float inverse, uint32_t seed, uint8_t *codes)) \
+    X(decode_signed, void, (const uint8_t *codes, size_t n, float scale, float *x)) \
+    X(decode_positive, void, (const uint8_t *codes, size_t n, float scale, float *x)) \
     /* y = codes * s */ \
     X(dequantize_i8, void, (const int8_t *codes, size_t n, float s, float *y)) \
     /* r = 1 / sqrt(dot(x, x) / n + epsilon); y = (x * r) * gain; returns r; y may be x */ \

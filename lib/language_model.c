@@ -183,11 +183,27 @@ hyb_status hyb_language_model_memory(hyb_ctx *ctx, const hyb_language_model_conf
 hyb_status hyb_language_model_memory_with(hyb_ctx *ctx, const hyb_language_model_config *given, hyb_backward backward,
                                           hyb_optimizer optimizer, int blends, size_t n_sequences, size_t n_context,
                                           uint64_t *weight_bytes, uint64_t *training_bytes) {
+    hyb_training_kind kind = {sizeof kind, (int32_t)backward, (int32_t)optimizer, blends != 0, 32};
+    return hyb_language_model_memory_for(ctx, given, &kind, n_sequences, n_context, weight_bytes, training_bytes);
+}
+
+static hyb_status read_kind(hyb_ctx *ctx, const hyb_training_kind *given, hyb_training_kind *kind) {
+    *kind = (hyb_training_kind){sizeof *kind, HYB_BACKWARD_INT8, HYB_OPTIMIZER_ADAMW, 0, 32};
+    HYB_TRY(hyb_read_struct(ctx, "hyb_training_kind", kind, given, sizeof *kind));
+    HYB_TRY(hyb_backward_check(ctx, (hyb_backward)kind->backward));
+    HYB_TRY(hyb_optimizer_check(ctx, (hyb_optimizer)kind->optimizer));
+    HYB_TRY(check_enum(ctx, "blends", kind->blends, 1));
+    return hyb_state_bits_check(ctx, kind->state_bits);
+}
+
+hyb_status hyb_language_model_memory_for(hyb_ctx *ctx, const hyb_language_model_config *given,
+                                         const hyb_training_kind *given_kind, size_t n_sequences, size_t n_context,
+                                         uint64_t *weight_bytes, uint64_t *training_bytes) {
     hyb_language_model_config c;
-    if (ctx == NULL || given == NULL || weight_bytes == NULL || training_bytes == NULL)
+    hyb_training_kind kind;
+    if (ctx == NULL || given == NULL || given_kind == NULL || weight_bytes == NULL || training_bytes == NULL)
         return hyb_fail(ctx, HYB_ERROR_INVALID_ARGUMENT, "no argument may be NULL");
-    HYB_TRY(hyb_backward_check(ctx, backward));
-    HYB_TRY(hyb_optimizer_check(ctx, optimizer));
+    HYB_TRY(read_kind(ctx, given_kind, &kind));
     HYB_TRY(hyb_config_read(ctx, given, &c));
     int trainable = n_sequences != 0 && n_context != 0;
     if (trainable) HYB_TRY(hyb_training_check(ctx, &c, n_sequences, n_context));
@@ -207,8 +223,8 @@ hyb_status hyb_language_model_memory_with(hyb_ctx *ctx, const hyb_language_model
     if (trainable) {
         hyb_arena steps = {NULL, 0, 0};
         hyb_training training = {.memory = NULL};
-        hyb_moments_layout(tensors, n, (int)optimizer, &steps);
-        hyb_training_layout(&c, ctx, (int)backward, (int)optimizer, blends != 0, n_sequences, n_context, &steps,
+        hyb_moments_layout(tensors, n, kind.optimizer, kind.state_bits == 8, &steps);
+        hyb_training_layout(&c, ctx, kind.backward, kind.optimizer, kind.blends, n_sequences, n_context, &steps,
                             &training);
         *training_bytes = steps.used;
         arena.overflow |= steps.overflow;
@@ -400,6 +416,12 @@ static hyb_status check_index(hyb_language_model *model, size_t index, const voi
 hyb_status hyb_language_model_parameter(hyb_language_model *model, size_t index, hyb_parameter *parameter) {
     HYB_TRY(check_index(model, index, parameter));
     hyb_tensor_describe(&model->tensors[index], parameter);
+    return HYB_OK;
+}
+
+hyb_status hyb_language_model_parameter_state(hyb_language_model *model, size_t index, hyb_state_8bit *state) {
+    HYB_TRY(check_index(model, index, state));
+    *state = model->tensors[index].state;
     return HYB_OK;
 }
 

@@ -27,7 +27,7 @@ hyb_status hyb_mlp_prepare(hyb_mlp *mlp, size_t n_rows) {
     if (n_rows < 1 || n_rows > MAX_ROWS)
         return hyb_fail(ctx, HYB_ERROR_INVALID_ARGUMENT, "n_rows is %zu, must be 1 to %zu", n_rows, MAX_ROWS);
     HYB_TRY(hyb_mlp_pass_create(mlp, n_rows, 1, &pass));
-    hyb_status status = hyb_moments_prepare(ctx, mlp->tensors, mlp->n_tensors, mlp->optimizer, &mlp->moments);
+    hyb_status status = hyb_moments_prepare(ctx, mlp->tensors, mlp->n_tensors, mlp->optimizer, 0, &mlp->moments);
     if (status != HYB_OK) {
         hyb_mlp_pass_free(mlp, pass);
         return status;

@@ -5,6 +5,7 @@
 
 #include <hybrid/optimize.h>
 
+#include "moments.h"
 #include "quantize.h"
 
 /* Elements that one task handles. Part of the definition of hyb_sum_squares: it fixes the order of additions. */
@@ -45,6 +46,8 @@ static hyb_status check_adamw(hyb_ctx *ctx, const hyb_adamw *a) {
 typedef struct adamw_loop {
     const hyb_kernels *kernels;
     hyb_adamw_job whole;
+    hyb_state_8bit state; /* of moments in 8 bits; a piece is a row */
+    uint64_t step;
     size_t length, pieces_per_task;
     double decay;               /* learning rate * weight decay */
     const float *multipliers;   /* of each piece's learning rate, or NULL */
@@ -61,13 +64,19 @@ static void adamw_task(void *argument, size_t index, size_t worker) {
         job.n = hyb_min_size(loop->length, job.n - first);
         job.gradient += first;
         job.weights += first;
-        job.first_moment += first;
-        job.second_moment += first;
         if (loop->multipliers != NULL) {
             job.step_size *= loop->multipliers[piece];
             job.decay = (float)(1.0 - loop->decay * (double)loop->multipliers[piece]);
         }
-        hyb_magnitudes found = loop->kernels->adamw(&job);
+        hyb_magnitudes found;
+        if (hyb_state_is_8bit(&loop->state)) {
+            hyb_state_row row = hyb_state_row_of(&loop->state, loop->step, piece, loop->length);
+            found = hyb_adamw_row_8bit(loop->kernels, &job, &row);
+        } else {
+            job.first_moment += first;
+            job.second_moment += first;
+            found = loop->kernels->adamw(&job);
+        }
         if (loop->magnitudes != NULL) loop->magnitudes[piece] = found;
     }
 }
@@ -88,9 +97,12 @@ static void fold_constants(const hyb_adamw *adamw, hyb_adamw_job *job) {
 
 hyb_status hyb_adamw_update_rows(hyb_ctx *ctx, const hyb_adamw *adamw, size_t n_rows, size_t n_cols,
                                  const float *gradient, float *weights, float *first_moment, float *second_moment,
-                                 const float *row_multipliers, hyb_magnitudes *magnitudes) {
+                                 const hyb_state_8bit *state, const float *row_multipliers,
+                                 hyb_magnitudes *magnitudes) {
     HYB_TRY(check_adamw(ctx, adamw));
     adamw_loop loop = {.kernels = &ctx->kernels,
+                       .state = *state,
+                       .step = adamw->step,
                        .length = n_cols,
                        .decay = (double)adamw->learning_rate * (double)adamw->weight_decay,
                        .multipliers = row_multipliers,
@@ -107,6 +119,21 @@ hyb_status hyb_adamw_update_rows(hyb_ctx *ctx, const hyb_adamw *adamw, size_t n_
     return HYB_OK;
 }
 
+/* n values in pieces; state NULL: the moments are fp32. UPDATE_VALUES are whole blocks of a state in 8 bits. */
+static void update_values(hyb_ctx *ctx, const hyb_adamw *adamw, size_t n, const float *gradient, float *weights,
+                          float *first_moment, float *second_moment, const hyb_state_8bit *state) {
+    adamw_loop loop = {.kernels = &ctx->kernels, .step = adamw->step, .length = UPDATE_VALUES, .pieces_per_task = 1};
+    hyb_adamw_job *job = &loop.whole;
+    if (state != NULL) loop.state = *state;
+    job->gradient = gradient;
+    job->weights = weights;
+    job->first_moment = first_moment;
+    job->second_moment = second_moment;
+    job->n = n;
+    fold_constants(adamw, job);
+    hyb_parallel(ctx, hyb_ceil_div(n, UPDATE_VALUES), adamw_task, &loop);
+}
+
 hyb_status hyb_adamw_update(hyb_ctx *ctx, const hyb_adamw *adamw, size_t n, const float *gradient, float *weights,
                             float *first_moment, float *second_moment) {
     if (ctx == NULL) return HYB_ERROR_INVALID_ARGUMENT;
@@ -120,15 +147,27 @@ hyb_status hyb_adamw_update(hyb_ctx *ctx, const hyb_adamw *adamw, size_t n, cons
                         : first_moment == NULL ? "first_moment"
                                                : "second_moment");
     }
-    adamw_loop loop = {.kernels = &ctx->kernels, .length = UPDATE_VALUES, .pieces_per_task = 1};
-    hyb_adamw_job *job = &loop.whole;
-    job->gradient = gradient;
-    job->weights = weights;
-    job->first_moment = first_moment;
-    job->second_moment = second_moment;
-    job->n = n;
-    fold_constants(adamw, job);
-    hyb_parallel(ctx, hyb_ceil_div(n, UPDATE_VALUES), adamw_task, &loop);
+    update_values(ctx, adamw, n, gradient, weights, first_moment, second_moment, NULL);
+    return HYB_OK;
+}
+
+hyb_status hyb_adamw_update_8bit(hyb_ctx *ctx, const hyb_adamw *adamw, size_t n, const float *gradient, float *weights,
+                                 const hyb_state_8bit *state) {
+    if (ctx == NULL) return HYB_ERROR_INVALID_ARGUMENT;
+    if (adamw == NULL) return hyb_fail(ctx, HYB_ERROR_INVALID_ARGUMENT, "adamw: the options are NULL");
+    HYB_TRY(check_adamw(ctx, adamw));
+    if (n == 0) return HYB_OK;
+    if (gradient == NULL || weights == NULL || state == NULL) {
+        return hyb_fail(ctx, HYB_ERROR_INVALID_ARGUMENT, "adamw: %s is NULL",
+                        gradient == NULL  ? "gradient"
+                        : weights == NULL ? "weights"
+                                          : "state");
+    }
+    if (state->first_codes == NULL || state->first_scales == NULL || state->second_codes == NULL ||
+        state->second_scales == NULL) {
+        return hyb_fail(ctx, HYB_ERROR_INVALID_ARGUMENT, "adamw: codes or scales of the state are NULL");
+    }
+    update_values(ctx, adamw, n, gradient, weights, NULL, NULL, state);
     return HYB_OK;
 }
 

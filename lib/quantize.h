@@ -37,9 +37,9 @@ hyb_status hyb_check_dead_zone(hyb_ctx *ctx, const hyb_quantizer *quantizer);
 hyb_status hyb_quantize_check(hyb_ctx *ctx, const hyb_quantizer *quantizer, size_t n_rows, size_t n_cols);
 
 /* optimize.c: hyb_adamw_update of a matrix, with its learning rate times row_multipliers [n_rows] (NULL: 1 each), and
- * the magnitudes [n_rows] of its new rows. */
+ * the magnitudes [n_rows] of its new rows. state: of moments in 8 bits; its pointers NULL: they are fp32. */
 hyb_status hyb_adamw_update_rows(hyb_ctx *ctx, const hyb_adamw *adamw, size_t n_rows, size_t n_cols,
                                  const float *gradient, float *weights, float *first_moment, float *second_moment,
-                                 const float *row_multipliers, hyb_magnitudes *magnitudes);
+                                 const hyb_state_8bit *state, const float *row_multipliers, hyb_magnitudes *magnitudes);
 
 #endif /* HYB_QUANTIZE_INTERNAL_H */

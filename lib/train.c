@@ -44,6 +44,13 @@ hyb_status hyb_language_model_set_optimizer(hyb_language_model *model, hyb_optim
     return HYB_OK;
 }
 
+hyb_status hyb_language_model_set_state_bits(hyb_language_model *model, int32_t state_bits) {
+    if (model == NULL) return HYB_ERROR_INVALID_ARGUMENT;
+    HYB_TRY(hyb_state_bits_check(model->ctx, state_bits));
+    model->is_8bit = state_bits == 8;
+    return HYB_OK;
+}
+
 hyb_status hyb_language_model_set_ternary_blend(hyb_language_model *model, float blend) {
     if (model == NULL) return HYB_ERROR_INVALID_ARGUMENT;
     if (!(blend >= 0.0f && blend <= 1.0f))
@@ -114,7 +121,8 @@ static hyb_status prepare(hyb_language_model *model, int blends, size_t n_sequen
     HYB_TRY(hyb_training_check(ctx, &model->config, n_sequences, n_context));
     HYB_TRY(hyb_model_rotary(model, n_context));
     HYB_TRY(training_alloc(model, blends, n_sequences, n_context, &t));
-    hyb_status status = hyb_moments_prepare(ctx, model->tensors, model->n_tensors, model->optimizer, &model->moments);
+    hyb_status status =
+        hyb_moments_prepare(ctx, model->tensors, model->n_tensors, model->optimizer, model->is_8bit, &model->moments);
     if (status != HYB_OK) {
         training_free(ctx, t);
         return status;

@@ -106,9 +106,15 @@ static void momentum_task(void *argument, size_t index, size_t worker) {
     (void)worker;
     for (size_t r = first; r < end; r++) {
         size_t at = r * t->n_cols;
-        hyb_momentum_job job = {t->gradient + at, t->first_moment + at,    loop->x + at,
-                                t->n_cols,        loop->options->momentum, 1.0f - loop->options->momentum};
-        loop->row_sums[r] = loop->ctx->kernels.momentum(&job);
+        hyb_momentum_job job = {
+            t->gradient + at, NULL, loop->x + at, t->n_cols, loop->options->momentum, 1.0f - loop->options->momentum};
+        if (hyb_state_is_8bit(&t->state)) {
+            hyb_state_row row = hyb_state_row_of(&t->state, loop->options->step, r, t->n_cols);
+            loop->row_sums[r] = hyb_momentum_row_8bit(&loop->ctx->kernels, &job, &row);
+        } else {
+            job.momentum = t->first_moment + at;
+            loop->row_sums[r] = loop->ctx->kernels.momentum(&job);
+        }
     }
 }
 
@@ -248,10 +254,14 @@ static double adam_row(const row_loop *loop, size_t r, float *change) {
     job.decay *= multiplier_of(t->row_multipliers, r);
     job.gradient = t->gradient + at;
     job.weights = t->weights + at;
-    job.first_moment = t->first_moment + at;
-    job.second_moment = t->second_moment + at;
     job.change = change;
     job.n = t->n_cols;
+    if (hyb_state_is_8bit(&t->state)) {
+        hyb_state_row row = hyb_state_row_of(&t->state, loop->options->step, r, t->n_cols);
+        return hyb_adam_change_row_8bit(&loop->ctx->kernels, &job, &row);
+    }
+    job.first_moment = t->first_moment + at;
+    job.second_moment = t->second_moment + at;
     return loop->ctx->kernels.adam_change(&job);
 }
 

@@ -6,6 +6,7 @@
 
 #include <hybrid/optimize.h>
 
+#include "moments.h"
 #include "orthogonalize.h"
 
 /* A tensor and its state; [n_rows][n_cols] unless said. */
@@ -16,6 +17,7 @@ typedef struct hyb_trust_tensor {
     float *weights;
     float *first_moment;
     float *second_moment;         /* NULL for a matrix with SPECTRAL */
+    hyb_state_8bit state;         /* instead of both where they have 8 bits */
     float *change;                /* of the last step; NULL with SPECTRAL for what is no matrix */
     float *row_moment;            /* [n_rows], a matrix with SPECTRAL only; so is */
     float *spectral_bound;        /* [1]: of the weights' largest singular value; 0: not known yet */

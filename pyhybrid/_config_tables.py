@@ -48,6 +48,8 @@ ClusterRates = Literal["inverse_importance", "importance", "none"]
 GradientCompression = Literal["none", "row", "block", "five_level"]
 SamplerName = Literal["uniform", "stratified", "single", "loss_weighted", "epoch"]
 NearDuplicates = Literal["keep", "down_weight"]
+#: Bits of an optimiser's moment.
+STATE_BITS = (32, 8)
 #: Samplers that draw by cluster.
 CLUSTER_SAMPLERS = ("stratified", "single", "loss_weighted")
 #: Names that `DataConfig.tokenizer` may have; anything else is a path.
@@ -311,6 +313,8 @@ class TrainingConfig(CheckedTable):
             'block' of 64, or 'five_level' codes; 'none': as they are.
         backward: arithmetic of the quantised layers' gradient products: 'int8' (integer products of
             quantised gradients), or 'fp32' (slower).
+        state_bits: of each moment that the optimiser keeps of a parameter: 32, or 8 with a scale for each 256
+            values, which takes a quarter of the memory.
         sampler: which windows of the text make up a batch: 'epoch' (each window once before any comes again,
             in a new order and from new places each time), 'uniform' (any place), and by cluster:
             'stratified' (each batch covers the clusters in proportion), 'single' (a batch is of one cluster)
@@ -366,6 +370,7 @@ class TrainingConfig(CheckedTable):
     cluster_rate_interval: int = 50
     gradient_compression: GradientCompression = "none"
     backward: Backward = "int8"
+    state_bits: int = 32
     sampler: SamplerName = "epoch"
     data_clusters: int = 0
     cluster_exponent: float = 1.0
@@ -405,6 +410,9 @@ class TrainingConfig(CheckedTable):
         self._integer("cluster_rate_interval", 1, 2**53)
         self._choice("gradient_compression", typing.get_args(GradientCompression))
         self._choice("backward", typing.get_args(Backward))
+        if isinstance(self.state_bits, bool) or self.state_bits not in STATE_BITS:
+            self._fail("state_bits", "give 32 or 8")
+        self._integer("state_bits", 8, 32)
         self._check_sampler()
         self._integer("seed", 0, 2**64 - 1)
         if self.threads is not None:

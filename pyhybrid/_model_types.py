@@ -5,10 +5,12 @@ Place in the data flow: language_model.py makes them; users, the trainer and the
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from pyhybrid._buffers import Array
+from pyhybrid._state_8bit import decode_moment
 
 __all__ = [
     "Evaluation",
@@ -122,11 +124,14 @@ class Parameter:
         shape: (rows, columns); a norm gain has one row.
         values: float32 master weights; None in a loaded model. Call `LanguageModel.touch` after writing.
         gradient: float32, of the last `gradients`; None before `prepare`.
-        first_moment: float32, the optimiser's; None before `prepare`.
-        second_moment: float32, the optimiser's; None before `prepare` and where the optimiser has none.
+        first_moment: float32, the optimiser's; None before `prepare`, and with 8 bits.
+        second_moment: as first_moment; None where the optimiser has none, too.
         last_change: float32, of the last trust-region step; None where the optimiser has none.
         row_moment: float32 [1, rows], running mean squares of the directions' rows; as last_change.
         spectral_bound: float32 [1, 1], of the values' largest singular value; as last_change.
+        state_8bit: the moments in 8 bits: uint8 'first_codes' and 'second_codes' [rows, columns], float32
+            'first_scales' and 'second_scales' [rows, blocks of 256 columns], those that there are; their
+            meaning is in hybrid/optimize.h.
     """
 
     name: str
@@ -141,6 +146,7 @@ class Parameter:
     last_change: Array | None = None
     row_moment: Array | None = None
     spectral_bound: Array | None = None
+    state_8bit: Mapping[str, Array] = field(default_factory=dict)
 
     @property
     def is_layer_matrix(self) -> bool:
@@ -157,7 +163,17 @@ class Parameter:
             "row_moment": self.row_moment,
             "spectral_bound": self.spectral_bound,
         }
-        return {name: array for name, array in arrays.items() if array is not None}
+        return {name: array for name, array in arrays.items() if array is not None} | dict(self.state_8bit)
+
+    def moments(self) -> dict[str, Array]:
+        """Returns copies of the optimiser's moments, by name, as float32 whatever they are kept in."""
+        found = {"first_moment": self.first_moment, "second_moment": self.second_moment}
+        copies = {name: array.copy() for name, array in found.items() if array is not None}
+        for kind in ("first", "second"):
+            if f"{kind}_codes" in self.state_8bit:
+                codes, scales = self.state_8bit[f"{kind}_codes"], self.state_8bit[f"{kind}_scales"]
+                copies[f"{kind}_moment"] = decode_moment(kind, codes, scales)
+        return copies
 
 
 @dataclass(frozen=True)

@@ -127,17 +127,22 @@ class Network:
             self.context.check(self._c("parameter")(self._handle, index, struct))
             shape = (struct.n_rows, struct.n_cols)
             names = "values", "gradient", "first_moment", "second_moment", "last_change"
-            arrays = [view(getattr(struct, name), np.float32, shape, self._handle) for name in names]
-            arrays.append(view(struct.row_moment, np.float32, (1, struct.n_rows), self._handle))
-            arrays.append(view(struct.spectral_bound, np.float32, (1, 1), self._handle))
+            arrays = {name: view(getattr(struct, name), np.float32, shape, self._handle) for name in names}
+            arrays["row_moment"] = view(struct.row_moment, np.float32, (1, struct.n_rows), self._handle)
+            arrays["spectral_bound"] = view(struct.spectral_bound, np.float32, (1, 1), self._handle)
             yield Parameter(
                 ffi.string(struct.name).decode("ascii"),
                 index,
                 FORMAT_NAMES[struct.format],
                 name_of(GRANULARITIES, struct.granularity),
                 shape,
-                *arrays,
+                **arrays,
+                state_8bit=self._state_8bit(index, shape),
             )
+
+    def _state_8bit(self, index: int, shape: tuple[int, int]) -> dict[str, Array]:  # noqa: ARG002
+        """What `Parameter.state_8bit` shows; networks without such a state have none."""
+        return {}
 
     def parameters(self) -> dict[str, Parameter]:
         """Returns the model's tensors by name, in the file's order, as views without copies."""

@@ -55,6 +55,7 @@ def check_memory(model: LanguageModel, config: TrainingConfig) -> None:
         backward=config.backward,
         optimizer=config.model_optimizer,
         ternary_blend=config.initial_ternary_blend,
+        state_bits=config.state_bits,
         context=model.context,
     )
     needed = estimate.training_bytes  # the weights are there already

@@ -185,7 +185,7 @@ def state_tensors(model: LanguageModel) -> dict[str, Array]:
     """
     tensors: dict[str, Array] = {}
     for name, parameter in model.parameters().items():
-        if parameter.values is None or parameter.first_moment is None:
+        if parameter.values is None or not parameter.optimizer_state:
             raise StateError(
                 f"{name} has no weights or moments: a model that was loaded cannot be trained; make a new one"
             )

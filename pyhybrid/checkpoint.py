@@ -4,7 +4,8 @@ Place in the data flow: the trainer saves after some steps and on a signal, and 
 resume.
 
     DIR/checkpoint/latest                          name of the newest folder, for people and scripts
-    DIR/checkpoint/step-00000120/tensors.safetensors   fp32 weights.*, first_moment.*, second_moment.*
+    DIR/checkpoint/step-00000120/tensors.safetensors   fp32 weights.*, first_moment.*, second_moment.*;
+                                                       with moments in 8 bits uint8 *_codes.*, fp32 *_scales.*
     DIR/checkpoint/step-00000120/state.json            the rest, with the SHA-256 of both files
 
 A folder is written under a temporary name, flushed to the disk, and renamed when it is complete; older ones
@@ -55,7 +56,9 @@ _STATE = "state.json"
 _PREFIX = "step-"
 _TEMPORARY = ".writing-"
 
-Array = NDArray[np.float32]
+Array = NDArray[Any]
+# Types of numbers that a checkpoint may hold, by their names in the file.
+_TYPES: dict[str, np.dtype[Any]] = {"F32": np.dtype(np.float32), "U8": np.dtype(np.uint8)}
 
 
 class CheckpointError(HybridError):
@@ -84,13 +87,13 @@ class Checkpoint:
         """Copies the stored tensors into arrays of the same names and shapes, one after the other.
 
         Args:
-            tensors: fp32 arrays to be overwritten; all of the checkpoint's, and no other.
+            tensors: fp32 or uint8 arrays to be overwritten; all of the checkpoint's, and no other.
 
         Raises:
-            CheckpointError: a name or shape differs; then nothing was copied. Or the file was changed
+            CheckpointError: a name, shape or type differs; then nothing was copied. Or the file was changed
                 meanwhile.
         """
-        with _open_tensors(self.folder / _TENSORS) as (file, shapes):
+        with _open_tensors(self.folder / _TENSORS) as (file, shapes, types):
             missing = sorted(set(tensors) ^ set(shapes))
             if missing:
                 raise CheckpointError(
@@ -103,6 +106,11 @@ class Checkpoint:
                     raise CheckpointError(
                         f"{self.folder}: tensor {name!r} has shape {shapes[name]}, the model's "
                         f"{array.shape}; resume with the configuration that the checkpoint was made with"
+                    )
+                if types[name] != array.dtype:
+                    raise CheckpointError(
+                        f"{self.folder}: tensor {name!r} is of type {types[name]}, the model's of "
+                        f"{array.dtype}; resume with the configuration that the checkpoint was made with"
                     )
             for name, array in tensors.items():
                 array[...] = file.get_tensor(name)
@@ -127,7 +135,7 @@ def write_tensors(
 
     Args:
         path: the file; replaced if it is there.
-        tensors: fp32 arrays by name; those in C order are written without a copy.
+        tensors: fp32 or uint8 arrays by name; those in C order are written without a copy.
         notes: texts by name, kept in the file's header.
 
     Returns:
@@ -136,7 +144,10 @@ def write_tensors(
     Raises:
         OSError: the disk is full or gone.
     """
-    dense = {name: np.ascontiguousarray(array, np.float32) for name, array in tensors.items()}
+    dense = {
+        name: np.ascontiguousarray(array, np.uint8 if array.dtype == np.uint8 else np.float32)
+        for name, array in tensors.items()
+    }
     with open(path, "wb") as file:
         mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
     try:
@@ -158,22 +169,25 @@ def _system_error(error: Exception, path: str | os.PathLike[str]) -> OSError:
 
 
 @contextlib.contextmanager
-def _open_tensors(path: str | os.PathLike[str]) -> Iterator[tuple[Any, dict[str, tuple[int, ...]]]]:
-    """Opens a safetensors file that holds fp32 only; gives the library's reader, and the shapes by name.
+def _open_tensors(
+    path: str | os.PathLike[str],
+) -> Iterator[tuple[Any, dict[str, tuple[int, ...]], dict[str, np.dtype[Any]]]]:
+    """Opens a safetensors file of _TYPES only; gives the library's reader, and shapes and types by name.
 
     The library checks every length against the file before it believes it.
     """
     try:
         with safe_open(os.fspath(path), framework="np") as file:
-            shapes = {}
+            shapes: dict[str, tuple[int, ...]] = {}
+            types: dict[str, np.dtype[Any]] = {}
             for name in list(file.keys()):
                 entry = file.get_slice(name)
-                if entry.get_dtype() != "F32":
+                if entry.get_dtype() not in _TYPES:
                     raise CheckpointError(
-                        f"{os.fspath(path)}: tensor {name!r} is of type {entry.get_dtype()}, not F32"
+                        f"{os.fspath(path)}: tensor {name!r} is of type {entry.get_dtype()}, not F32 or U8"
                     )
-                shapes[name] = tuple(entry.get_shape())
-            yield file, shapes
+                shapes[name], types[name] = tuple(entry.get_shape()), _TYPES[entry.get_dtype()]
+            yield file, shapes, types
     except SafetensorError as error:
         raise CheckpointError(
             f"{os.fspath(path)}: not a safetensors file, or damaged or cut short ({error})"
@@ -181,25 +195,25 @@ def _open_tensors(path: str | os.PathLike[str]) -> Iterator[tuple[Any, dict[str,
 
 
 def read_tensors(path: str | os.PathLike[str]) -> dict[str, Array]:
-    """Reads all tensors of a safetensors file that holds fp32 only.
+    """Reads all tensors of a safetensors file that holds fp32 and uint8 only.
 
     Args:
         path: the file.
 
     Returns:
-        fp32 arrays by name, with memory of their own.
+        Arrays by name, with memory of their own.
 
     Raises:
         CheckpointError: not such a file, or its lengths contradict each other.
         OSError: the file cannot be read.
     """
-    with _open_tensors(path) as (file, shapes):
+    with _open_tensors(path) as (file, shapes, _):
         return {name: file.get_tensor(name) for name in shapes}
 
 
 def read_notes(path: str | os.PathLike[str]) -> dict[str, str]:
     """Reads the texts that `write_tensors` was given; errors as in `read_tensors`."""
-    with _open_tensors(path) as (file, _):
+    with _open_tensors(path) as (file, _, _):
         return dict(file.metadata() or {})
 
 
@@ -245,7 +259,7 @@ def save_checkpoint(
     Args:
         out: the run's output folder; made where it is missing.
         step: updates that were done.
-        tensors: fp32 arrays by name.
+        tensors: fp32 or uint8 arrays by name.
         state: JSON values: configurations, totals, the data's hash.
         keep: newest checkpoints to keep, this one included; at least 1.
 

@@ -147,6 +147,7 @@ def _announce(trainer: Trainer) -> None:
         backward=config.backward,
         optimizer=config.model_optimizer,
         ternary_blend=config.initial_ternary_blend,
+        state_bits=config.state_bits,
         context=context,
     )
     length = (

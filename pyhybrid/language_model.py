@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pyhybrid._buffers import Array, input_array, output_array, pointer
+from pyhybrid._buffers import Array, input_array, output_array, pointer, view
 from pyhybrid._context import Context, default_context
 from pyhybrid._errors import InvalidArgumentError, OutOfMemoryError
 from pyhybrid._generation import CacheFormat, Sampling, StreamCallback, run_generation
@@ -37,6 +37,8 @@ from pyhybrid._model_types import (
 )
 from pyhybrid._native import ffi, lib
 from pyhybrid._network import OPTIMIZERS, Network
+from pyhybrid._state_8bit import BLOCK
+from pyhybrid._state_8bit import state_bits as check_state_bits
 from pyhybrid.config import ModelConfig
 from pyhybrid.data import validation_batches
 from pyhybrid.quantization import choose
@@ -158,6 +160,7 @@ class LanguageModel(Network):
         backward: str = "int8",
         optimizer: str = "adamw",
         ternary_blend: float = 1.0,
+        state_bits: int = 32,
         context: Context | None = None,
     ) -> MemoryEstimate:
         """Returns the bytes that a model takes, from the formulas that the allocations use.
@@ -169,6 +172,7 @@ class LanguageModel(Network):
             backward: as in `prepare`.
             optimizer: as in `prepare`.
             ternary_blend: as in `prepare`.
+            state_bits: as in `prepare`.
             context: its number of threads matters; None for the default context.
 
         Raises:
@@ -177,14 +181,18 @@ class LanguageModel(Network):
         context = context or default_context()
         weights, training = ffi.new("uint64_t *"), ffi.new("uint64_t *")
         sizes = [check_size(batch, "batch"), check_size(context_length, "context_length")]
-        kinds = choose(_BACKWARDS, backward, "backward"), choose(OPTIMIZERS, optimizer, "optimizer")
+        kind = ffi.new("hyb_training_kind *")
+        kind.struct_size = ffi.sizeof("hyb_training_kind")
+        kind.backward = choose(_BACKWARDS, backward, "backward")
+        kind.optimizer = choose(OPTIMIZERS, optimizer, "optimizer")
+        kind.blends = int(ternary_blend < 1)
+        kind.state_bits = check_state_bits(state_bits)
         with context.lock:
             context.check(
-                lib.hyb_language_model_memory_with(
+                lib.hyb_language_model_memory_for(
                     context.handle,
                     config_to_struct(config),
-                    *kinds,
-                    ternary_blend < 1,
+                    kind,
                     *sizes,
                     weights,
                     training,
@@ -207,6 +215,18 @@ class LanguageModel(Network):
         """Returns the numbers of parameters."""
         return self.count_of(self._config, context=self.context)
 
+    def _state_8bit(self, index: int, shape: tuple[int, int]) -> dict[str, Array]:
+        state = ffi.new("hyb_state_8bit *")
+        self.context.check(lib.hyb_language_model_parameter_state(self._handle, index, state))
+        found: dict[str, Array] = {}
+        for name in ("first", "second"):
+            codes = view(getattr(state, f"{name}_codes"), np.uint8, shape, self._handle)
+            blocks = shape[0], -(-shape[1] // BLOCK)
+            scales = view(getattr(state, f"{name}_scales"), np.float32, blocks, self._handle)
+            if codes is not None and scales is not None:
+                found |= {f"{name}_codes": codes, f"{name}_scales": scales}
+        return found
+
     # ---- training ----
 
     def prepare(
@@ -217,9 +237,10 @@ class LanguageModel(Network):
         backward: str = "int8",
         optimizer: str = "adamw",
         ternary_blend: float = 1.0,
+        state_bits: int = 32,
     ) -> None:
         """Allocates what training needs; a step allocates nothing after it. The optimiser's state is kept
-        when called again with the same optimiser.
+        when called again with the same optimiser and bits.
 
         Args:
             batch: most sequences a step.
@@ -228,6 +249,8 @@ class LanguageModel(Network):
             optimizer: 'adamw', which `apply` is for, or the norm of `apply_trust_region`: 'spectral', 'rms'
                 or 'l2'.
             ternary_blend: of the first steps, see `set_ternary_blend`; below 1, later steps may have any.
+            state_bits: of each moment that the optimiser keeps of a parameter: 32, or 8 with a scale for each
+                256 of a row, a quarter of the memory (`Parameter.state_8bit`).
 
         Raises:
             InvalidArgumentError: a size out of its range, or an unknown name.
@@ -237,10 +260,12 @@ class LanguageModel(Network):
         sizes = check_size(batch, "batch"), check_size(context_length, "context_length")
         kind = choose(_BACKWARDS, backward, "backward")
         update = choose(OPTIMIZERS, optimizer, "optimizer")
+        bits = check_state_bits(state_bits)
         self.set_ternary_blend(ternary_blend)
         with self.context.lock:
             self.context.check(lib.hyb_language_model_set_backward(self.handle, kind))
             self.context.check(lib.hyb_language_model_set_optimizer(self.handle, update))
+            self.context.check(lib.hyb_language_model_set_state_bits(self.handle, bits))
             self.context.check(lib.hyb_language_model_prepare(self.handle, *sizes))
 
     def set_ternary_blend(self, blend: float) -> None:

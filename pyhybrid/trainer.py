@@ -346,6 +346,7 @@ class Trainer:
             backward=self.config.backward,
             optimizer=self._update.kind,
             ternary_blend=self.config.initial_ternary_blend,
+            state_bits=self.config.state_bits,
         )
         with StopOnSignal(self.stop, lambda: self.stopping):
             self._begin()

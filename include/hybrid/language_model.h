@@ -85,6 +85,18 @@ HYB_API hyb_status hyb_language_model_memory_with(hyb_ctx *ctx, const hyb_langua
                                                   size_t n_sequences, size_t n_context, uint64_t *weight_bytes,
                                                   uint64_t *training_bytes);
 
+/* The same for any training; not what a step computes, but what it needs. */
+typedef struct hyb_training_kind {
+    size_t struct_size;
+    int32_t backward;   /* hyb_backward; INT8 */
+    int32_t optimizer;  /* hyb_optimizer; ADAMW */
+    int32_t blends;     /* 1: the ternary blend will be below 1; 0 */
+    int32_t state_bits; /* of the optimiser's moments, 32 or 8; 32 */
+} hyb_training_kind;
+HYB_API hyb_status hyb_language_model_memory_for(hyb_ctx *ctx, const hyb_language_model_config *config,
+                                                 const hyb_training_kind *kind, size_t n_sequences, size_t n_context,
+                                                 uint64_t *weight_bytes, uint64_t *training_bytes);
+
 /* Creates a trainable model. Matrices are drawn from N(0, 1 / n_cols), Wo and Wdown also divided by sqrt(2 n_layers),
  * embedding and head from N(0, 0.02^2), norm gains are 1; the generator is seeded by `seed` and portable.
  * The model keeps a reference to ctx. The caller destroys *model. Errors: INVALID_ARGUMENT, OUT_OF_MEMORY. */
@@ -129,8 +141,8 @@ typedef struct hyb_parameter {
     int32_t granularity;   /* hyb_granularity */
     float *values;         /* fp32 master weights [n_rows][n_cols]; call hyb_language_model_touch after writing */
     float *gradient;       /* fp32 [n_rows][n_cols]: of the last hyb_language_model_gradients */
-    float *first_moment;   /* fp32 [n_rows][n_cols]: of the optimiser; momentum with SPECTRAL */
-    float *second_moment;  /* fp32 [n_rows][n_cols]; NULL for a layer's matrix with SPECTRAL */
+    float *first_moment;   /* fp32 [n_rows][n_cols]: of the optimiser; momentum with SPECTRAL; NULL in 8 bits */
+    float *second_moment;  /* fp32 [n_rows][n_cols]; NULL for a layer's matrix with SPECTRAL; NULL in 8 bits */
     float *last_change;    /* fp32 [n_rows][n_cols]: of the last trust-region step; with SPECTRAL of layers' matrices */
     float *row_moment;     /* fp32 [n_rows]: running mean squares of the directions' rows, the same matrices */
     float *spectral_bound; /* fp32 [1]: of the values' largest singular value, the same matrices; 0: not known */
@@ -138,6 +150,10 @@ typedef struct hyb_parameter {
 
 HYB_API size_t hyb_language_model_parameter_count(const hyb_language_model *model);
 HYB_API hyb_status hyb_language_model_parameter(hyb_language_model *model, size_t index, hyb_parameter *parameter);
+
+/* The moments of parameter `index` in 8 bits (optimize.h): pointers as in hyb_parameter, NULL in 32 bits and where the
+ * optimiser has no such moment. Errors: INVALID_ARGUMENT. */
+HYB_API hyb_status hyb_language_model_parameter_state(hyb_language_model *model, size_t index, hyb_state_8bit *state);
 
 /* The effective weights (scale * code, or the fp32 values) of parameter `index`: values fp32 [n_rows][n_cols]. */
 HYB_API hyb_status hyb_language_model_effective(hyb_language_model *model, size_t index, float *values);
@@ -153,6 +169,12 @@ HYB_API hyb_status hyb_language_model_set_backward(hyb_language_model *model, hy
 
 /* Chooses the optimiser (default ADAMW) from the next hyb_language_model_prepare on. Errors: INVALID_ARGUMENT. */
 HYB_API hyb_status hyb_language_model_set_optimizer(hyb_language_model *model, hyb_optimizer optimizer);
+
+/* Chooses the bits of each of the optimiser's moments, 32 (default) or 8 (optimize.h), from the next
+ * hyb_language_model_prepare on. In 8 bits AdamW's state takes a quarter of the memory, and an update 1.1 to 1.6 times
+ * as long; momentum and Adam's moments of a trust-region step likewise, its last change stays fp32. Errors:
+ * INVALID_ARGUMENT. */
+HYB_API hyb_status hyb_language_model_set_state_bits(hyb_language_model *model, int32_t state_bits);
 
 /* Sets the share b, 0 to 1 (the default), that quantisation has in the steps from the next hyb_language_model_gradients
  * on: the layers' quantised matrices then act as W + b (Q(W) - W), W the master and Q(W) the quantised weights, on int8
@@ -172,7 +194,7 @@ HYB_API hyb_status hyb_language_model_set_dead_zone(hyb_language_model *model, f
 
 /* Allocates gradients, the optimiser's state (zero) and activations for batches of at most n_sequences x n_context
  * tokens. After it a step allocates nothing. May be called again with another size (the state is kept, unless the
- * optimiser changed).
+ * optimiser or its bits changed).
  * Errors: INVALID_ARGUMENT, STATE (a loaded model), OUT_OF_MEMORY. */
 HYB_API hyb_status hyb_language_model_prepare(hyb_language_model *model, size_t n_sequences, size_t n_context);
 

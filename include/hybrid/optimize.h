@@ -34,6 +34,44 @@ typedef struct hyb_adamw {
 HYB_API hyb_status hyb_adamw_update(hyb_ctx *ctx, const hyb_adamw *adamw, size_t n, const float *gradient,
                                     float *weights, float *first_moment, float *second_moment);
 
+/* ---- state in 8 bits ---- */
+
+/* An optimiser's state in 8 bits: codes, and one fp32 scale for each block of a row's values; the last block of a row
+ * may be shorter. That is 8.125 bits a moment for rows of whole blocks. All zero is the state before the first step.
+ *
+ * The codes are piecewise linear like those of telephony (ITU-T G.711), since the bits of a float make them without a
+ * table, and as good as the tables of Dettmers et al. 2022, who showed that blocks make 8 bits enough:
+ *   first moment    sign, 3 bits of exponent, 4 of mantissa: 0, then largest / 3952 .. largest, evenly spaced below
+ *                   largest / 247, to 1/16 or better above
+ *   second moment   5 bits of exponent, 3 of mantissa: largest / 1.6e7 .. largest, to 1/8 or better. What is smaller is
+ *                   rounded up, never to 0, for a step divides by the root: the bound is where the root of the one
+ * meets the smallest of the other, so that no step gets longer than Adam's longest A step moves a moment by less than
+ * one code. Rounding to the nearest would hold it where it is; so values are rounded up or down by a hash of step and
+ * place, as often as keeps the mean (stochastic rounding; Xu et al. 2025 name the effect). It is the same on every
+ * processor. Each step itself uses the moments before they are rounded. A NaN spoils its block; infinities, and second
+ * moments beyond 3e38, count as 3e38; a block whose largest value is below 2^-94 = 5e-29 has the scale of one that has
+ * that. */
+#define HYB_STATE_BLOCK 256
+typedef enum hyb_moment { HYB_MOMENT_FIRST = 0, HYB_MOMENT_SECOND = 1 } hyb_moment;
+typedef struct hyb_state_8bit {
+    uint8_t *first_codes;  /* [n_rows][n_cols]: of Adam's first moment, or the momentum */
+    float *first_scales;   /* [n_rows][n_blocks], n_blocks = ceil(n_cols / HYB_STATE_BLOCK) */
+    uint8_t *second_codes; /* [n_rows][n_cols]: of Adam's second moment */
+    float *second_scales;  /* [n_rows][n_blocks] */
+} hyb_state_8bit;
+
+/* hyb_adamw_update with its moments in 8 bits, as one row of n values. The same bits for any number of threads.
+ * weights, gradient: fp32 [n], no overlap. Errors: INVALID_ARGUMENT. */
+HYB_API hyb_status hyb_adamw_update_8bit(hyb_ctx *ctx, const hyb_adamw *adamw, size_t n, const float *gradient,
+                                         float *weights, const hyb_state_8bit *state);
+
+/* Between fp32 values [n_rows][n_cols] and the codes of one moment. A second moment must not be negative. Equal seeds
+ * round equally. No overlap. Parallel over rows. Errors: INVALID_ARGUMENT. */
+HYB_API hyb_status hyb_state_encode(hyb_ctx *ctx, hyb_moment moment, size_t n_rows, size_t n_cols, const float *values,
+                                    uint32_t seed, uint8_t *codes, float *scales);
+HYB_API hyb_status hyb_state_decode(hyb_ctx *ctx, hyb_moment moment, size_t n_rows, size_t n_cols, const uint8_t *codes,
+                                    const float *scales, float *values);
+
 /* ---- trust region ---- */
 
 /* How weights are updated. The others but ADAMW are trust-region steps: the change of the weights in one step, weight

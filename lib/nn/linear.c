@@ -61,8 +61,8 @@ hyb_status hyb_tensor_update(hyb_ctx *ctx, const hyb_adamw *adamw, hyb_tensor *t
     hyb_magnitudes *magnitudes = hyb_tensor_magnitudes(ctx, tensor);
     if (magnitudes == NULL) return hyb_fail(ctx, HYB_ERROR_OUT_OF_MEMORY, "no memory to quantise %s", tensor->name);
     HYB_TRY(hyb_adamw_update_rows(ctx, adamw, tensor->n_rows, tensor->n_cols, tensor->gradient, tensor->values,
-                                  tensor->first_moment, tensor->second_moment, hyb_tensor_multipliers(tensor),
-                                  magnitudes));
+                                  tensor->first_moment, tensor->second_moment, &tensor->state,
+                                  hyb_tensor_multipliers(tensor), magnitudes));
     if (!hyb_tensor_is_quantized(tensor)) return HYB_OK;
     return hyb_tensor_quantize_with(ctx, tensor, magnitudes, next_codes, n_flipped, n_zeros);
 }

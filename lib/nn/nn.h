@@ -71,6 +71,7 @@ struct hyb_language_model {
     int8_t *next_codes;            /* the largest tensor's codes, for counting flips */
     int backward;                  /* hyb_backward of the next prepare */
     int optimizer;                 /* hyb_optimizer of the next prepare */
+    int is_8bit;                   /* its moments have 8 bits, not 32 */
     float master_share;            /* 1 - the ternary blend of training steps */
     struct hyb_training *training; /* train.c; NULL before prepare */
     hyb_session *evaluation;       /* session.c; for loss and logits, made on demand */

@@ -13,6 +13,7 @@
 #include "../common.h"
 #include "../gemm.h"
 #include "../matmul.h"
+#include "../moments.h"
 #include "../orthogonalize.h"
 
 #define HYB_N_OPTIMIZERS (HYB_OPTIMIZER_L2 + 1)
@@ -31,6 +32,7 @@ typedef struct hyb_tensor {
     float *gradient;         /* [n_rows][n_cols], after prepare; the same for the moments */
     float *first_moment;
     float *second_moment;    /* NULL where the optimiser has none, as are the next three */
+    hyb_state_8bit state;    /* instead of both moments where they have 8 bits; NULL otherwise */
     float *last_change;      /* [n_rows][n_cols] */
     float *row_moment;       /* [n_rows] */
     float *spectral_bound;   /* [1] */
@@ -102,16 +104,19 @@ void hyb_tensor_describe(const hyb_tensor *tensor, hyb_parameter *parameter);
 /* Euclidean norm of all gradients, tensor by tensor. Errors: NOT_FINITE (names the tensor). */
 hyb_status hyb_tensors_gradient_norm(hyb_ctx *ctx, const hyb_tensor *tensors, size_t n, double *norm);
 
-/* Gradients and the state of an optimiser: one block of memory for each optimiser that was prepared. */
+/* Gradients and the state of an optimiser: one block of memory for each optimiser, and bits of moments, that was
+ * prepared. */
 typedef struct hyb_moments {
-    void *memory[HYB_N_OPTIMIZERS];
+    void *memory[HYB_N_OPTIMIZERS][2];
     int optimizer; /* whose state the tensors point to */
+    int is_8bit;   /* its moments */
 } hyb_moments;
-void hyb_moments_layout(hyb_tensor *tensors, size_t n, int optimizer, hyb_arena *arena);
+void hyb_moments_layout(hyb_tensor *tensors, size_t n, int optimizer, int is_8bit, hyb_arena *arena);
 /* Points the tensors to the state of an optimiser, zero unless it was there already. */
-hyb_status hyb_moments_prepare(hyb_ctx *ctx, hyb_tensor *tensors, size_t n, int optimizer, hyb_moments *moments);
-/* Sets negligible first moments to 0. Those of units that never fire any more decay to subnormal numbers, with which
- * the products of a trust-region step take ten times as long. */
+hyb_status hyb_moments_prepare(hyb_ctx *ctx, hyb_tensor *tensors, size_t n, int optimizer, int is_8bit,
+                               hyb_moments *moments);
+/* Sets negligible first moments, which must be fp32, to 0. Those of units that never fire any more decay to subnormal
+ * numbers, with which the products of a trust-region step take ten times as long. */
 void hyb_moments_flush(hyb_ctx *ctx, hyb_tensor *tensors, size_t n);
 void hyb_moments_free(hyb_ctx *ctx, hyb_moments *moments);
 

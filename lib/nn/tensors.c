@@ -134,15 +134,23 @@ static float *take_state(hyb_arena *arena, int needed, size_t n) {
     return needed ? hyb_arena_take(arena, n, sizeof(float)) : NULL;
 }
 
-void hyb_moments_layout(hyb_tensor *tensors, size_t n_tensors, int optimizer, hyb_arena *arena) {
+static void take_codes(hyb_arena *arena, const hyb_tensor *t, uint8_t **codes, float **scales) {
+    *codes = hyb_arena_take(arena, hyb_tensor_size(t), 1);
+    *scales = hyb_take_floats(arena, t->n_rows, hyb_state_blocks(t->n_cols));
+}
+
+void hyb_moments_layout(hyb_tensor *tensors, size_t n_tensors, int optimizer, int is_8bit, hyb_arena *arena) {
     for (size_t i = 0; i < n_tensors; i++) {
         hyb_tensor *t = &tensors[i];
         size_t n = hyb_tensor_size(t);
         int is_orthogonal = optimizer == HYB_OPTIMIZER_SPECTRAL && t->is_linear;
         int has_change = optimizer == HYB_OPTIMIZER_RMS || optimizer == HYB_OPTIMIZER_L2 || is_orthogonal;
+        memset(&t->state, 0, sizeof t->state);
         t->gradient = take_state(arena, 1, n);
-        t->first_moment = take_state(arena, 1, n);
-        t->second_moment = take_state(arena, !is_orthogonal, n);
+        t->first_moment = take_state(arena, !is_8bit, n);
+        t->second_moment = take_state(arena, !is_8bit && !is_orthogonal, n);
+        if (is_8bit) take_codes(arena, t, &t->state.first_codes, &t->state.first_scales);
+        if (is_8bit && !is_orthogonal) take_codes(arena, t, &t->state.second_codes, &t->state.second_scales);
         t->last_change = take_state(arena, has_change, n);
         t->row_moment = take_state(arena, is_orthogonal, t->n_rows);
         t->spectral_bound = take_state(arena, is_orthogonal, 1);
@@ -150,11 +158,12 @@ void hyb_moments_layout(hyb_tensor *tensors, size_t n_tensors, int optimizer, hy
     }
 }
 
-hyb_status hyb_moments_prepare(hyb_ctx *ctx, hyb_tensor *tensors, size_t n, int optimizer, hyb_moments *moments) {
+hyb_status hyb_moments_prepare(hyb_ctx *ctx, hyb_tensor *tensors, size_t n, int optimizer, int is_8bit,
+                               hyb_moments *moments) {
     hyb_arena arena = {NULL, 0, 0};
-    void **memory = &moments->memory[optimizer]; /* the others stay: pointers to them are valid */
-    if (*memory != NULL && moments->optimizer == optimizer) return HYB_OK;
-    hyb_moments_layout(tensors, n, optimizer, &arena);
+    void **memory = &moments->memory[optimizer][is_8bit]; /* the others stay: pointers to them are valid */
+    if (*memory != NULL && moments->optimizer == optimizer && moments->is_8bit == is_8bit) return HYB_OK;
+    hyb_moments_layout(tensors, n, optimizer, is_8bit, &arena);
     size_t n_bytes = arena.used;
     int fits = !arena.overflow;
     if (*memory != NULL)
@@ -163,10 +172,12 @@ hyb_status hyb_moments_prepare(hyb_ctx *ctx, hyb_tensor *tensors, size_t n, int 
         *memory = hyb_alloc_zeroed(ctx, 1, n_bytes);
     if (*memory != NULL) {
         moments->optimizer = optimizer;
+        moments->is_8bit = is_8bit;
         for (size_t i = 0; i < n; i++) tensors[i].has_row_multipliers = 0;
     }
-    arena = (hyb_arena){moments->memory[moments->optimizer], 0, 0}; /* those before, where memory is out */
-    hyb_moments_layout(tensors, n, moments->optimizer, &arena);
+    /* Those before, where memory is out. */
+    arena = (hyb_arena){moments->memory[moments->optimizer][moments->is_8bit], 0, 0};
+    hyb_moments_layout(tensors, n, moments->optimizer, moments->is_8bit, &arena);
     if (*memory != NULL) return HYB_OK;
     return hyb_fail(ctx, HYB_ERROR_OUT_OF_MEMORY, "no memory for gradients and moments (%zu bytes)", n_bytes);
 }
@@ -184,5 +195,6 @@ void hyb_moments_flush(hyb_ctx *ctx, hyb_tensor *tensors, size_t n) {
 }
 
 void hyb_moments_free(hyb_ctx *ctx, hyb_moments *moments) {
-    for (int i = 0; i < HYB_N_OPTIMIZERS; i++) hyb_free(ctx, moments->memory[i]);
+    for (int i = 0; i < HYB_N_OPTIMIZERS; i++)
+        for (int bits = 0; bits < 2; bits++) hyb_free(ctx, moments->memory[i][bits]);
 }

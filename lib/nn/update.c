@@ -72,6 +72,7 @@ static hyb_trust_tensor trust_tensor(const hyb_tensor *t, hyb_magnitudes *magnit
                               .weights = t->values,
                               .first_moment = t->first_moment,
                               .second_moment = t->second_moment,
+                              .state = t->state,
                               .change = t->last_change,
                               .row_moment = t->row_moment,
                               .spectral_bound = t->spectral_bound,

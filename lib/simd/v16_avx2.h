@@ -210,4 +210,50 @@ V16_FUNCTION void v16_f64_store(double *p, v16_f64 sum) {
     for (int i = 0; i < 4; ++i) _mm256_storeu_pd(p + 4 * i, sum.part[i]);
 }
 
+/* Sixteen 32-bit integers, modulo 2^32; lane i as above. Shifts are by constants and logical. */
+typedef struct v16i {
+    __m256i low, high;
+} v16i;
+
+V16_FUNCTION v16i v16i_join(__m256i low, __m256i high) {
+    v16i r = {low, high};
+    return r;
+}
+V16_FUNCTION v16i v16i_set1(uint32_t x) { return v16i_join(_mm256_set1_epi32((int)x), _mm256_set1_epi32((int)x)); }
+/* first, first + 1, ... */
+V16_FUNCTION v16i v16i_count(uint32_t first) {
+    __m256i low = _mm256_add_epi32(_mm256_set1_epi32((int)first), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+    return v16i_join(low, _mm256_add_epi32(low, _mm256_set1_epi32(8)));
+}
+V16_FUNCTION v16i v16i_bits(v16 x) { return v16i_join(_mm256_castps_si256(x.low), _mm256_castps_si256(x.high)); }
+V16_FUNCTION v16 v16i_floats(v16i x) { return v16_join(_mm256_castsi256_ps(x.low), _mm256_castsi256_ps(x.high)); }
+
+#define V16I_BINARY(name, instruction)                                                                                 \
+    V16_FUNCTION v16i v16i_##name(v16i a, v16i b) {                                                                    \
+        return v16i_join(instruction(a.low, b.low), instruction(a.high, b.high));                                      \
+    }
+V16I_BINARY(add, _mm256_add_epi32)
+V16I_BINARY(sub, _mm256_sub_epi32)
+V16I_BINARY(mul, _mm256_mullo_epi32)
+V16I_BINARY(and, _mm256_and_si256)
+V16I_BINARY(xor, _mm256_xor_si256)
+#undef V16I_BINARY
+V16_FUNCTION v16i v16i_shift_left(v16i x, int count) {
+    return v16i_join(_mm256_slli_epi32(x.low, count), _mm256_slli_epi32(x.high, count));
+}
+V16_FUNCTION v16i v16i_shift_right(v16i x, int count) {
+    return v16i_join(_mm256_srli_epi32(x.low, count), _mm256_srli_epi32(x.high, count));
+}
+
+/* 16 bytes as integers, and integers below 256 as bytes. */
+V16_FUNCTION v16i v16i_load_bytes(const uint8_t *p) {
+    __m128i bytes = _mm_loadu_si128((const __m128i *)(const void *)p);
+    return v16i_join(_mm256_cvtepu8_epi32(bytes), _mm256_cvtepu8_epi32(_mm_srli_si128(bytes, 8)));
+}
+V16_FUNCTION void v16i_store_bytes(uint8_t *p, v16i x) {
+    __m256i words = _mm256_permute4x64_epi64(_mm256_packus_epi32(x.low, x.high), 0xd8);
+    __m128i bytes = _mm_packus_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
+    _mm_storeu_si128((__m128i *)(void *)p, bytes);
+}
+
 #endif /* HYB_V16_AVX2_H */

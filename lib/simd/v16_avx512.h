@@ -138,4 +138,28 @@ V16_FUNCTION void v16_f64_store(double *p, v16_f64 sum) {
     _mm512_storeu_pd(p + 8, sum.high);
 }
 
+/* Sixteen 32-bit integers. */
+typedef __m512i v16i;
+
+V16_FUNCTION v16i v16i_set1(uint32_t x) { return _mm512_set1_epi32((int)x); }
+V16_FUNCTION v16i v16i_count(uint32_t first) {
+    __m512i lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    return _mm512_add_epi32(_mm512_set1_epi32((int)first), lanes);
+}
+V16_FUNCTION v16i v16i_bits(v16 x) { return _mm512_castps_si512(x); }
+V16_FUNCTION v16 v16i_floats(v16i x) { return _mm512_castsi512_ps(x); }
+V16_FUNCTION v16i v16i_add(v16i a, v16i b) { return _mm512_add_epi32(a, b); }
+V16_FUNCTION v16i v16i_sub(v16i a, v16i b) { return _mm512_sub_epi32(a, b); }
+V16_FUNCTION v16i v16i_mul(v16i a, v16i b) { return _mm512_mullo_epi32(a, b); }
+V16_FUNCTION v16i v16i_and(v16i a, v16i b) { return _mm512_and_si512(a, b); }
+V16_FUNCTION v16i v16i_xor(v16i a, v16i b) { return _mm512_xor_si512(a, b); }
+V16_FUNCTION v16i v16i_shift_left(v16i x, unsigned count) { return _mm512_slli_epi32(x, count); }
+V16_FUNCTION v16i v16i_shift_right(v16i x, unsigned count) { return _mm512_srli_epi32(x, count); }
+V16_FUNCTION v16i v16i_load_bytes(const uint8_t *p) {
+    return _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(const void *)p));
+}
+V16_FUNCTION void v16i_store_bytes(uint8_t *p, v16i x) {
+    _mm_storeu_si128((__m128i *)(void *)p, _mm512_cvtepi32_epi8(x));
+}
+
 #endif /* HYB_V16_AVX512_H */

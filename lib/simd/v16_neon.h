@@ -224,4 +224,66 @@ V16_FUNCTION void v16_f64_store(double *p, v16_f64 sum) {
     for (int i = 0; i < 8; ++i) vst1q_f64(p + 2 * i, sum.part[i]);
 }
 
+/* Sixteen 32-bit integers. */
+typedef struct v16i {
+    uint32x4_t part[4];
+} v16i;
+
+V16_FUNCTION v16i v16i_set1(uint32_t x) {
+    uint32x4_t y = vdupq_n_u32(x);
+    v16i r = {{y, y, y, y}};
+    return r;
+}
+V16_FUNCTION v16i v16i_count(uint32_t first) {
+    static const uint32_t lanes[4] = {0, 1, 2, 3};
+    v16i r;
+    HYB_UNROLL
+    for (uint32_t i = 0; i < 4; ++i) r.part[i] = vaddq_u32(vld1q_u32(lanes), vdupq_n_u32(first + 4 * i));
+    return r;
+}
+V16_FUNCTION v16i v16i_bits(v16 x) {
+    v16i r;
+    HYB_UNROLL
+    for (int i = 0; i < 4; ++i) r.part[i] = vreinterpretq_u32_f32(x.part[i]);
+    return r;
+}
+V16_FUNCTION v16 v16i_floats(v16i x) {
+    v16 r;
+    HYB_UNROLL
+    for (int i = 0; i < 4; ++i) r.part[i] = vreinterpretq_f32_u32(x.part[i]);
+    return r;
+}
+
+#define V16I_BINARY(name, instruction)                                                                                 \
+    V16_FUNCTION v16i v16i_##name(v16i a, v16i b) {                                                                    \
+        v16i r = {{instruction(a.part[0], b.part[0]), instruction(a.part[1], b.part[1]),                               \
+                   instruction(a.part[2], b.part[2]), instruction(a.part[3], b.part[3])}};                             \
+        return r;                                                                                                      \
+    }
+V16I_BINARY(add, vaddq_u32)
+V16I_BINARY(sub, vsubq_u32)
+V16I_BINARY(mul, vmulq_u32)
+V16I_BINARY(and, vandq_u32)
+V16I_BINARY(xor, veorq_u32)
+#undef V16I_BINARY
+V16_FUNCTION v16i v16i_shift_left(v16i x, int count) {
+    HYB_UNROLL
+    for (int i = 0; i < 4; ++i) x.part[i] = vshlq_u32(x.part[i], vdupq_n_s32(count));
+    return x;
+}
+V16_FUNCTION v16i v16i_shift_right(v16i x, int count) { return v16i_shift_left(x, -count); }
+
+V16_FUNCTION v16i v16i_load_bytes(const uint8_t *p) {
+    uint8x16_t bytes = vld1q_u8(p);
+    uint16x8_t low = vmovl_u8(vget_low_u8(bytes)), high = vmovl_u8(vget_high_u8(bytes));
+    v16i r = {{vmovl_u16(vget_low_u16(low)), vmovl_u16(vget_high_u16(low)), vmovl_u16(vget_low_u16(high)),
+               vmovl_u16(vget_high_u16(high))}};
+    return r;
+}
+V16_FUNCTION void v16i_store_bytes(uint8_t *p, v16i x) {
+    uint16x8_t low = vcombine_u16(vmovn_u32(x.part[0]), vmovn_u32(x.part[1]));
+    uint16x8_t high = vcombine_u16(vmovn_u32(x.part[2]), vmovn_u32(x.part[3]));
+    vst1q_u8(p, vcombine_u8(vmovn_u16(low), vmovn_u16(high)));
+}
+
 #endif /* HYB_V16_NEON_H */

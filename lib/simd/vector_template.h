@@ -218,6 +218,8 @@ SIMD_TARGET void SIMD_NAME(rotate)(float *x, const float *cosines, const float *
             v16_rotate(x + i, x + half + i, cosines + i, sines + i, half - i));
 }
 
+#include "moments_template.h"
+
 #include "attention_template.h"
 
 #include "attention_training_template.h"
@@ -408,6 +410,10 @@ static void v16_install(hyb_kernels *table) {
     V16_INSTALL(gated_silu);
     V16_INSTALL(gated_relu2);
     V16_INSTALL(rotate);
+    V16_INSTALL(encode_signed);
+    V16_INSTALL(encode_positive);
+    V16_INSTALL(decode_signed);
+    V16_INSTALL(decode_positive);
     V16_INSTALL(attention);
     V16_INSTALL(attention_block);
     V16_INSTALL(gemm);

@@ -161,6 +161,7 @@ ABLATION: dict[str, str] = {
     "gradient-row": "training.gradient_compression=row",
     "gradient-block": "training.gradient_compression=block",
     "gradient-five-level": "training.gradient_compression=five_level",
+    "state-8-bit": "training.state_bits=8",
     "sub-norms": "model.sub_norms=true",
     "squared-relu": "model.activation=squared_relu",
     "sub-norms-squared-relu": "model.sub_norms=true model.activation=squared_relu",
@@ -382,6 +383,17 @@ def rows(options: Options) -> list[Row]:
             text=text,
             seeds=3,
             changes=f"{tuned} ours.training.ramp_start=0.3 ours.training.ramp_end=0.7",
+            peers={"AdamW, tuned": "HybridDefaults"},
+        )
+    )
+    found.append(
+        _row(
+            f"ablation/adamw-state-8-bit/{text}",
+            options,
+            steps=600,
+            text=text,
+            seeds=3,
+            changes=f"{tuned} ours.training.state_bits=8",
             peers={"AdamW, tuned": "HybridDefaults"},
         )
     )

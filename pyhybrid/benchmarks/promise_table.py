@@ -71,6 +71,22 @@ _SIZE = (
         verdict=lambda row: "true of messages" if _times_smaller(row) >= 20.25 else "**no**",
     ),
     Promise(
+        number="N3",
+        text="20.25 times smaller optimiser state (64 -> 3.16 bits)",
+        measured_as="bits a parameter of AdamW's moments in 8 bits, scales counted; loss beside fp32 moments",
+        rows=("update/state-8-bit/adamw/base/bits", "optimizer/ablation/adamw-state-8-bit/file"),
+        figure=lambda bits, loss: (
+            f"{64 / _median(bits):.2f}x ({_median(bits):.2f} bits); "
+            f"{_median(loss) - _peer(loss, 'AdamW, tuned', 'median'):+.4f} nats a byte"
+        ),
+        verdict=lambda bits, _: (
+            "true"
+            if 64 / _median(bits) >= 20.25
+            else "**no**: two ternary moments cannot hold the range that Adam divides by; 8 bits, with a "
+            f"scale a block, are what is offered, {64 / _median(bits):.1f} times smaller"
+        ),
+    ),
+    Promise(
         number="N4",
         text="7 billion weights: 26.08 GB become 1.29 GB",
         measured_as="weights times bits, in GiB",

@@ -65,7 +65,7 @@ def weights(model: LanguageModel) -> dict[str, bytes]:
     arrays = {}
     for name, p in model.parameters().items():
         assert p.values is not None
-        assert p.first_moment is not None
+        assert p.optimizer_state
         for kind, array in ({"weights": p.values} | p.optimizer_state).items():
             arrays[f"{kind}.{name}"] = array.tobytes()
     return arrays
@@ -214,6 +214,9 @@ def test_resumed_run_equals_an_uninterrupted_one(tmp_path: Path, stop_step: int)
     "fields",
     [
         {"optimizer": "adamw"},
+        {"optimizer": "adamw", "state_bits": 8},
+        {"trust_norm": "spectral", "state_bits": 8},
+        {"trust_norm": "rms", "state_bits": 8},
         {"radius_rule": "adaptive"},
         {"radius_rule": "fixed", "row_beta": 0.9},
         {"trust_norm": "rms", "radius_form": "squared"},
@@ -290,6 +293,8 @@ def test_resume_refuses_what_would_change_the_run(tmp_path: Path) -> None:
     trainer.train()
     with pytest.raises(CheckpointError, match=r"training\.learning_rate: 0\.004 and 0\.001"):
         Trainer.resume(tmp_path, TEXT, changed(learning_rate=1e-3))
+    with pytest.raises(CheckpointError, match=r"training\.state_bits: 32 and 8"):
+        Trainer.resume(tmp_path, TEXT, changed(state_bits=8))
     with pytest.raises(CheckpointError, match=r"model\.n_layers: 2 and 1"):
         other = ModelConfig(dim=32, n_layers=1, n_heads=2, ffn_dim=64, max_context=32)
         Trainer.resume(tmp_path, TEXT, model=LanguageModel(other))
