@@ -14,7 +14,7 @@ from pyhybrid.benchmarks.optimizer_sides import Hybrid
 from pyhybrid.benchmarks.registry import Goal, Options, Row
 from pyhybrid.benchmarks.runs import validation_loss
 
-__all__ = ["CHOICES", "Coded", "CodedLoss", "Plain", "rows"]
+__all__ = ["CHOICES", "Coded", "CodedAsTrained", "CodedLoss", "CodedLossAsTrained", "Plain", "rows"]
 
 #: What else may be smaller in a file: `pyhybrid.requantize`'s arguments by name.
 CHOICES: dict[str, dict[str, Any]] = {
@@ -84,6 +84,18 @@ class CodedLoss(Coded):
 
     def run(self, round_number: int) -> float:
         return float(self.record(round_number)["files"][self.choice]["loss"])
+
+
+class CodedAsTrained(Coded):
+    """The same without another choice."""
+
+    def __init__(self, *, choice: str, **run: Any) -> None:
+        del choice
+        super().__init__(**run)
+
+
+class CodedLossAsTrained(CodedAsTrained, CodedLoss):
+    """Its loss."""
 
 
 def _row(name: str, options: Options, *, seeds: int, **fields: Any) -> Row:
@@ -181,20 +193,18 @@ def rows(options: Options) -> list[Row]:
     curve |= {f"uniform-{bits}": f"ours.model.bits={bits}" for bits in (1, 2)}
     for name, changes in curve.items():
         found += _pair(name, changes, options, seeds=1, steps=600, **none)
-    at_target: dict[str, Any] = {"sizes": {"changes": f"{_target(1.53)} {_RAMP}"}, "seeds": 3}
-    for choice in CHOICES:
-        peers = {} if choice == "embedding-8" else {"8-bit embedding": f"{_HERE}:CodedLoss"}
-        for figure, unit in (("loss", "nats/byte"), ("whole", "bits/parameter")):
-            sizes = at_target["sizes"] | {"choice": choice}
+    for choice in list(CHOICES)[1:]:
+        for figure, unit, side in (("bits", "nats/byte", "Loss"), ("whole", "bits/parameter", "")):
+            sizes = {"changes": f"{_target(1.53)} {_RAMP}", "choice": choice, "figure": figure}
             found.append(
                 _row(
-                    f"choice/{figure}/{choice}",
+                    f"choice/{side.lower() or figure}/{choice}",
                     options,
                     seeds=3,
-                    sizes=sizes | ({"figure": "whole"} if figure == "whole" else {}),
+                    sizes=sizes,
                     unit=unit,
-                    ours=f"{_HERE}:{'CodedLoss' if figure == 'loss' else 'Coded'}",
-                    peers={} if figure == "whole" else peers,
+                    ours=f"{_HERE}:Coded{side}",
+                    peers={"8-bit embedding": f"{_HERE}:Coded{side}AsTrained"},
                 )
             )
     return found + _of_base(options)

@@ -282,6 +282,7 @@ class TrainingRun:
             backward=t.backward,
             optimizer=update.kind,
             ternary_blend=t.initial_ternary_blend,
+            state_bits=t.state_bits,
         )
         schedule, ternary = LearningRateSchedule(t, t.steps), TernarySchedule(t, t.steps)
         ternary.begin(model)

@@ -256,8 +256,8 @@ def test_step_line_shows_the_blend(capsys: pytest.CaptureFixture[str]) -> None:
     assert ramped == f"{plain} | Ternary: 25%"
 
 
-def test_benchmark_runs_follow_the_ramp(tmp_path: Path) -> None:
-    """A run of the benchmarks sets the blend of each step, too: with one it ends elsewhere."""
+def test_benchmark_runs_follow_the_configuration(tmp_path: Path) -> None:
+    """A run of the benchmarks sets blend, dead zone and state, too: with others it ends elsewhere."""
     from pyhybrid.benchmarks.runs import TrainingRun
 
     (tmp_path / "text").write_bytes(TEXT)
@@ -267,7 +267,14 @@ def test_benchmark_runs_follow_the_ramp(tmp_path: Path) -> None:
         TrainingRun(
             preset="tiny", steps=6, text="file", data=str(tmp_path / "text"), changes=f"{shape} {change}"
         ).run(0)
-        for change in ("", "training.ramp_start=0.3 training.ramp_end=0.9", "training.ramp_end=0.1")
+        for change in (
+            "",
+            "training.ramp_end=0.1",  # over at the first of 6 steps
+            "training.ramp_start=0.3 training.ramp_end=0.9",
+            "training.dead_zone=0.7",
+            "training.bits_target=1.4",
+            "training.state_bits=8",
+        )
     ]
-    assert losses[0] != losses[1]
-    assert losses[0] == losses[2]  # over at the first of 6 steps
+    assert losses[0] == losses[1]
+    assert len(set(losses)) == len(losses) - 1
