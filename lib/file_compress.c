@@ -207,8 +207,9 @@ static hyb_status compress_image(compression *c, uint8_t **result) {
     c->parts = hyb_alloc_zeroed(c->ctx, c->n_parts, sizeof *c->parts);
     if (c->parts == NULL) return fail_memory(c);
     HYB_TRY(plan_file(c));
-    uint8_t *bytes = hyb_alloc(c->ctx, c->n_bytes, 1), *to = bytes + HYB_HEADER_BYTES;
+    uint8_t *bytes = hyb_alloc(c->ctx, c->n_bytes, 1);
     if (bytes == NULL) return fail_memory(c);
+    uint8_t *to = bytes + HYB_HEADER_BYTES;
     (void)sections_bytes(c->file, &tokenizer, &metadata);
     to = put(to, hyb_file_config_bytes(c->file), HYB_CONFIG_BYTES);
     to = put(to, hyb_file_tokenizer(c->file, NULL), tokenizer);
