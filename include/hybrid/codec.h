@@ -14,8 +14,8 @@
  *   if entropy-coded: a coding and a stream, as in file.h; else the symbols as they are, and one lane
  *   u32 CRC-32C of all bytes before
  * Symbols are bytes: of TERNARY 5 codes as HYB_PACKING_TERNARY_BASE3 stores them; of FIVE 3 codes, sum of (code + 2)
- * 5^i, the tail being code 0; of INT8 the code itself. Models of kind 0 hold two shares of TERNARY, as in file.h, or four
- * of FIVE; INT8 has none.
+ * 5^i, the tail being code 0; of INT8 the code itself. Models of kind 0 hold two shares of TERNARY, as in file.h, or
+ * four of FIVE; INT8 has none.
  */
 #ifndef HYBRID_CODEC_H
 #define HYBRID_CODEC_H
