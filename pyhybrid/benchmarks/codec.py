@@ -355,7 +355,9 @@ def rows(options: Options) -> list[Row]:
             sizes={"preset": large},
             rounds=rounds(options),
             agreement={"parameters": 0.0},
-            goal=Goal(
+            goal=None
+            if options.quick  # so small a file is opened before the clock has ticked
+            else Goal(
                 text="A compressed model is opened, with every check, at least as fast as its fp32 file is "
                 "read from the cache.",
                 kind="ratio",
