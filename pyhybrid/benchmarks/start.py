@@ -19,9 +19,11 @@ class Command:
 
     Args:
         command: of pyhybrid, without options.
+        threads: not looked at; the command has its default.
     """
 
-    def __init__(self, *, command: str) -> None:
+    def __init__(self, *, command: str, threads: int) -> None:
+        del threads
         self.command = command
 
     def answer(self) -> Answer:

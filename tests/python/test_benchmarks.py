@@ -269,3 +269,12 @@ def test_training_sides_agree_and_are_timed() -> None:
     assert {goal["holds"] for goal in result["goals"]} <= {True, False}
     assert 0 < result["share"] < 1
     assert result["share"] == sum(limit["share"] for limit in result["limits"])
+
+
+def test_first_commands_are_timed_and_must_succeed() -> None:
+    """Seconds of a command in a process of its own; one that fails is no measurement."""
+    from pyhybrid.benchmarks.start import Command
+
+    assert 0 < Command(command="doctor", threads=1).run(0) < 60
+    with pytest.raises(RuntimeError, match="nonsense"):
+        Command(command="nonsense", threads=1).run(0)
