@@ -90,6 +90,8 @@ if TYPE_CHECKING:
     from pyhybrid.dispatcher import create_auto_dispatcher as create_auto_dispatcher
     from pyhybrid.doctor import diagnose as diagnose
     from pyhybrid.gradient_compression import GradientCompressor as GradientCompressor
+    from pyhybrid.gradient_messages import decode_gradient as decode_gradient
+    from pyhybrid.gradient_messages import encode_gradient as encode_gradient
     from pyhybrid.language_model import Evaluation as Evaluation
     from pyhybrid.language_model import Generation as Generation
     from pyhybrid.language_model import LanguageModel as LanguageModel
@@ -216,6 +218,7 @@ _HOMES: dict[str, tuple[str, ...]] = {
     ),
     "doctor": ("diagnose",),
     "gradient_compression": ("GradientCompressor",),
+    "gradient_messages": ("decode_gradient", "encode_gradient"),
     "language_model": ("Evaluation", "Generation", "LanguageModel", "MemoryEstimate", "Parameter"),
     "mlp": ("FitResult", "TernaryMLP"),
     "model_file": ("FileSizes", "ModelInfo", "TensorCoding", "inspect", "requantize"),

@@ -27,6 +27,7 @@ __all__ = [
     "CompressionStatistics",
     "GradientCompressor",
     "SignalTracker",
+    "message_layout",
 ]
 
 Scheme = Literal["row", "block", "five"]
@@ -138,6 +139,26 @@ def _struct(scheme: object, block_size: int) -> Any:
 def _matrix(shape: tuple[int, ...]) -> tuple[int, int]:
     """Rows and columns that a gradient is taken as: a vector is one row, further dimensions are columns."""
     return (1, math.prod(shape)) if len(shape) < 2 else (shape[0], math.prod(shape[1:]))
+
+
+def message_layout(shape: object, scheme: object, block_size: int) -> tuple[int, int, int]:
+    """Returns the rows of a compressed gradient, and the bytes of its codes and of its scales.
+
+    Args:
+        shape: of the gradient.
+        scheme: 'row', 'block' or 'five'.
+        block_size: values that share a scale with 'block'; 0 otherwise.
+
+    Raises:
+        InvalidArgumentError: an unknown scheme or an impossible shape.
+    """
+    sizes = tuple(shape) if isinstance(shape, (tuple, list)) else ()
+    if not sizes or any(not isinstance(size, int) or size < 1 for size in sizes) or math.prod(sizes) >= 2**60:
+        raise InvalidArgumentError(f"shape is {shape!r}; give sizes of at least 1")
+    rows, columns = _matrix(sizes)
+    n_bytes = int(lib.hyb_compressed_bytes(_struct(scheme, block_size), rows, columns))
+    n_scales = 2 * rows * (-(-columns // block_size) if block_size else 1)
+    return rows, n_bytes - n_scales, n_scales
 
 
 class GradientCompressor:
@@ -327,11 +348,9 @@ class GradientCompressor:
             FileFormatError: bytes that no gradient compresses to.
         """
         shape = tuple(compressed.shape)
-        if any(not isinstance(size, int) or size < 1 for size in shape) or math.prod(shape) >= 2**60:
-            raise InvalidArgumentError(f"shape is {compressed.shape!r}; give sizes of at least 1")
+        needed = sum(message_layout(shape, compressed.scheme, compressed.block_size)[1:])
         struct = _struct(compressed.scheme, compressed.block_size)
         data = np.frombuffer(compressed.data, np.uint8)
-        needed = lib.hyb_compressed_bytes(struct, *_matrix(shape))
         if data.size != needed:
             raise FileFormatError(
                 f"{data.size} bytes; shape {list(shape)} takes {needed} with {compressed.scheme!r}"

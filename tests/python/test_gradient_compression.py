@@ -9,7 +9,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pyhybrid import Context, FileFormatError, InvalidArgumentError, LanguageModel, NotFiniteError, pack
+from pyhybrid import (
+    Context,
+    FileFormatError,
+    InvalidArgumentError,
+    LanguageModel,
+    NotFiniteError,
+    decode_gradient,
+    encode_gradient,
+    pack,
+)
 from pyhybrid._run_update import make_update
 from pyhybrid.config import ModelConfig, TrainingConfig
 from pyhybrid.gradient_compression import CompressionStatistics, GradientCompressor, SignalTracker
@@ -346,3 +355,51 @@ def test_probe_leaves_no_residual() -> None:
         f"residual.{name}" for name, p in model.parameters().items() if p.is_layer_matrix
     }
     assert not any(residual.any() for residual in residuals.values())
+
+
+# ---- messages ----
+
+
+@pytest.mark.parametrize("shape", [(1,), (7,), (21,), (22,), (3, 5), (64, 129), (130, 384), (2, 3, 64)])
+@pytest.mark.parametrize(("scheme", "block_size"), [("row", 0), ("block", 32), ("block", 64), ("five", 0)])
+def test_coded_messages_return_bit_for_bit(
+    scheme: Any, block_size: int, shape: tuple[int, ...], rng: np.random.Generator
+) -> None:
+    """Whatever the shape; large ones take fewer bytes."""
+    compressor = GradientCompressor(scheme, **({"block_size": block_size} if block_size else {}))
+    compressed = compressor.compress("g", rng.standard_normal(shape).astype(np.float32))
+    message = encode_gradient(compressed)
+    assert decode_gradient(message, shape, scheme, block_size) == compressed
+    if math.prod(shape) > 5000:
+        assert len(message) < 0.99 * compressed.nbytes
+
+
+def test_ternary_message_takes_less_than_a_bit_and_six_tenths(rng: np.random.Generator) -> None:
+    """With the scales, of rows as wide as real ones."""
+    compressed = GradientCompressor("row").compress("g", rng.standard_normal((256, 1024)).astype(np.float32))
+    assert 8 * len(encode_gradient(compressed)) / (256 * 1024) < 1.58
+    assert compressed.bits_per_value > 1.6
+
+
+def test_wrong_messages_are_refused(rng: np.random.Generator) -> None:
+    """Bytes from anywhere: truncated, of another shape or scheme, damaged."""
+    compressed = GradientCompressor("five").compress("g", rng.standard_normal((20, 50)).astype(np.float32))
+    message = encode_gradient(compressed)
+    for n in range(len(message)):
+        with pytest.raises(FileFormatError):
+            decode_gradient(message[:n], (20, 50), "five")
+    for position in range(0, len(message) - 2 * 20, 7):
+        damaged = bytearray(message)
+        damaged[position] ^= 0x10
+        with pytest.raises(FileFormatError):
+            decode_gradient(bytes(damaged), (20, 50), "five")
+    for shape, scheme in (((20, 52), "five"), ((21, 50), "five"), ((20, 50), "row")):
+        with pytest.raises(FileFormatError):
+            decode_gradient(message, shape, scheme)  # type: ignore[arg-type]
+    for wrong, scheme in (((20, 0), "five"), ((), "five"), ((20, 50), "six")):
+        with pytest.raises(InvalidArgumentError):
+            decode_gradient(message, wrong, scheme)  # type: ignore[arg-type]
+    with pytest.raises(FileFormatError):
+        encode_gradient(replace(compressed, data=compressed.data[:-1]))
+    with pytest.raises(FileFormatError):
+        encode_gradient(replace(compressed, data=b"\xff" * compressed.nbytes))
