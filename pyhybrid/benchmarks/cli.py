@@ -73,7 +73,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "section", nargs="?", default="all", choices=[*SECTIONS, "all"], help="what to measure"
     )
     parser.add_argument(
-        "--peers", action="store_true",
+        "--peers",
+        action="store_true",
         help="run the peers too (the extras `peers` and `ggml`); what is missing is shown as skipped",
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -87,7 +88,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--list", action="store_true", help="print the rows' names, measure nothing")
     parser.add_argument("--presets", type=_presets, default=default.presets, help="of model rows: small,base")
     parser.add_argument(
-        "--threads", type=_numbers, metavar="N,...",
+        "--threads",
+        type=_numbers,
+        metavar="N,...",
         help="of every row that takes threads; default: 1,2 for models, 1 for single operations",
     )
     parser.add_argument("--rounds", type=_positive, help="measurements a side (quality: see --seeds)")
@@ -100,10 +103,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--runs", type=Path, metavar="FOLDER", help="keep every optimizer run here, and do none twice"
     )
     parser.add_argument(
-        "--kept", action="store_true", help="optimizer rows and seeds whose runs --runs has; trains nothing"
+        "--kept",
+        action="store_true",
+        help="rows and seeds of optimizer and rate whose runs --runs has; trains nothing",
     )
     parser.add_argument(
-        "--isa", choices=["scalar", "avx2", "avxvnni", "avx512", "lookup", "neon"],
+        "--isa",
+        choices=["scalar", "avx2", "avxvnni", "avx512", "lookup", "neon"],
         help="highest tier of our side (HYB_ISA)",
     )
     parser.add_argument("--quick", action="store_true", help="single operations: fewer rows, shorter rounds")
@@ -126,9 +132,7 @@ def _table(result: dict[str, Any]) -> list[str]:
     if len(result["limits"]) > 1 and result["limits_add"]:
         lines.append(f"  {result['share']:.1%} of the time would do at these limits, one after the other")
     for goal in result["goals"]:
-        verdict = {True: "holds", False: "DOES NOT HOLD", None: "not measured"}[
-            goal["holds"]
-        ]
+        verdict = {True: "holds", False: "DOES NOT HOLD", None: "not measured"}[goal["holds"]]
         lines.append(f"  claim: {goal['text']} {verdict}")
     return lines
 
@@ -192,8 +196,8 @@ def run(args: argparse.Namespace) -> int:
     if args.kept:
         from pyhybrid.benchmarks.runs import kept_rows
 
-        if args.section != "optimizer" or args.runs is None:
-            print("pyhybrid bench: --kept is for `bench optimizer --runs FOLDER`", file=sys.stderr)
+        if args.section not in ("optimizer", "rate") or args.runs is None:
+            print("pyhybrid bench: --kept is for `bench optimizer|rate --runs FOLDER`", file=sys.stderr)
             return 2
         chosen = kept_rows(chosen)
     if args.list:

@@ -28,6 +28,13 @@ _HERE = "pyhybrid.benchmarks.rate"
 Figure = Literal["bits", "whole"]
 
 
+def _layer_bits(info: Any) -> float:
+    """Bits of the codes of the layers' matrices where they are not ternary."""
+    matrices = [tensor for tensor in info.tensors if tensor.name.startswith("blk.") and tensor.shape[0] > 1]
+    bits = sum(tensor.coding.bits * tensor.parameters for tensor in matrices)
+    return float(bits / sum(tensor.parameters for tensor in matrices))
+
+
 class Coded(Hybrid):
     """Bits of the compressed file of a run.
 
@@ -44,7 +51,7 @@ class Coded(Hybrid):
     def kept(self, seed: int) -> dict[str, Any] | None:
         """Only with its files' figures."""
         found = super().kept(seed)
-        return None if found is None or "files" not in found else found
+        return found if found is not None and found.get("files", {}).get(self.choice, {}).get("bits") else None
 
     def behind(self, model: Any, dataset: Any) -> dict[str, Any]:
         """Writes each choice's file; bits, bytes and loss."""
@@ -61,7 +68,7 @@ class Coded(Hybrid):
                 compress(path, path)
                 info = inspect(path)
                 found[choice] = {
-                    "bits": info.ternary_bits_per_weight_counted,
+                    "bits": info.ternary_bits_per_weight_counted or _layer_bits(info),
                     "whole": 8 * info.file_bytes / info.parameters,
                     "loss": loss,
                 }
