@@ -51,7 +51,8 @@ class Coded(Hybrid):
     def kept(self, seed: int) -> dict[str, Any] | None:
         """Only with its files' figures."""
         found = super().kept(seed)
-        return found if found is not None and found.get("files", {}).get(self.choice, {}).get("bits") else None
+        files = {} if found is None else found.get("files", {})
+        return found if files.get(self.choice, {}).get("bits") else None
 
     def behind(self, model: Any, dataset: Any) -> dict[str, Any]:
         """Writes each choice's file; bits, bytes and loss."""
