@@ -143,6 +143,16 @@ class TorchEager(_Run):
             return float(self.model.loss(self._windows(windows), "sum"))
 
 
+class TorchQKNorm(TorchEager):
+    """With a norm without gains on queries and keys, which the library does not have."""
+
+    def create(self, seed: int) -> None:
+        super().create(seed)
+        layers: Any = self.model.layers
+        for layer in layers:
+            layer.qk_norm = True
+
+
 def rows(options: Options) -> list[Row]:
     """Ternary, and fp32 beside it; then our integer backward pass beside our fp32 one."""
     here = "pyhybrid.benchmarks.quality"
@@ -169,6 +179,20 @@ def rows(options: Options) -> list[Row]:
         ),
         note=f"Validation loss; one round a seed; {note}",
     )
+    norms = Row(
+        name="quality/qk-norm/small",
+        section="quality",
+        unit="nats/byte",
+        better="lower",
+        ours=f"{here}:TorchQKNorm",
+        peers={"without": f"{here}:TorchEager"},
+        sizes={"preset": "small", "bits": 1.58, "steps": options.steps},
+        hidden={"data": data},
+        threads=max(options.threads),
+        rounds=options.seeds,
+        agreement={"first_loss": 0.1},
+        note=f"PyTorch on both sides, AdamW: what normalised queries and keys would be worth; {note}",
+    )
     return [
         Row(
             name=f"quality/small/{name}",
@@ -188,4 +212,4 @@ def rows(options: Options) -> list[Row]:
             note=f"Validation loss; one round a seed; {note}",
         )
         for name, bits in (("ternary", 1.58), ("fp32", 32.0))
-    ] + [integer, *mixed_precision.rows(options)]
+    ] + [integer, norms, *mixed_precision.rows(options)]

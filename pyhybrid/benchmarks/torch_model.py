@@ -209,6 +209,7 @@ class Layer(nn.Module):
         head_dim = config.dim // config.n_heads
         self.n_heads, self.n_kv_heads, self.head_dim = config.n_heads, config.kv_heads, head_dim
         self.squared_relu = config.activation == "squared_relu"
+        self.qk_norm = False  # the library has no such norm: for comparison only
         self.attn_norm = RMSNorm(config.dim, config.norm_epsilon)
         self.attn_q = BitLinear(config.dim, config.dim, config)
         self.attn_k = BitLinear(config.dim, config.kv_heads * head_dim, config)
@@ -229,6 +230,8 @@ class Layer(nn.Module):
         q = _rotate(self._heads(self.attn_q(n), self.n_heads), cosines, sines)
         k = _rotate(self._heads(self.attn_k(n), self.n_kv_heads), cosines, sines)
         v = self._heads(self.attn_v(n), self.n_kv_heads)
+        if self.qk_norm:  # rotation changes no length: before or behind it is the same
+            q, k = (functional.rms_norm(x, (self.head_dim,)) for x in (q, k))
         causal = True
         if cache is not None:
             causal = cache.length == 0  # later calls feed one token, which may see everything
