@@ -7,6 +7,9 @@
 
 #include <immintrin.h>
 
+/* Without optimisation GCC's gather is a macro that turns an unsigned mask into a signed one. */
+#pragma GCC diagnostic ignored "-Wsign-conversion"
+
 /* Gives each state below 2^16 the next word; returns the place of the one behind. Reads 32 bytes. */
 static inline HYB_TARGET_AVX512 const uint8_t *refill(__m512i *state, const uint8_t *words) {
     __mmask16 low = _mm512_cmplt_epu32_mask(*state, _mm512_set1_epi32(65536));
