@@ -54,7 +54,8 @@ def render_promises(promises: tuple[Promise, ...], results: Mapping[str, Mapping
                 found = [row for row, _ in given]
                 so_far = any("seeds so far" in row["note"] for row in found)
                 figure, verdict = promise.figure(*found), promise.verdict(*found)
-                command = ", ".join(dict.fromkeys(f"`{command}`" for _, command in given)) or "arithmetic"
+                command = ", ".join(dict.fromkeys(f"`{command}`" for _, command in given))
+                command = command or ("arithmetic" if figure else "")  # nothing measured, nothing computed
                 verdict += ", so far" if so_far else ""
             except KeyError as missing:
                 verdict = f"not measured yet ({missing} was not run)"

@@ -18,7 +18,7 @@ from pyhybrid.benchmarks.registry import Answer, Goal, Options, Row
 from pyhybrid.benchmarks.training import initial_weights
 from pyhybrid.config import PRESETS, ModelConfig, TrainingConfig
 
-__all__ = ["Ours", "OursF32Backward", "TorchEager", "rows"]
+__all__ = ["Ours", "OursF32Backward", "TorchEager", "TorchQKNorm", "rows"]
 
 # Relative difference of the loss of the very first batch: fp32 rounding, and with quantisation a few
 # activations on the other side of a rounding tie.
