@@ -174,19 +174,6 @@ hyb_status hyb_language_model_count(hyb_ctx *ctx, const hyb_language_model_confi
     return HYB_OK;
 }
 
-hyb_status hyb_language_model_memory(hyb_ctx *ctx, const hyb_language_model_config *given, size_t n_sequences,
-                                     size_t n_context, uint64_t *weight_bytes, uint64_t *training_bytes) {
-    return hyb_language_model_memory_with(ctx, given, HYB_BACKWARD_INT8, HYB_OPTIMIZER_ADAMW, 0, n_sequences, n_context,
-                                          weight_bytes, training_bytes);
-}
-
-hyb_status hyb_language_model_memory_with(hyb_ctx *ctx, const hyb_language_model_config *given, hyb_backward backward,
-                                          hyb_optimizer optimizer, int blends, size_t n_sequences, size_t n_context,
-                                          uint64_t *weight_bytes, uint64_t *training_bytes) {
-    hyb_training_kind kind = {sizeof kind, (int32_t)backward, (int32_t)optimizer, blends != 0, 32};
-    return hyb_language_model_memory_for(ctx, given, &kind, n_sequences, n_context, weight_bytes, training_bytes);
-}
-
 static hyb_status read_kind(hyb_ctx *ctx, const hyb_training_kind *given, hyb_training_kind *kind) {
     *kind = (hyb_training_kind){sizeof *kind, HYB_BACKWARD_INT8, HYB_OPTIMIZER_ADAMW, 0, 32};
     HYB_TRY(hyb_read_struct(ctx, "hyb_training_kind", kind, given, sizeof *kind));
@@ -234,6 +221,12 @@ hyb_status hyb_language_model_memory_for(hyb_ctx *ctx, const hyb_language_model_
     if (arena.overflow)
         return hyb_fail(ctx, HYB_ERROR_INVALID_ARGUMENT, "this model needs more memory than this machine can address");
     return HYB_OK;
+}
+
+hyb_status hyb_language_model_memory(hyb_ctx *ctx, const hyb_language_model_config *given, size_t n_sequences,
+                                     size_t n_context, uint64_t *weight_bytes, uint64_t *training_bytes) {
+    hyb_training_kind usual = {sizeof usual, HYB_BACKWARD_INT8, HYB_OPTIMIZER_ADAMW, 0, 32};
+    return hyb_language_model_memory_for(ctx, given, &usual, n_sequences, n_context, weight_bytes, training_bytes);
 }
 
 /* ---- creation ---- */

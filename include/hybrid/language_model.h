@@ -75,17 +75,11 @@ HYB_API hyb_status hyb_language_model_count(hyb_ctx *ctx, const hyb_language_mod
                                             uint64_t *n_parameters, uint64_t *n_linear_parameters);
 
 /* Bytes that a model takes: its weights, and what hyb_language_model_prepare adds for batches of n_sequences x
- * n_context tokens (0, 0: no training). An estimate from the same formulas that the allocations use. The second one is
- * for a backward pass or an optimiser that is not the default; blends: 1 if the ternary blend will be below 1, else 0.
- */
+ * n_context tokens (0, 0: no training). An estimate from the same formulas that the allocations use. */
 HYB_API hyb_status hyb_language_model_memory(hyb_ctx *ctx, const hyb_language_model_config *config, size_t n_sequences,
                                              size_t n_context, uint64_t *weight_bytes, uint64_t *training_bytes);
-HYB_API hyb_status hyb_language_model_memory_with(hyb_ctx *ctx, const hyb_language_model_config *config,
-                                                  hyb_backward backward, hyb_optimizer optimizer, int blends,
-                                                  size_t n_sequences, size_t n_context, uint64_t *weight_bytes,
-                                                  uint64_t *training_bytes);
 
-/* The same for any training; not what a step computes, but what it needs. */
+/* The same for training that is not the default; not what a step computes, but what it needs. */
 typedef struct hyb_training_kind {
     size_t struct_size;
     int32_t backward;   /* hyb_backward; INT8 */

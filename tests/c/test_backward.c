@@ -273,8 +273,8 @@ static void test_memory_is_estimated(void) {
         CHECK_OK(hyb_ctx_create(&options, &ctx));
         CHECK_OK(hyb_language_model_create(ctx, &config, 1, &model));
         CHECK_OK(hyb_language_model_set_backward(model, (hyb_backward)backward));
-        CHECK_OK(hyb_language_model_memory_with(ctx, &config, (hyb_backward)backward, HYB_OPTIMIZER_ADAMW, 0, 300, 32,
-                                                &weight_bytes, &training_bytes));
+        hyb_training_kind kind = {sizeof kind, (int32_t)backward, HYB_OPTIMIZER_ADAMW, 0, 32};
+        CHECK_OK(hyb_language_model_memory_for(ctx, &config, &kind, 300, 32, &weight_bytes, &training_bytes));
         n_bytes = 0;
         CHECK_OK(hyb_language_model_prepare(model, 300, 32));
         CHECK(n_bytes >= training_bytes && n_bytes < training_bytes + 4096);

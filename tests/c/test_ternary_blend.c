@@ -232,9 +232,10 @@ static void test_memory_comes_from_prepare(void) {
                                .n_threads = 2};
     hyb_language_model_config config = make_config(2, HYB_FORMAT_TERNARY, HYB_SCALE_PER_TENSOR);
     fixture f = make_model(&config, options, HYB_BACKWARD_INT8, 1.0f, 1);
-    for (int blends = 0; blends < 2; blends++)
-        CHECK_OK(hyb_language_model_memory_with(f.ctx, &config, HYB_BACKWARD_INT8, HYB_OPTIMIZER_RMS, blends, 30, 32,
-                                                &weight_bytes, &training_bytes[blends]));
+    for (int blends = 0; blends < 2; blends++) {
+        hyb_training_kind kind = {sizeof kind, HYB_BACKWARD_INT8, HYB_OPTIMIZER_RMS, blends, 32};
+        CHECK_OK(hyb_language_model_memory_for(f.ctx, &config, &kind, 30, 32, &weight_bytes, &training_bytes[blends]));
+    }
     CHECK(training_bytes[1] > training_bytes[0]);
     CHECK_OK(hyb_language_model_set_ternary_blend(f.model, 0.0f));
     CHECK_OK(hyb_language_model_set_optimizer(f.model, HYB_OPTIMIZER_RMS)); /* its state is made now, too */

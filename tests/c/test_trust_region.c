@@ -424,9 +424,10 @@ static void test_memory(void) {
     hyb_ctx *ctx = make_ctx(0, 1);
     hyb_language_model_config config = make_config();
     uint64_t weights, bytes[4];
-    for (int o = 0; o < 4; o++)
-        CHECK_OK(hyb_language_model_memory_with(ctx, &config, HYB_BACKWARD_INT8, (hyb_optimizer)o, 0, 2, N_CONTEXT,
-                                                &weights, &bytes[o]));
+    for (int o = 0; o < 4; o++) {
+        hyb_training_kind kind = {sizeof kind, HYB_BACKWARD_INT8, o, 0, 32};
+        CHECK_OK(hyb_language_model_memory_for(ctx, &config, &kind, 2, N_CONTEXT, &weights, &bytes[o]));
+    }
     CHECK(bytes[HYB_OPTIMIZER_SPECTRAL] > bytes[HYB_OPTIMIZER_ADAMW]);
     CHECK(bytes[HYB_OPTIMIZER_L2] > bytes[HYB_OPTIMIZER_SPECTRAL] &&
           bytes[HYB_OPTIMIZER_RMS] == bytes[HYB_OPTIMIZER_L2]);
