@@ -41,6 +41,8 @@ const char *hyb_status_string(hyb_status status) {
         return "cancelled";
     case HYB_ERROR_THREAD:
         return "no thread available";
+    case HYB_ERROR_DEVICE:
+        return "device failed";
     }
     return "unknown status";
 }

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pyhybrid._context import default_context as default_context
     from pyhybrid._errors import CancelledError as CancelledError
     from pyhybrid._errors import ChecksumError as ChecksumError
+    from pyhybrid._errors import DeviceError as DeviceError
     from pyhybrid._errors import FileFormatError as FileFormatError
     from pyhybrid._errors import FileIOError as FileIOError
     from pyhybrid._errors import HybridError as HybridError
@@ -136,6 +137,7 @@ _HOMES: dict[str, tuple[str, ...]] = {
     "_errors": (
         "CancelledError",
         "ChecksumError",
+        "DeviceError",
         "FileFormatError",
         "FileIOError",
         "HybridError",

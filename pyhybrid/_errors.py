@@ -21,6 +21,7 @@ except ModuleNotFoundError as error:
 __all__ = [
     "CancelledError",
     "ChecksumError",
+    "DeviceError",
     "FileFormatError",
     "FileIOError",
     "HybridError",
@@ -101,6 +102,10 @@ class ThreadError(HybridError, RuntimeError):
     """The operating system gave no thread."""
 
 
+class DeviceError(HybridError, RuntimeError):
+    """A GPU or its driver failed; the message holds its words."""
+
+
 _CLASSES: dict[int, type[HybridError]] = {
     lib.HYB_ERROR_INVALID_ARGUMENT: InvalidArgumentError,
     lib.HYB_ERROR_STRUCT_SIZE: InvalidArgumentError,
@@ -116,6 +121,7 @@ _CLASSES: dict[int, type[HybridError]] = {
     lib.HYB_ERROR_STATE: StateError,
     lib.HYB_ERROR_CANCELLED: CancelledError,
     lib.HYB_ERROR_THREAD: ThreadError,
+    lib.HYB_ERROR_DEVICE: DeviceError,
 }
 
 

@@ -63,7 +63,8 @@ typedef enum hyb_status {
     HYB_ERROR_VERSION = -63,     /* the file is of a newer format version than this library reads */
     HYB_ERROR_STATE = -70,       /* called in the wrong order; the detail names the call that is missing */
     HYB_ERROR_CANCELLED = -80,   /* a callback asked to stop */
-    HYB_ERROR_THREAD = -90       /* the operating system gave no thread */
+    HYB_ERROR_THREAD = -90,      /* the operating system gave no thread */
+    HYB_ERROR_DEVICE = -100      /* a GPU or its driver failed; the detail holds its words */
 } hyb_status;
 
 /* Instruction-set tiers, as bits of a mask. A tier implies the ones below it on the same processor family. */

@@ -6,6 +6,7 @@
 #include <hybrid/cluster.h>
 #include <hybrid/codec.h>
 #include <hybrid/compress.h>
+#include <hybrid/cuda.h>
 #include <hybrid/features.h>
 #include <hybrid/file.h>
 #include <hybrid/language_model.h>

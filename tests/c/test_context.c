@@ -325,7 +325,8 @@ static void test_context_status(void) {
                                      HYB_ERROR_VERSION,
                                      HYB_ERROR_STATE,
                                      HYB_ERROR_CANCELLED,
-                                     HYB_ERROR_THREAD};
+                                     HYB_ERROR_THREAD,
+                                     HYB_ERROR_DEVICE};
     const size_t n = sizeof all / sizeof *all;
     for (size_t i = 0; i < n; ++i) {
         CHECK(strcmp(hyb_status_string(all[i]), "unknown status") != 0);
