@@ -42,6 +42,7 @@ void hyb_kernels_select(hyb_kernels *table, uint32_t isa) {
         hyb_install_matmul_neon(table);
         hyb_install_quantize_neon(table);
         hyb_install_compress_neon(table);
+        hyb_install_rans_neon(table);
         hyb_install_levels_neon(table);
         hyb_install_vector_neon(table);
         hyb_install_cluster_neon(table);

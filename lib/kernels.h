@@ -469,6 +469,7 @@ void hyb_install_matmul_i8mm(hyb_kernels *table);
 void hyb_install_quantize_neon(hyb_kernels *table);
 void hyb_install_compress_neon(hyb_kernels *table);
 void hyb_install_levels_neon(hyb_kernels *table);
+void hyb_install_rans_neon(hyb_kernels *table);
 void hyb_install_vector_neon(hyb_kernels *table);
 void hyb_install_cluster_neon(hyb_kernels *table);
 

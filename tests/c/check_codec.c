@@ -1,7 +1,7 @@
 /* check_codec.c - entropy decoding: every variant of the kernel rans_decode against the reference, bit for bit: both
  * kinds of tables, states and words at random (any bytes are a stream), every number of rows and words around the end;
  * words, symbols and tables end at a guard page. With --bench: weights/s (5 a symbol) of each tier, by the number of
- * slots, and the encoder's.
+ * slots, and the encoder's. With --run TIER SLOT_BITS ROWS TIMES: nothing but the kernel, for tools/count_instructions.
  */
 #include "testing.h"
 
@@ -28,6 +28,9 @@ static size_t find_tiers(tier *tiers) {
         hyb_install_rans_avx512(&tiers[n].kernels);
         tiers[n++].name = "avx512";
     }
+#elif HYB_ARM64
+    hyb_install_rans_neon(&tiers[n].kernels);
+    tiers[n++].name = "neon";
 #endif
     return n;
 }
@@ -208,9 +211,43 @@ static void check_streams(const tier *tiers, size_t n_tiers, size_t n) {
     CHECK(n_decoded > n / 100 && n_decoded < n * n_tiers);
 }
 
+/* arguments: tier, slot bits (12, 14 or 16), rows, times. The stream and its states are random, the same for each tier.
+ */
+static int run_only(const tier *tiers, size_t n_tiers, char **arguments) {
+    const uint32_t slot_bits = (uint32_t)strtoul(arguments[1], NULL, 10);
+    const size_t n_rows = (size_t)strtoul(arguments[2], NULL, 10), times = (size_t)strtoul(arguments[3], NULL, 10);
+    const size_t n_words = (n_rows + 1) * HYB_RANS_LANES;
+    uint8_t *words = malloc(2 * n_words), *out = malloc(n_rows * HYB_RANS_LANES + 1);
+    uint32_t states[HYB_RANS_LANES];
+    uint64_t state = 9;
+    random_model(slot_bits, &state, &decoder.model);
+    hyb_rans_decoder_begin(&decoder);
+    for (size_t i = 0; i < 2 * n_words; ++i) words[i] = (uint8_t)test_random(&state);
+    for (size_t i = 0; i < HYB_RANS_LANES; ++i) states[i] = (uint32_t)test_random(&state) | 65536;
+    for (size_t t = 0; t < n_tiers; ++t)
+        for (size_t i = 0; i < times && strcmp(arguments[0], tiers[t].name) == 0; ++i) {
+            hyb_rans_job job = {.slots = slot_bits == 12 ? decoder.slots : NULL,
+                                .symbols = decoder.symbols,
+                                .ranges = decoder.ranges,
+                                .slot_bits = slot_bits,
+                                .states = states,
+                                .words = words,
+                                .n_words = n_words,
+                                .out = out,
+                                .n_rows = n_rows};
+            tiers[t].kernels.rans_decode(&job);
+            CHECK(job.n_rows == 0);
+        }
+    free(words);
+    free(out);
+    if (test_checks == 0) TEST_SKIP("this processor does not have that tier");
+    return TEST_RESULT();
+}
+
 int main(int argc, char **argv) {
     tier tiers[4];
     size_t n_tiers = find_tiers(tiers);
+    if (argc == 6 && strcmp(argv[1], "--run") == 0) return run_only(tiers, n_tiers, argv + 2);
     for (size_t i = 0; i < n_tiers; ++i) check_all(&tiers[i]);
     check_streams(tiers, n_tiers, argc > 2 && strcmp(argv[1], "--streams") == 0 ? strtoul(argv[2], NULL, 10) : 5000);
     if (argc > 1 && strcmp(argv[1], "--bench") == 0) {
