@@ -1,8 +1,8 @@
 """Arrays in a device's memory: our own, and those of CuPy, PyTorch and others, without copies.
 
-Place in the data flow: between the public functions of this package, which take what a user has, and the C calls, which
-take addresses. CuPy and PyTorch show their arrays by `__cuda_array_interface__` (version 3), others by DLPack; ours by
-the former, so that `cupy.asarray` and `torch.as_tensor` take them.
+Place in the data flow: between the public functions of this package, which take what a user has, and the C
+calls, which take addresses. CuPy and PyTorch show their arrays by `__cuda_array_interface__` (version 3), others
+by DLPack; ours by the former, so that `cupy.asarray` and `torch.as_tensor` take them.
 
 Sources: Numba, "CUDA Array Interface (Version 3)"; DLPack's dlpack.h, version 0.8.
 """
@@ -171,7 +171,7 @@ def view(
     """Returns an array of a device as C needs it, without a copy.
 
     Args:
-        value: a DeviceArray, or an array of CuPy, PyTorch or another library, in a device's memory and in C order.
+        value: a DeviceArray, or an array of CuPy, PyTorch or another library, in C order.
         dtype: that it must have.
         name: the argument's name, for messages.
         shape: that it must have; None for any, also in single places.
@@ -187,7 +187,7 @@ def view(
     else:
         kind = f"{type(value).__module__}.{type(value).__qualname__}"
         raise InvalidArgumentError(
-            f"{name} is a {kind} in the host's memory; move it to the device first, as by Device.array({name})"
+            f"{name} is a {kind} in the host's memory; move it to the device, as by Device.array({name})"
         )
     if found.dtype != np.dtype(dtype):
         raise InvalidArgumentError(f"{name} has dtype {found.dtype}; give {np.dtype(dtype)}")
@@ -219,7 +219,7 @@ def make_like(value: Any, device: Device, shape: tuple[int, ...], dtype: npt.DTy
     """Returns a new array of the library that made `value`, with anything in it: what a user gets back.
 
     Args:
-        value: CuPy's and PyTorch's give arrays of theirs, on the device that they are on; others a DeviceArray.
+        value: CuPy's and PyTorch's give arrays of theirs, on the same device; others a DeviceArray.
         device: for a DeviceArray.
         shape: of the new one.
         dtype: of the new one.

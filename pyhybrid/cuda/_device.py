@@ -1,7 +1,7 @@
 """A GPU: opening it, what it is, memory on it, waiting for it.
 
-Place in the data flow: every function of this package works on a `Device`. The CUDA module behind it is a shared
-library of its own, loaded here; nothing else in pyhybrid needs it.
+Place in the data flow: every function of this package works on a `Device`. The CUDA module behind it is a
+shared library of its own, loaded here; nothing else in pyhybrid needs it.
 """
 
 from __future__ import annotations
@@ -66,8 +66,8 @@ class Device:
 
     Args:
         number: 0 for the first.
-        library: path of libhybrid_cuda; None: the environment's HYB_CUDA_LIBRARY, or one that was installed with this
-            package, or what the system's loader finds.
+        library: path of libhybrid_cuda; None: the environment's HYB_CUDA_LIBRARY, or one that was installed
+            with this package, or what the system's loader finds.
         context: of the C library; None for a new one.
 
     Raises:
@@ -175,7 +175,7 @@ class Device:
 
         return ffi.gc(ffi.new("char *"), release)
 
-    def array(self, values: npt.ArrayLike, dtype: npt.DTypeLike = None) -> DeviceArray:
+    def array(self, values: npt.ArrayLike, dtype: npt.DTypeLike | None = None) -> DeviceArray:
         """Returns a copy of the host's values on the device.
 
         Args:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +15,9 @@ import pytest
 
 from pyhybrid import Context, LanguageModel, ModelConfig
 from pyhybrid._context import detected_isa
+from pyhybrid.cuda import Device
 
+ROOT = Path(__file__).resolve().parent.parent.parent
 #: Tiers that HYB_ISA knows on this family of processors, the lowest first.
 TIERS = ("scalar", "avx2", "avx512", "lookup")
 TEXT = "The quick brown fox jumps over the lazy dog. " * 40
@@ -102,3 +106,27 @@ def tier(request: pytest.FixtureRequest) -> str:
     if not tier_available(name):
         pytest.skip(f"this processor has no {name}")
     return name
+
+
+@pytest.fixture(scope="session")
+def emulated_module(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The CUDA module compiled for the CPU, so that what is above it is tested without a GPU."""
+    compiler = shutil.which("g++") or shutil.which("c++")
+    if compiler is None:
+        pytest.skip("no C++ compiler for the emulated CUDA module")
+    path = tmp_path_factory.mktemp("cuda") / "libhybrid_cuda_emulated.so"
+    flags = "-std=c++17 -O1 -fPIC -shared -fvisibility=hidden -ffp-contract=off -fno-strict-aliasing -pthread"
+    folders = [f"-I{ROOT / folder}" for folder in ("cuda/emulation", "cuda", "include")]
+    sources = [str(source) for source in sorted((ROOT / "cuda").glob("*.cu"))]
+    subprocess.run(
+        [compiler, *flags.split(), *folders, "-x", "c++", *sources, "-o", str(path)], check=True, timeout=600
+    )
+    return path
+
+
+@pytest.fixture
+def device(emulated_module: Path) -> Iterator[Device]:
+    """A device that is emulated on the CPU."""
+    opened = Device(library=emulated_module)
+    yield opened
+    opened.close()

@@ -32,6 +32,7 @@ HEADERS = (
     "mlp",
     "file",
     "limits",
+    "cuda",
 )
 
 
