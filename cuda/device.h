@@ -49,6 +49,7 @@ struct hyb_cuda_state {
     volatile int *not_finite;
     void *scratch; /* grow-only work memory of one call */
     size_t scratch_bytes;
+    cudaEvent_t timer[2]; /* made by the first timer_start */
 };
 
 /* Makes the state's device the current one as long as it lives. */

@@ -30,6 +30,8 @@ int hyb_module_close(hyb_cuda_state *state) {
     hyb_device_scope scope(state);
     cudaFree(state->scratch);
     cudaFreeHost(const_cast<int *>(state->not_finite));
+    for (cudaEvent_t event : state->timer)
+        if (event != nullptr) cudaEventDestroy(event);
     cudaGetLastError();
     delete state;
     return 0;
@@ -147,6 +149,26 @@ int hyb_module_synchronize(hyb_cuda_state *state, void *stream, int *not_finite)
     HYB_CUDA_TRY(cudaStreamSynchronize((cudaStream_t)stream));
     *not_finite = *state->not_finite;
     *state->not_finite = 0;
+    return 0;
+}
+
+/* ---- time ---- */
+
+int hyb_module_timer_start(hyb_cuda_state *state, void *stream) {
+    HYB_CUDA_BEGIN(state);
+    for (cudaEvent_t &event : state->timer)
+        if (event == nullptr) HYB_CUDA_TRY(cudaEventCreate(&event));
+    return cudaEventRecord(state->timer[0], (cudaStream_t)stream);
+}
+
+int hyb_module_timer_stop(hyb_cuda_state *state, void *stream, double *seconds) {
+    HYB_CUDA_BEGIN(state);
+    float ms = 0;
+    if (state->timer[1] == nullptr) return HYB_ERROR_STATE;
+    HYB_CUDA_TRY(cudaEventRecord(state->timer[1], (cudaStream_t)stream));
+    HYB_CUDA_TRY(cudaEventSynchronize(state->timer[1]));
+    HYB_CUDA_TRY(cudaEventElapsedTime(&ms, state->timer[0], state->timer[1]));
+    *seconds = (double)ms * 1e-3;
     return 0;
 }
 

@@ -34,6 +34,8 @@ typedef struct hyb_cuda_state hyb_cuda_state;
     X(fill, (hyb_cuda_state *state, void *to, int value, size_t n_bytes, void *stream)) \
     /* waits; *not_finite: 1 if a kernel since the last time met a NaN or an infinity */ \
     X(synchronize, (hyb_cuda_state *state, void *stream, int *not_finite)) \
+    X(timer_start, (hyb_cuda_state *state, void *stream)) \
+    X(timer_stop, (hyb_cuda_state *state, void *stream, double *seconds)) /* waits */ \
     /* runs a kernel whose result is known; waits */ \
     X(self_test, (hyb_cuda_state *state, int *passed))
 /* clang-format on */

@@ -45,9 +45,10 @@ static hyb_status load(hyb_ctx *ctx, const char *path, void **library, const hyb
     *table = entry != NULL ? entry() : NULL;
     if (*table != NULL && (*table)->version == HYB_CUDA_TABLE_VERSION && (*table)->n_bytes == sizeof **table)
         return HYB_OK;
-    hyb_status status = hyb_fail(ctx, HYB_ERROR_VERSION,
-                                 "%s is not a CUDA module of this library's version (%s): build both from the same sources",
-                                 path, hyb_version_string());
+    hyb_status status =
+        hyb_fail(ctx, HYB_ERROR_VERSION,
+                 "%s is not a CUDA module of this library's version (%s): build both from the same sources", path,
+                 hyb_version_string());
     dlclose(*library);
     return status;
 #else
@@ -61,8 +62,7 @@ static hyb_status load(hyb_ctx *ctx, const char *path, void **library, const hyb
 /* What open failed with, and what can be done about it. */
 static hyb_status fail_open(hyb_ctx *ctx, const hyb_cuda_table *table, int error, int32_t device) {
     hyb_status status = hyb_cuda_result(ctx, table, error, "open");
-    if (status == HYB_ERROR_INVALID_ARGUMENT)
-        return hyb_fail(ctx, status, "there is no CUDA device %d", (int)device);
+    if (status == HYB_ERROR_INVALID_ARGUMENT) return hyb_fail(ctx, status, "there is no CUDA device %d", (int)device);
     if (status == HYB_ERROR_UNSUPPORTED)
         return hyb_fail(ctx, status, "%s; is a GPU with a driver for CUDA 12 or later here?", ctx->last_error);
     return status;
@@ -163,4 +163,16 @@ hyb_status hyb_cuda_synchronize(hyb_cuda *cuda, hyb_stream stream) {
     HYB_TRY(HYB_CUDA_CALL(cuda, synchronize, hyb_device_pointer(stream), &not_finite));
     if (!not_finite) return HYB_OK;
     return hyb_fail(cuda->ctx, HYB_ERROR_NOT_FINITE, "GPU: a value that a kernel read, or a scale, is not finite");
+}
+
+hyb_status hyb_cuda_timer_start(hyb_cuda *cuda, hyb_stream stream) {
+    if (cuda == NULL) return HYB_ERROR_INVALID_ARGUMENT;
+    return HYB_CUDA_CALL(cuda, timer_start, hyb_device_pointer(stream));
+}
+
+hyb_status hyb_cuda_timer_stop(hyb_cuda *cuda, hyb_stream stream, double *seconds) {
+    if (cuda == NULL || seconds == NULL)
+        return hyb_fail(cuda ? cuda->ctx : NULL, HYB_ERROR_INVALID_ARGUMENT,
+                        "hyb_cuda_timer_stop: cuda and seconds must not be NULL");
+    return HYB_CUDA_CALL(cuda, timer_stop, hyb_device_pointer(stream), seconds);
 }

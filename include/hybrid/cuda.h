@@ -78,6 +78,11 @@ HYB_API hyb_status hyb_cuda_fill(hyb_cuda *cuda, hyb_device_address target, uint
  * infinity where a number is needed (its results are then undefined); DEVICE. */
 HYB_API hyb_status hyb_cuda_synchronize(hyb_cuda *cuda, hyb_stream stream);
 
+/* The device's own time between two points of a stream, by its events; stop waits for the second.
+ * Errors: INVALID_ARGUMENT, STATE (no start before), DEVICE. */
+HYB_API hyb_status hyb_cuda_timer_start(hyb_cuda *cuda, hyb_stream stream);
+HYB_API hyb_status hyb_cuda_timer_stop(hyb_cuda *cuda, hyb_stream stream, double *seconds);
+
 /* hyb: cdef end */
 
 #ifdef __cplusplus

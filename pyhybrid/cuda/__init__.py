@@ -4,8 +4,8 @@
     >>> device = cuda.Device()                            # doctest: +SKIP
     >>> weights = device.array(host_weights)              # doctest: +SKIP
 
-Arrays of CuPy and PyTorch go in and out without copies, on the stream that is current there. Nothing is waited
-for unless a function says so: `Device.synchronize` waits, and reports what kernels met.
+Arrays of CuPy and PyTorch go in and out without copies, on the stream that is current there. Nothing is
+waited for unless a function says so: `Device.synchronize` waits, and reports what kernels met.
 """
 
 from pyhybrid.cuda._arrays import DeviceArray

@@ -1,8 +1,8 @@
 """Arrays in a device's memory: our own, and those of CuPy, PyTorch and others, without copies.
 
 Place in the data flow: between the public functions of this package, which take what a user has, and the C
-calls, which take addresses. CuPy and PyTorch show their arrays by `__cuda_array_interface__` (version 3), others
-by DLPack; ours by the former, so that `cupy.asarray` and `torch.as_tensor` take them.
+calls, which take addresses. CuPy and PyTorch show their arrays by `__cuda_array_interface__` (version 3),
+others by DLPack; ours by the former, so that `cupy.asarray` and `torch.as_tensor` take them.
 
 Sources: Numba, "CUDA Array Interface (Version 3)"; DLPack's dlpack.h, version 0.8.
 """

@@ -51,6 +51,19 @@ static void test_device_memory(void) {
     close_fixture(&f);
 }
 
+static void test_device_timer(void) {
+    fixture f = open_fixture();
+    double seconds = -1;
+    CHECK_STATUS(hyb_cuda_timer_stop(f.cuda, 0, &seconds), HYB_ERROR_STATE);
+    CHECK_STATUS(hyb_cuda_timer_start(f.cuda, 0), HYB_OK);
+    CHECK_STATUS(hyb_cuda_self_test(f.cuda), HYB_OK);
+    CHECK_STATUS(hyb_cuda_timer_stop(f.cuda, 0, &seconds), HYB_OK);
+    CHECK(seconds > 0 && seconds < 100);
+    CHECK_STATUS(hyb_cuda_timer_stop(f.cuda, 0, NULL), HYB_ERROR_INVALID_ARGUMENT);
+    CHECK_STATUS(hyb_cuda_timer_start(NULL, 0), HYB_ERROR_INVALID_ARGUMENT);
+    close_fixture(&f);
+}
+
 /* More memory than any device has: a status, and the device works on. */
 static void test_device_out_of_memory(void) {
     fixture f = open_fixture();
@@ -94,6 +107,7 @@ static void test_device_foreign_library(void) {
 int main(void) {
     test_device_info();
     test_device_memory();
+    test_device_timer();
     test_device_out_of_memory();
     test_device_absent();
     test_device_foreign_library();
