@@ -125,8 +125,9 @@ def emulated_module(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def device(emulated_module: Path) -> Iterator[Device]:
-    """A device that is emulated on the CPU."""
-    opened = Device(library=emulated_module)
+def device(request: pytest.FixtureRequest) -> Iterator[Device]:
+    """A device that is emulated on the CPU; with HYB_TEST_DEVICE=gpu the real one."""
+    is_real = os.environ.get("HYB_TEST_DEVICE") == "gpu"
+    opened = Device(library=None if is_real else request.getfixturevalue("emulated_module"))
     yield opened
     opened.close()
