@@ -40,7 +40,8 @@ static hyb_status load(hyb_ctx *ctx, const char *path, void **library, const hyb
     if (path == NULL) path = getenv("HYB_CUDA_LIBRARY");
     if (path == NULL || *path == '\0') path = SONAME(HYB_ABI_VERSION);
     *library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
-    if (*library == NULL) return hyb_fail(ctx, HYB_ERROR_UNSUPPORTED, "no CUDA module: %s", dlerror());
+    if (*library == NULL)
+        return hyb_fail(ctx, HYB_ERROR_UNSUPPORTED, "no CUDA module (build it with -Dcuda=enabled): %s", dlerror());
     hyb_cuda_entry entry = entry_of(*library);
     *table = entry != NULL ? entry() : NULL;
     if (*table != NULL && (*table)->version == HYB_CUDA_TABLE_VERSION && (*table)->n_bytes == sizeof **table)

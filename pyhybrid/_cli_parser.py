@@ -212,6 +212,12 @@ def _add_generate(commands: Any) -> None:
     parser.add_argument(
         "--cache", choices=("f32", "int8"), default="f32", help="format of keys and values (f32)"
     )
+    parser.add_argument(
+        "--device",
+        choices=("cpu", "cuda"),
+        default="cpu",
+        help="what computes; the text is the same (cpu)",
+    )
     _add_common(parser)
 
 

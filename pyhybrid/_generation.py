@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import codecs
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -20,6 +21,9 @@ from pyhybrid._model_config import check_seed, check_size
 from pyhybrid._model_types import Generation
 from pyhybrid._native import ffi, lib
 from pyhybrid.quantization import choose
+
+if TYPE_CHECKING:
+    from pyhybrid.cuda import Device
 
 __all__ = ["CacheFormat", "Sampling", "StreamCallback", "run_generation"]
 
@@ -140,6 +144,19 @@ def _options(sampling: Sampling, max_tokens: int, user: Any) -> tuple[Any, list[
     return options, [strings, stop, user]
 
 
+def _session(
+    context: Context, model: Any, device: Device | None, sizes: Sequence[int]
+) -> tuple[Any, Any, Any]:
+    """A session of the processor or of a device, what destroys it, and what generates with it."""
+    if device is None:
+        out = ffi.new("hyb_session **")
+        context.check(lib.hyb_session_create(model, *sizes, out))
+        return out[0], lib.hyb_session_destroy, lib.hyb_generate
+    out = ffi.new("hyb_cuda_session **")
+    device.context.check(lib.hyb_cuda_session_create(device.handle, model, *sizes, out))
+    return out[0], lib.hyb_cuda_session_destroy, lib.hyb_cuda_generate
+
+
 def run_generation(
     context: Context,
     model: Any,
@@ -147,6 +164,7 @@ def run_generation(
     max_context: int,
     sampling: Sampling,
     stream: StreamCallback | None,
+    device: Device | None = None,
 ) -> list[Generation]:
     """Generates from prompts.
 
@@ -157,6 +175,7 @@ def run_generation(
         max_context: positions of the model.
         sampling: checked options.
         stream: receives text, or None.
+        device: that computes; None for the processor. The tokens are the same.
 
     Raises:
         HybridError: what the C library refuses.
@@ -171,16 +190,19 @@ def run_generation(
     pointers = ffi.new("uint32_t *[]", [pointer(prompt) for prompt in prompts])
     sizes = ffi.new("size_t[]", [prompt.size for prompt in prompts])
     tokens, n_tokens = np.empty((n, n_new), np.uint32), ffi.new("size_t[]", n)
-    out = ffi.new("hyb_session **")
-    with context.lock:
-        context.check(lib.hyb_session_create(model, n, n_context, _CACHES[sampling.cache], out))
-        session = ffi.gc(out[0], lib.hyb_session_destroy)
+    calling = context if device is None else device.context
+    with ExitStack() as locks:
+        locks.enter_context(context.lock)
+        if calling is not context:
+            locks.enter_context(calling.lock)
+        made, destroy, generate = _session(
+            context, model, device, (n, n_context, _CACHES[sampling.cache])
+        )
+        session = ffi.gc(made, destroy)
         try:
-            status = lib.hyb_generate(
-                session, pointers, sizes, n, options, pointer(tokens, write=True), n_tokens
-            )
+            status = generate(session, pointers, sizes, n, options, pointer(tokens, write=True), n_tokens)
             if state.error is None:
-                context.check(status)
+                calling.check(status)
         finally:
             ffi.release(session)
     del keep

@@ -282,6 +282,7 @@ def _generate(arguments: argparse.Namespace) -> int:
         stop=arguments.stop,
         stream=show if live else None,
         cache=arguments.cache,
+        device=arguments.device,
     )
     if live:
         say("")
@@ -306,6 +307,12 @@ def _doctor(arguments: argparse.Namespace) -> int:
     tiers: dict[str, list[str]] = {}
     for kernel, tier in found["kernels"].items():
         tiers.setdefault(tier, []).append(kernel)
+    gpu = found["gpu"]
+    if gpu["available"]:
+        total, free = gpu["total_bytes"] / 2**30, gpu["free_bytes"] / 2**30
+        about = f"{gpu['name']}, {total:.0f} GiB, {free:.0f} GiB free"
+    else:
+        about = f"none: {gpu['reason']}"
     forced = ", ".join(f"{name}={value}" for name, value in found["environment"].items() if value)
     say(
         f"pyhybrid    {found['version']} (ABI {found['abi']}), {found['python']}, {found['platform']}",
@@ -313,6 +320,7 @@ def _doctor(arguments: argparse.Namespace) -> int:
         f"best tier {found['isa_detected']}",
         f"in use      tier {found['isa']}, {found['threads']} threads{f' ({forced})' if forced else ''}",
         *(f"kernels     {tier}: {', '.join(names)}" for tier, names in tiers.items()),
+        f"GPU         {about}",
         *(
             f"optional    {part['name']} {part['version'] or 'missing'}: {part['purpose']}"
             + (f"; {part['install']}" if part["install"] else "")

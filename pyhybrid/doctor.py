@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.metadata
 import os
 import platform
@@ -15,6 +16,7 @@ __all__ = ["diagnose"]
 #: Optional packages: name on the index, what it is for.
 OPTIONAL: dict[str, str] = {
     "matplotlib": "picture of the loss curve",
+    "cupy-cuda13x": "arrays on a GPU",
     "tokenizers": "training of BPE vocabularies",
     "torch": "comparison with PyTorch in the benchmarks",
 }
@@ -32,6 +34,15 @@ def _optional_parts() -> list[dict[str, Any]]:
     return parts
 
 
+def _gpu() -> dict[str, Any]:
+    """The device that a kernel ran on, or why there is none."""
+    from pyhybrid.cuda import default_device, unavailable
+
+    reason = unavailable()
+    about = {"available": reason is None, "reason": reason}
+    return about if reason is not None else about | dataclasses.asdict(default_device().info)
+
+
 def diagnose(context: Context | None = None) -> dict[str, Any]:
     """Looks at the machine and runs the known-answer test.
 
@@ -40,8 +51,8 @@ def diagnose(context: Context | None = None) -> dict[str, Any]:
 
     Returns:
         Plain values: version, abi, python, platform, processor, isa_detected, isa, threads, kernels (name to
-        tier), environment, optional (name, version, purpose, install), self_test ('passed' or the first
-        failing check), ok.
+        tier), environment, gpu (available, reason; name and more of one that is), optional (name, version,
+        purpose, install), self_test ('passed' or the first failing check), ok.
     """
     context = context or Context()
     failure = context.self_test()
@@ -57,6 +68,7 @@ def diagnose(context: Context | None = None) -> dict[str, Any]:
         "threads": context.threads,
         "kernels": context.kernels(),
         "environment": {name: os.environ.get(name) for name in ("HYB_ISA", "HYB_NUM_THREADS")},
+        "gpu": _gpu(),
         "optional": _optional_parts(),
         "self_test": failure or "passed",
         "ok": failure is None,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, Union
 
 import numpy as np
 import numpy.typing as npt
@@ -44,6 +44,9 @@ from pyhybrid.data import validation_batches
 from pyhybrid.quantization import choose
 from pyhybrid.tokenizer import Tokenizer
 
+if TYPE_CHECKING:
+    from pyhybrid.cuda import Device
+
 __all__ = [
     "Evaluation",
     "Generation",
@@ -58,12 +61,27 @@ __all__ = [
 
 #: A text as str or UTF-8 bytes, or token ids.
 TextOrTokens = str | bytes | npt.NDArray[Any] | Sequence[int]
+#: Where to compute: None or 'cpu' for the processor.
+DeviceChoice = Union["Device", Literal["cpu", "cuda"], None]
 
 # Arithmetic of the backward pass.
 _BACKWARDS: dict[str, int] = {"int8": lib.HYB_BACKWARD_INT8, "fp32": lib.HYB_BACKWARD_F32}
 
 # Tokens that one C call evaluates: Ctrl-C is noticed between two calls.
 _EVALUATION_TOKENS = 8192
+
+
+def _device(choice: DeviceChoice) -> Device | None:
+    """The device of a choice; None for the processor."""
+    if choice is None or choice == "cpu":
+        return None
+    from pyhybrid.cuda import Device, default_device
+
+    if isinstance(choice, Device):
+        return choice
+    if choice != "cuda":
+        raise InvalidArgumentError(f"device is {choice!r}; give 'cpu', 'cuda' or a pyhybrid.cuda.Device")
+    return default_device()
 
 
 class LanguageModel(Network):
@@ -511,6 +529,7 @@ class LanguageModel(Network):
         stop: str | Iterable[str] = (),
         stream: StreamCallback | None = None,
         cache: CacheFormat = "f32",
+        device: DeviceChoice = None,
     ) -> str | list[str]:
         """Continues a prompt, or several at once.
 
@@ -525,6 +544,7 @@ class LanguageModel(Network):
             stream: called as stream(text, sequence) as soon as text is certain; a true result ends the
                 sequence. It must not use this model's context.
             cache: number format of keys and values: 'f32', or 'int8' for a quarter of the memory.
+            device: 'cuda' or a `pyhybrid.cuda.Device` to compute on; the text is the same.
 
         Returns:
             The new text without the prompt; a list of them for a list of prompts.
@@ -532,6 +552,7 @@ class LanguageModel(Network):
         Raises:
             InvalidArgumentError: an empty prompt, a prompt beyond max_context, or a value out of its range.
             NotFiniteError: the model gives NaN.
+            UnsupportedError: there is no device, or no module for it.
         """
         several = isinstance(prompt, list) and all(isinstance(item, (str, bytes)) for item in prompt)
         prompts: Any = prompt if several else [prompt]
@@ -545,6 +566,7 @@ class LanguageModel(Network):
             stop=stop,
             stream=stream,
             cache=cache,
+            device=device,
         )
         return [result.text for result in results] if several else results[0].text
 
@@ -560,6 +582,7 @@ class LanguageModel(Network):
         stop: str | Iterable[str] = (),
         stream: StreamCallback | None = None,
         cache: CacheFormat = "f32",
+        device: DeviceChoice = None,
     ) -> list[Generation]:
         """Continues prompts and says more about each than `generate`: its tokens and why it ended.
 
@@ -583,4 +606,7 @@ class LanguageModel(Network):
             self._check_length(prompt.size, f"prompt {i}")
         if not ids:
             return []
-        return run_generation(self.context, self.handle, ids, self._config.max_context, sampling, stream)
+        chosen = _device(device)
+        return run_generation(
+            self.context, self.handle, ids, self._config.max_context, sampling, stream, chosen
+        )
