@@ -139,6 +139,11 @@ int hyb_module_download(hyb_cuda_state *state, void *host, const void *from, siz
     return cudaStreamSynchronize((cudaStream_t)stream);
 }
 
+int hyb_module_copy(hyb_cuda_state *state, void *to, const void *from, size_t n_bytes, void *stream) {
+    HYB_CUDA_BEGIN(state);
+    return cudaMemcpyAsync(to, from, n_bytes, cudaMemcpyDeviceToDevice, (cudaStream_t)stream);
+}
+
 int hyb_module_fill(hyb_cuda_state *state, void *to, int value, size_t n_bytes, void *stream) {
     HYB_CUDA_BEGIN(state);
     return cudaMemsetAsync(to, value, n_bytes, (cudaStream_t)stream);

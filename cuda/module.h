@@ -31,6 +31,7 @@ typedef struct hyb_cuda_state hyb_cuda_state;
     /* one of both is host memory; waits if it is the target */ \
     X(upload, (hyb_cuda_state *state, void *to, const void *host, size_t n_bytes, void *stream)) \
     X(download, (hyb_cuda_state *state, void *host, const void *from, size_t n_bytes, void *stream)) \
+    X(copy, (hyb_cuda_state *state, void *to, const void *from, size_t n_bytes, void *stream)) \
     X(fill, (hyb_cuda_state *state, void *to, int value, size_t n_bytes, void *stream)) \
     /* waits; *not_finite: 1 if a kernel since the last time met a NaN or an infinity */ \
     X(synchronize, (hyb_cuda_state *state, void *stream, int *not_finite)) \

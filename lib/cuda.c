@@ -153,6 +153,13 @@ hyb_status hyb_cuda_download(hyb_cuda *cuda, hyb_device_address source, size_t n
     return HYB_CUDA_CALL(cuda, download, target, hyb_device_pointer(source), n_bytes, hyb_device_pointer(stream));
 }
 
+hyb_status hyb_cuda_copy(hyb_cuda *cuda, hyb_device_address source, size_t n_bytes, hyb_device_address target,
+                         hyb_stream stream) {
+    HYB_TRY(check_copy(cuda, "hyb_cuda_copy", hyb_device_pointer(source), target, n_bytes));
+    return HYB_CUDA_CALL(cuda, copy, hyb_device_pointer(target), hyb_device_pointer(source), n_bytes,
+                         hyb_device_pointer(stream));
+}
+
 hyb_status hyb_cuda_fill(hyb_cuda *cuda, hyb_device_address target, uint8_t value, size_t n_bytes, hyb_stream stream) {
     HYB_TRY(check_copy(cuda, "hyb_cuda_fill", cuda, target, n_bytes));
     return HYB_CUDA_CALL(cuda, fill, hyb_device_pointer(target), value, n_bytes, hyb_device_pointer(stream));

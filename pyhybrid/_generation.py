@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import codecs
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -152,9 +151,14 @@ def _session(
         out = ffi.new("hyb_session **")
         context.check(lib.hyb_session_create(model, *sizes, out))
         return out[0], lib.hyb_session_destroy, lib.hyb_generate
-    out = ffi.new("hyb_cuda_session **")
-    device.context.check(lib.hyb_cuda_session_create(device.handle, model, *sizes, out))
-    return out[0], lib.hyb_cuda_session_destroy, lib.hyb_cuda_generate
+    out, handle = ffi.new("hyb_cuda_session **"), device.open_in(context)
+    context.check(lib.hyb_cuda_session_create(handle, model, *sizes, out))
+
+    def destroy(session: Any) -> None:
+        lib.hyb_cuda_session_destroy(session)
+        ffi.release(handle)
+
+    return out[0], destroy, lib.hyb_cuda_generate
 
 
 def run_generation(
@@ -190,11 +194,7 @@ def run_generation(
     pointers = ffi.new("uint32_t *[]", [pointer(prompt) for prompt in prompts])
     sizes = ffi.new("size_t[]", [prompt.size for prompt in prompts])
     tokens, n_tokens = np.empty((n, n_new), np.uint32), ffi.new("size_t[]", n)
-    calling = context if device is None else device.context
-    with ExitStack() as locks:
-        locks.enter_context(context.lock)
-        if calling is not context:
-            locks.enter_context(calling.lock)
+    with context.lock:
         made, destroy, generate = _session(
             context, model, device, (n, n_context, _CACHES[sampling.cache])
         )
@@ -202,7 +202,7 @@ def run_generation(
         try:
             status = generate(session, pointers, sizes, n, options, pointer(tokens, write=True), n_tokens)
             if state.error is None:
-                calling.check(status)
+                context.check(status)
         finally:
             ffi.release(session)
     del keep

@@ -78,7 +78,7 @@ PACKINGS: dict[str, int] = {
     "int8": lib.HYB_PACKING_INT8,
     "ternary3of4": lib.HYB_PACKING_TERNARY_3OF4,
 }
-_TRANSPOSES: dict[str, int] = {"nn": lib.HYB_GEMM_NN, "nt": lib.HYB_GEMM_NT, "tn": lib.HYB_GEMM_TN}
+TRANSPOSES: dict[str, int] = {"nn": lib.HYB_GEMM_NN, "nt": lib.HYB_GEMM_NT, "tn": lib.HYB_GEMM_TN}
 
 
 class Quantized(NamedTuple):
@@ -127,7 +127,7 @@ def bits_to_format(bits: float) -> int:
     return _FORMATS[bits]
 
 
-def _quantizer(bits: float, scale: str, threshold: str, dead_zone: float) -> Any:
+def quantizer_of(bits: float, scale: str, threshold: str, dead_zone: float) -> Any:
     """Returns a hyb_quantizer of the named options."""
     quantizer = ffi.new("hyb_quantizer *")
     quantizer.format = bits_to_format(bits)
@@ -171,7 +171,7 @@ def quantize(
     """
     context = context or default_context()
     array = input_array(weights, np.float32, "weights", (None, None))
-    quantizer = _quantizer(bits, scale, threshold, dead_zone)
+    quantizer = quantizer_of(bits, scale, threshold, dead_zone)
     rows, columns = array.shape
     codes = np.empty((rows, columns), np.int8)
     scales = np.empty(rows if scale == "row" else 1, np.float32)
@@ -399,7 +399,7 @@ class PackedWeights:
         packed = cls.__new__(cls)
         packed.context = context
         packed.shape = (array.shape[0], array.shape[1])
-        quantizer = _quantizer(bits, scale, threshold, dead_zone)
+        quantizer = quantizer_of(bits, scale, threshold, dead_zone)
         out = ffi.new("hyb_weights **")
         with context.lock:
             status = lib.hyb_weights_create_quantized(
@@ -491,7 +491,7 @@ def gemm(
         InvalidArgumentError: wrong shapes, dtypes or options.
     """
     context = context or default_context()
-    kind = choose(_TRANSPOSES, transpose, "transpose")
+    kind = choose(TRANSPOSES, transpose, "transpose")
     left = input_array(a, np.float32, "a", (None, None))
     right = input_array(b, np.float32, "b", (None, None))
     k, m = left.shape if transpose == "tn" else left.shape[::-1]

@@ -66,11 +66,14 @@ HYB_API hyb_status hyb_cuda_allocate(hyb_cuda *cuda, size_t n_bytes, hyb_device_
 HYB_API hyb_status hyb_cuda_release(hyb_cuda *cuda, hyb_device_address address);
 
 /* Copies from and to the host's memory. Upload: the source must stay as it is until the stream is synchronised.
- * Download waits. Fill: every byte becomes value. Errors: INVALID_ARGUMENT, DEVICE. */
+ * Download waits. Copy: within the device's memory, no overlap. Fill: every byte becomes value. Errors:
+ * INVALID_ARGUMENT, DEVICE. */
 HYB_API hyb_status hyb_cuda_upload(hyb_cuda *cuda, const void *source, size_t n_bytes, hyb_device_address target,
                                    hyb_stream stream);
 HYB_API hyb_status hyb_cuda_download(hyb_cuda *cuda, hyb_device_address source, size_t n_bytes, void *target,
                                      hyb_stream stream);
+HYB_API hyb_status hyb_cuda_copy(hyb_cuda *cuda, hyb_device_address source, size_t n_bytes, hyb_device_address target,
+                                 hyb_stream stream);
 HYB_API hyb_status hyb_cuda_fill(hyb_cuda *cuda, hyb_device_address target, uint8_t value, size_t n_bytes,
                                  hyb_stream stream);
 

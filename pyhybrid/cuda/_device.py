@@ -86,11 +86,18 @@ class Device:
         if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number < 2**31:
             raise InvalidArgumentError(f"device is {number!r}; give a whole number from 0")
         self.number = number
+        self._path = _library_path(library)
         self.context = context or Context(threads=1)
-        path, out = _library_path(library), ffi.new("hyb_cuda **")
         with self.context.lock:
-            self.context.check(lib.hyb_cuda_open(self.context.handle, path, number, out))
-        self._owned: Any = self.context.own(out[0], lib.hyb_cuda_close)
+            self._owned: Any = self.open_in(self.context)
+
+    def open_in(self, context: Context) -> Any:
+        """Returns another hyb_cuda of this device, in a context whose lock is held: for what works on objects of that
+        context, such as a model.
+        """
+        out = ffi.new("hyb_cuda **")
+        context.check(lib.hyb_cuda_open(context.handle, self._path, self.number, out))
+        return context.own(out[0], lib.hyb_cuda_close)
 
     @property
     def handle(self) -> Any:
@@ -197,6 +204,10 @@ class Device:
         source = ffi.from_buffer("char[]", host.reshape(-1).view(np.uint8)) if host.size else ffi.NULL
         self.call(lib.hyb_cuda_upload, source, host.nbytes, target.address, stream)
         self.call(lib.hyb_cuda_synchronize, stream)
+
+    def copy(self, source: int, target: int, n_bytes: int, stream: int = 0) -> None:
+        """Copies bytes between two addresses on the device."""
+        self.call(lib.hyb_cuda_copy, source, n_bytes, target, stream)
 
     def __repr__(self) -> str:
         if self._owned is None:

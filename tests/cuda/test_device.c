@@ -35,6 +35,12 @@ static void test_device_memory(void) {
     CHECK_STATUS(hyb_cuda_fill(f.cuda, a, 9, 10, 0), HYB_OK);
     from_device(&f, a, back, sizeof back);
     CHECK(back[0] == 9 && back[9] == 9 && back[10] == bytes[10]);
+    hyb_device_address copy = on_device(&f, NULL, sizeof bytes);
+    CHECK_STATUS(hyb_cuda_copy(f.cuda, a, sizeof bytes, copy, 0), HYB_OK);
+    from_device(&f, copy, bytes, sizeof bytes);
+    CHECK(memcmp(bytes, back, sizeof bytes) == 0);
+    CHECK_STATUS(hyb_cuda_copy(f.cuda, a, 4, 0, 0), HYB_ERROR_INVALID_ARGUMENT);
+    CHECK_STATUS(hyb_cuda_release(f.cuda, copy), HYB_OK);
     CHECK_STATUS(hyb_cuda_synchronize(f.cuda, 0), HYB_OK);
     CHECK_STATUS(hyb_cuda_upload(f.cuda, NULL, 4, a, 0), HYB_ERROR_INVALID_ARGUMENT);
     CHECK_STATUS(hyb_cuda_download(f.cuda, 0, 4, back, 0), HYB_ERROR_INVALID_ARGUMENT);
