@@ -3,7 +3,7 @@
     numpy   plain NumPy (_reference_vectors.py)
     c       the C core without vector instructions, on one thread
     simd    the C core with every instruction set and thread that this machine has (the documents' C++)
-    gpu     the CUDA module; absent from this build
+    gpu     the CUDA module (_backend_gpu.py), where it and a device are there
 
 Place in the data flow: below dispatcher.py. `quantize` and `constrain` give the same bits on all of them,
 `kmeans` the same labels from given centroids; `matmul` differs by the rounding of its sums.
@@ -39,6 +39,7 @@ __all__ = [
     "backends",
     "canonical_name",
     "native_backend",
+    "number",
 ]
 
 Operation = Literal["quantize", "constrain", "matmul", "kmeans"]
@@ -46,8 +47,6 @@ OPERATIONS: tuple[Operation, ...] = ("quantize", "constrain", "matmul", "kmeans"
 #: In the documents' order of preference, with their labels.
 LABELS: dict[str, str] = {"gpu": "GPU", "simd": "C++", "c": "C", "numpy": "NumPy"}
 BACKENDS: tuple[str, ...] = tuple(LABELS)
-
-_GPU_REASON = "this build has no CUDA module"
 
 
 class Clusters(NamedTuple):
@@ -62,7 +61,7 @@ class Clusters(NamedTuple):
     centroids: Array
 
 
-def _number(value: Any, name: str, least: float, most: float) -> None:
+def number(value: Any, name: str, least: float, most: float) -> None:
     """Refuses what is no number from least to most."""
     if not isinstance(value, (int, float, np.number)) or not least <= value <= most:
         raise InvalidArgumentError(f"{name} is {value!r}; give a number from {least:g} to {most:g}")
@@ -191,7 +190,7 @@ class Backend(ABC):
             raise InvalidArgumentError(
                 f"init has shape {start.shape}; it must be {(wanted, data.shape[1])}: (n_clusters, features)"
             )
-        _number(tol, "tol", 0.0, sys.float_info.max)
+        number(tol, "tol", 0.0, sys.float_info.max)
         fit = {"max_iter": whole(max_iter, "max_iter", 1), "tol": tol, "random_state": random_state}
         return self._clusters(data, wanted, start, fit)
 
@@ -203,11 +202,11 @@ class _Numpy(Backend):
         if isinstance(levels, bool) or levels not in (3, 5):
             raise InvalidArgumentError(f"levels is {levels!r}; give 5 or 3")
         array = float_array(values, "values")
-        _number(scale, "scale", -float(np.finfo(array.dtype).max), float(np.finfo(array.dtype).max))
+        number(scale, "scale", -float(np.finfo(array.dtype).max), float(np.finfo(array.dtype).max))
         return reference.quantize_levels(array, levels, scale)
 
     def constrain(self, values: npt.ArrayLike, radius: float) -> Constrained:
-        _number(radius, "radius", 0.0, math.inf)
+        number(radius, "radius", 0.0, math.inf)
         result, _, active = reference.constrain_norm(float_array(values, "values"), radius)
         return Constrained(result, active)
 
@@ -295,11 +294,23 @@ def native_backend(threads: int | None, isa: Literal["scalar"] | None = None) ->
     return _Native("c" if isa == "scalar" else "simd", Context(threads=threads, isa=isa))
 
 
+def _gpu_backend() -> Backend:
+    """The CUDA module's backend, or what says why there is none."""
+    from pyhybrid import cuda
+
+    reason = cuda.unavailable()
+    if reason is not None:
+        return _Absent("gpu", reason)
+    from pyhybrid._backend_gpu import GpuBackend
+
+    return GpuBackend(cuda.default_device())
+
+
 @functools.cache
 def backends() -> dict[str, Backend]:
     """Returns every backend by name, in the documents' order; those that are absent say why."""
     return {
-        "gpu": _Absent("gpu", _GPU_REASON),
+        "gpu": _gpu_backend(),
         "simd": _Native("simd", default_context()),
         "c": native_backend(1, "scalar"),
         "numpy": _Numpy(),

@@ -58,7 +58,9 @@ def cache_path() -> Path:
 def _machine_key(backends: Mapping[str, Backend]) -> str:
     about = backends["simd"].describe()
     version = ffi.string(lib.hyb_version_string()).decode()
-    return f"{version} | {cpu_name()} | {about['isa']} | {about['threads']} threads | NumPy {np.__version__}"
+    gpu = backends["gpu"].describe().get("device", "no GPU")
+    processor = f"{cpu_name()} | {about['isa']} | {about['threads']} threads | {gpu}"
+    return f"{version} | {processor} | NumPy {np.__version__}"
 
 
 def _probe(operation: str, size: int, dtype: np.dtype[Any]) -> tuple[float, Callable[[Backend], Any]]:

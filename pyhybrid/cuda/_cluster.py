@@ -1,6 +1,6 @@
 """K-means on a device.
 
-Place in the data flow: what `pyhybrid.KMeans` is for the processor, from given centroids, with the same labels.
+Place in the data flow: what `pyhybrid.KMeans` is for the processor, from given centroids, with its labels.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from pyhybrid._errors import InvalidArgumentError
 from pyhybrid._native import ffi, lib
 from pyhybrid.cuda._arrays import current_stream, make_like, view
 from pyhybrid.cuda._device import Device, device_or_default
-from pyhybrid.quantization import Transpose, bits_to_format, choose, TRANSPOSES
+from pyhybrid.quantization import TRANSPOSES, Transpose, bits_to_format, choose
 
 __all__ = ["Weights", "gemm", "matmul"]
 
@@ -68,8 +68,8 @@ def matmul(weights: Weights, x: Any) -> Any:
 
     Args:
         weights: on a device.
-        x: float32 [tokens, columns], which are quantised to int8 a token: the result is float32 [tokens, rows]; or
-            int8 codes: the exact int32 sums.
+        x: float32 [tokens, columns], which are quantised to int8 a token: the result is float32 [tokens,
+            rows]; or int8 codes: the exact int32 sums.
     """
     if not isinstance(weights, Weights):
         raise InvalidArgumentError(f"weights is a {type(weights).__name__}; give pyhybrid.cuda.Weights")
@@ -93,7 +93,8 @@ def gemm(a: Any, b: Any, transpose: Transpose = "nn", *, device: Device | None =
         transpose: 'nn', 'nt' or 'tn'.
         device: that they are on; None for the first one.
     """
-    gpu, stream, kind = device_or_default(device), current_stream(a), choose(TRANSPOSES, transpose, "transpose")
+    gpu, stream = device_or_default(device), current_stream(a)
+    kind = choose(TRANSPOSES, transpose, "transpose")
     left = view(a, np.float32, "a", (None, None), stream=stream)
     right = view(b, np.float32, "b", (None, None), stream=stream)
     m, k = left.shape[::-1] if transpose == "tn" else left.shape

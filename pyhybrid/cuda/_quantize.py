@@ -175,7 +175,7 @@ def pack(codes: Any, packing: Packing = "base3", *, device: Device | None = None
 
 
 def unpack(data: Any, n_codes: int, packing: Packing = "base3", *, device: Device | None = None) -> Any:
-    """Returns bytes as int8 codes [n_codes]; `Device.synchronize` reports bytes that `pack` does not write."""
+    """Returns bytes as int8 codes [n_codes]; `Device.synchronize` reports what `pack` does not write."""
     gpu, stream, kind = device_or_default(device), current_stream(data), choose(PACKINGS, packing, "packing")
     if isinstance(n_codes, bool) or not isinstance(n_codes, int) or n_codes < 0:
         raise InvalidArgumentError(f"n_codes is {n_codes!r}; give a whole number of at least 0")
