@@ -1,7 +1,7 @@
 """The dispatcher's backend `gpu`: arrays of the host go to the device, results come back.
 
-Place in the data flow: beside the backends of _backends.py. The time of a call, which the dispatcher compares,
-counts both ways. Arrays that stay on a device are for pyhybrid.cuda.
+Place in the data flow: beside the backends of _backends.py. The time of a call, which the dispatcher
+compares, counts both ways. Arrays that stay on a device are for pyhybrid.cuda.
 """
 
 from __future__ import annotations

@@ -92,8 +92,8 @@ class Device:
             self._owned: Any = self.open_in(self.context)
 
     def open_in(self, context: Context) -> Any:
-        """Returns another hyb_cuda of this device, in a context whose lock is held: for what works on objects of
-        that context, such as a model.
+        """Returns another hyb_cuda of this device, in a context whose lock is held: for what works on objects
+        of that context, such as a model.
         """
         out = ffi.new("hyb_cuda **")
         context.check(lib.hyb_cuda_open(context.handle, self._path, self.number, out))
