@@ -1,49 +1,11 @@
-/* matmul.cu - int8 activations times packed weights, exactly; and fp32 weights in the contract's order.
+/* matmul.cu - int8 activations times packed weights: tokens made ready, and which kernel multiplies them.
  *
- * The CPU's side: lib/matmul.c, lib/ref/matmul_ref.c. The layout of weights: matmul.h.
+ * fp32 or int8 tokens -> padded codes, sums, scales in the state's work memory -> matmul_vector.cu (one token),
+ * matmul_tiles.cu (several), matmul_f32.cu. The CPU's side: lib/matmul.c, lib/ref/matmul_ref.c.
  */
-#include "matmul.h"
+#include "matmul_kernels.h"
 
-#include "device.h"
-
-/* ---- what the kernels share ---- */
-
-/* Where a result goes. */
-struct target {
-    float *y;
-    int32_t *y_i32;
-    size_t ld_y;
-    int accumulate;
-};
-
-/* The two roundings of the product come in this order, as on the CPU. */
-static __device__ __forceinline__ void store_result(const target &to, const float *row_scales, const float *x_scales,
-                                                    size_t token, size_t row, int sum) {
-    size_t at = token * to.ld_y + row;
-    if (to.y == nullptr) {
-        to.y_i32[at] = sum;
-        return;
-    }
-    float result = (float)sum * (x_scales[token] * row_scales[row]);
-    to.y[at] = to.accumulate ? to.y[at] + result : result;
-}
-
-/* Four accumulators of code + 1 times activation, as the masks 03, 0C, 30, C0 leave them: plane p is 4^p times too
- * large. Each is an exact multiple, and none can overflow: at most 65536 / 4 columns of 2 * 64 * 128 give 2.7e8. */
-struct plane_sums {
-    int sums[4] = {0, 0, 0, 0};
-    __device__ __forceinline__ void add(uint32_t word, uint4 x) {
-        sums[0] = hyb_dp4a_us(word & 0x03030303u, x.x, sums[0]);
-        sums[1] = hyb_dp4a_us(word & 0x0c0c0c0cu, x.y, sums[1]);
-        sums[2] = hyb_dp4a_us(word & 0x30303030u, x.z, sums[2]);
-        sums[3] = hyb_dp4a_us(word & 0xc0c0c0c0u, x.w, sums[3]);
-    }
-    __device__ __forceinline__ int total() const {
-        return sums[0] + (sums[1] >> 2) + (sums[2] >> 4) + (sums[3] >> 6);
-    }
-};
-
-/* ---- plain: a warp makes one result; for tests of the others ---- */
+/* ---- plain: a warp makes one result; what tests compare the others with ---- */
 
 static __device__ int plain_sum(const hyb_device_weights &w, size_t row, const int8_t *x, int lane) {
     const uint8_t *codes = static_cast<const uint8_t *>(w.codes) + row * w.ld_bytes;
@@ -53,61 +15,152 @@ static __device__ int plain_sum(const hyb_device_weights &w, size_t row, const i
             sum = __dp4a(*reinterpret_cast<const int *>(codes + c), *reinterpret_cast<const int *>(x + c), sum);
         return sum;
     }
-    plane_sums sums;
+    hyb_plane_sums sums;
     for (uint32_t k16 = lane; 16 * k16 < w.n_cols; k16 += HYB_WARP)
         sums.add(reinterpret_cast<const uint32_t *>(codes)[k16], *reinterpret_cast<const uint4 *>(x + 16 * k16));
     return sums.total();
 }
 
-static __global__ void plain_kernel(hyb_device_weights w, hyb_device_activations x, size_t n_results, target to) {
+static __global__ void plain_kernel(hyb_matmul_task task) {
+    const hyb_device_weights &w = task.weights;
     int lane = threadIdx.x % HYB_WARP;
     size_t n_warps = (size_t)gridDim.x * (blockDim.x / HYB_WARP);
     size_t warp = (size_t)blockIdx.x * (blockDim.x / HYB_WARP) + threadIdx.x / HYB_WARP;
-    for (size_t i = warp; i < n_results; i += n_warps) {
+    for (size_t i = warp; i < task.n_tokens * w.n_rows; i += n_warps) {
         size_t token = i / w.n_rows, row = i % w.n_rows;
-        int sum = hyb_sum_warp(plain_sum(w, row, x.codes + token * x.ld, lane));
-        if (w.format == HYB_FORMAT_TERNARY) sum -= x.sums[token];
-        if (lane == 0) store_result(to, w.row_scales, x.scales, token, row, sum);
+        int sum = hyb_sum_warp(plain_sum(w, row, task.x.codes + token * task.x.ld, lane));
+        if (w.format == HYB_FORMAT_TERNARY) sum -= task.x.sums[token];
+        if (lane == 0) hyb_store_sum(task, token, row, sum);
     }
+}
+
+int hyb_launch_matmul_plain(hyb_cuda_state *state, const hyb_matmul_task *task, void *stream) {
+    hyb_matmul_task copy = *task;
+    size_t n_blocks = hyb_blocks_for(task->n_tokens * task->weights.n_rows, 8);
+    size_t most = (size_t)state->n_multiprocessors * 8;
+    HYB_LAUNCH(plain_kernel, (unsigned)(n_blocks < most ? n_blocks : most), 256, 0, stream, copy);
+    return (int)cudaGetLastError();
+}
+
+/* ---- choosing ---- */
+
+static int launch_task(hyb_cuda_state *state, const hyb_matmul_task *task, int32_t kernel, void *stream) {
+    if (kernel == HYB_MATMUL_PLAIN) return hyb_launch_matmul_plain(state, task, stream);
+    if (kernel == HYB_MATMUL_VECTOR || (kernel == HYB_MATMUL_CHOOSE && task->n_tokens == 1))
+        return hyb_launch_matmul_vector(state, task, stream);
+    return hyb_launch_matmul_tiles(state, task, stream);
 }
 
 int hyb_launch_matmul(hyb_cuda_state *state, const hyb_device_weights *weights, const hyb_device_activations *x,
                       size_t n_tokens, float *y, int32_t *y_i32, size_t ld_y, int accumulate, void *stream) {
-    hyb_device_weights w = *weights;
-    hyb_device_activations tokens = *x;
-    target to = {y, y_i32, ld_y, accumulate};
-    size_t n_results = n_tokens * w.n_rows, n_blocks = hyb_blocks_for(n_results, 8);
-    size_t most = (size_t)state->n_multiprocessors * 8;
-    HYB_LAUNCH(plain_kernel, (unsigned)(n_blocks < most ? n_blocks : most), 256, 0, stream, w, tokens, n_results, to);
-    return (int)cudaGetLastError();
+    hyb_matmul_task task = {*weights, *x, n_tokens, {y, y_i32, ld_y, accumulate}};
+    return launch_task(state, &task, HYB_MATMUL_CHOOSE, stream);
 }
 
-/* ---- fp32 weights ---- */
+/* ---- tokens ---- */
 
-/* Half a warp makes one result: its threads are the 16 virtual lanes. */
-static __global__ void f32_kernel(hyb_device_weights w, const float *x, size_t n_results, target to) {
-    int lane = threadIdx.x % 16;
-    size_t n_halves = (size_t)gridDim.x * (blockDim.x / 16);
-    size_t half = (size_t)blockIdx.x * (blockDim.x / 16) + threadIdx.x / 16;
-    for (size_t first = half - half % 2; first < n_results; first += n_halves) { /* both halves of a warp go on */
-        size_t i = first + half % 2, used = i < n_results ? i : first;
-        size_t token = used / w.n_rows, row = used % w.n_rows;
-        const float *a = reinterpret_cast<const float *>(static_cast<const char *>(w.codes) + row * w.ld_bytes);
-        const float *b = x + token * w.n_cols;
-        float sum = 0.0f;
-        for (uint32_t c = lane; c < w.n_cols; c += 16) sum += a[c] * b[c];
-        sum = hyb_sum_16_lanes(sum);
-        float *y = to.y + token * to.ld_y + row;
-        if (lane == 0 && i < n_results) *y = to.accumulate ? *y + sum : sum;
+/* One token's codes, padded, and their sum; a block a token. */
+struct token_writer {
+    int8_t *codes;
+    size_t ld;
+    int32_t *sums;
+    float *scales;
+};
+
+static constexpr int TOKEN_THREADS = 256;
+
+/* Sum of a block's values, for thread 0. */
+static __device__ int sum_of_block(int value) {
+    __shared__ int total;
+    if (threadIdx.x == 0) total = 0;
+    __syncthreads();
+    value = hyb_sum_warp(value);
+    if (threadIdx.x % HYB_WARP == 0) atomicAdd(&total, value);
+    __syncthreads();
+    return total;
+}
+
+/* hyb_quantize_token (lib/matmul.h). */
+static __global__ void quantize_tokens(const float *x, uint32_t n_cols, token_writer to, volatile int *not_finite) {
+    __shared__ unsigned most_bits;
+    if (threadIdx.x == 0) most_bits = 0;
+    __syncthreads();
+    const float *token = x + (size_t)blockIdx.x * n_cols;
+    unsigned bits = 0;
+    for (uint32_t c = threadIdx.x; c < n_cols; c += TOKEN_THREADS) {
+        unsigned found = __float_as_uint(token[c]) & 0x7fffffffu;
+        bits = found > bits ? found : bits;
     }
+    bits = hyb_max_warp(bits);
+    if (threadIdx.x % HYB_WARP == 0) atomicMax(&most_bits, bits);
+    __syncthreads();
+    bits = most_bits;
+    bool is_finite = bits < 0x7f800000u;
+    float absmax = __uint_as_float(bits), inverse = bits == 0 ? 0.0f : 127.0f / absmax;
+    bool is_used = is_finite && bits != 0 && __float_as_uint(inverse) < 0x7f800000u;
+    int sum = 0;
+    for (size_t c = threadIdx.x; c < to.ld; c += TOKEN_THREADS) {
+        int code = is_used && c < n_cols ? hyb_round_i8(token[c] * inverse) : 0;
+        to.codes[blockIdx.x * to.ld + c] = (int8_t)code;
+        sum += code;
+    }
+    sum = sum_of_block(sum);
+    if (threadIdx.x != 0) return;
+    to.sums[blockIdx.x] = sum;
+    to.scales[blockIdx.x] = is_used ? absmax / 127.0f : is_finite ? 0.0f : __uint_as_float(0x7fc00000u);
+    if (!is_finite) *not_finite = 1;
 }
 
-int hyb_launch_matmul_f32(hyb_cuda_state *state, const hyb_device_weights *weights, const float *x, size_t n_tokens,
-                          float *y, size_t ld_y, int accumulate, void *stream) {
-    hyb_device_weights w = *weights;
-    target to = {y, nullptr, ld_y, accumulate};
-    size_t n_results = n_tokens * w.n_rows, n_blocks = hyb_blocks_for(n_results, 16);
-    size_t most = (size_t)state->n_multiprocessors * 8;
-    HYB_LAUNCH(f32_kernel, (unsigned)(n_blocks < most ? n_blocks : most), 256, 0, stream, w, x, n_results, to);
-    return (int)cudaGetLastError();
+static __global__ void copy_tokens(const int8_t *x, uint32_t n_cols, token_writer to) {
+    int sum = 0;
+    for (size_t c = threadIdx.x; c < to.ld; c += TOKEN_THREADS) {
+        int8_t code = c < n_cols ? x[(size_t)blockIdx.x * n_cols + c] : (int8_t)0;
+        to.codes[blockIdx.x * to.ld + c] = code;
+        sum += code;
+    }
+    sum = sum_of_block(sum);
+    if (threadIdx.x == 0) to.sums[blockIdx.x] = sum;
+}
+
+/* Room for n_tokens padded tokens in the work memory. */
+static int reserve_tokens(hyb_cuda_state *state, uint32_t n_cols, size_t n_tokens, token_writer *to) {
+    void *memory = nullptr;
+    size_t ld = hyb_blocks_for(n_cols, 64) * 64;
+    HYB_CUDA_TRY(hyb_cuda_scratch(state, n_tokens * (ld + sizeof(int32_t) + sizeof(float)), &memory));
+    to->codes = static_cast<int8_t *>(memory);
+    to->ld = ld;
+    to->sums = reinterpret_cast<int32_t *>(to->codes + n_tokens * ld);
+    to->scales = reinterpret_cast<float *>(to->sums + n_tokens);
+    return 0;
+}
+
+/* ---- the table's functions ---- */
+
+int hyb_module_matmul(hyb_cuda_state *state, const hyb_device_weights *weights, const float *x, size_t n_tokens,
+                      float *y, size_t ld_y, int accumulate, int32_t kernel, void *stream) {
+    HYB_CUDA_BEGIN(state);
+    if (weights->format == HYB_FORMAT_F32)
+        return hyb_launch_matmul_f32(state, weights, x, n_tokens, y, ld_y, accumulate, stream);
+    token_writer tokens;
+    uint32_t n_cols = weights->n_cols;
+    volatile int *not_finite = state->not_finite;
+    HYB_CUDA_TRY(reserve_tokens(state, n_cols, n_tokens, &tokens));
+    HYB_LAUNCH(quantize_tokens, (unsigned)n_tokens, TOKEN_THREADS, 0, stream, x, n_cols, tokens, not_finite);
+    HYB_CUDA_TRY(cudaGetLastError());
+    hyb_device_activations codes = {tokens.codes, tokens.ld, tokens.sums, tokens.scales};
+    hyb_matmul_task task = {*weights, codes, n_tokens, {y, nullptr, ld_y, accumulate}};
+    return launch_task(state, &task, kernel, stream);
+}
+
+int hyb_module_matmul_codes(hyb_cuda_state *state, const hyb_device_weights *weights, const int8_t *x, size_t n_tokens,
+                            int32_t *y, int32_t kernel, void *stream) {
+    HYB_CUDA_BEGIN(state);
+    token_writer tokens;
+    uint32_t n_cols = weights->n_cols;
+    HYB_CUDA_TRY(reserve_tokens(state, n_cols, n_tokens, &tokens));
+    HYB_LAUNCH(copy_tokens, (unsigned)n_tokens, TOKEN_THREADS, 0, stream, x, n_cols, tokens);
+    HYB_CUDA_TRY(cudaGetLastError());
+    hyb_device_activations codes = {tokens.codes, tokens.ld, tokens.sums, nullptr};
+    hyb_matmul_task task = {*weights, codes, n_tokens, {nullptr, y, weights->n_rows, 0}};
+    return launch_task(state, &task, kernel, stream);
 }
