@@ -12,7 +12,9 @@
 #ifndef HYB_EMULATION_CUDA_RUNTIME_H
 #define HYB_EMULATION_CUDA_RUNTIME_H
 
+#if !defined(__x86_64__)
 #include <ucontext.h>
+#endif
 
 #include <algorithm>
 #include <chrono>
@@ -72,6 +74,49 @@ inline dim3 threadIdx, blockIdx, blockDim, gridDim;
 namespace hyb_emulation {
 
 constexpr size_t STACK_BYTES = 64 << 10;
+
+/* ---- where a fibre is: a stack and what it will go on with ---- */
+
+#if defined(__x86_64__)
+typedef void *Place; /* top of its stack: the address to go on at, then the registers that calls preserve */
+
+/* Ten times as fast as swapcontext, which asks the system for the signal mask each time. 128 bytes below the stack
+ * pointer belong to the function that runs. */
+__attribute__((noinline)) inline void switch_to(Place *from, Place *to) {
+    asm volatile("leaq -128(%%rsp), %%rsp\n\t"
+                 "pushq %%rbp\n\tpushq %%rbx\n\tpushq %%r12\n\tpushq %%r13\n\tpushq %%r14\n\tpushq %%r15\n\t"
+                 "leaq 1f(%%rip), %%rax\n\tpushq %%rax\n\t"
+                 "movq %%rsp, (%%rdi)\n\tmovq (%%rsi), %%rsp\n\tret\n"
+                 "1:\n\t"
+                 "popq %%r15\n\tpopq %%r14\n\tpopq %%r13\n\tpopq %%r12\n\tpopq %%rbx\n\tpopq %%rbp\n\t"
+                 "leaq 128(%%rsp), %%rsp"
+                 : "+D"(from), "+S"(to)
+                 :
+                 : "rax", "rcx", "rdx", "r8", "r9", "r10", "r11", "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5",
+                   "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", "xmm11", "xmm12", "xmm13", "xmm14", "xmm15", "memory",
+                   "cc");
+}
+
+inline void begin_at(Place *place, char *stack, void (*function)()) {
+    uintptr_t top = ((uintptr_t)stack + STACK_BYTES) & ~(uintptr_t)15;
+    void **frame = (void **)(top - 16); /* a function begins 8 bytes below a multiple of 16 */
+    frame[0] = (void *)function;
+    *place = frame;
+}
+#else
+typedef ucontext_t Place;
+
+inline void switch_to(Place *from, Place *to) { swapcontext(from, to); }
+
+inline void begin_at(Place *place, char *stack, void (*function)()) {
+    getcontext(place);
+    place->uc_stack.ss_sp = stack;
+    place->uc_stack.ss_size = STACK_BYTES;
+    place->uc_link = nullptr;
+    makecontext(place, function, 0);
+}
+#endif
+
 enum Wait { RUNNING, AT_BLOCK_BARRIER, AT_WARP_BARRIER };
 
 struct Copy {
@@ -82,7 +127,7 @@ struct Copy {
 };
 
 struct Fiber {
-    ucontext_t context;
+    Place place;
     std::vector<char> stack;
     bool done = false;
     Wait wait = RUNNING;
@@ -94,7 +139,7 @@ struct Fiber {
 };
 
 inline std::vector<Fiber> fibers;
-inline ucontext_t scheduler;
+inline Place scheduler;
 inline unsigned current, n_threads;
 inline std::function<void()> body;
 inline std::vector<char> dynamic_shared;
@@ -114,27 +159,23 @@ inline void enter(unsigned thread) {
 inline void fiber_main() {
     body();
     fibers[current].done = true;
-    swapcontext(&fibers[current].context, &scheduler);
+    switch_to(&fibers[current].place, &scheduler);
 }
 
 inline void give_way(Wait wait, unsigned mask = 0) {
     Fiber &fiber = fibers[current];
     fiber.wait = wait;
     fiber.mask = mask;
-    swapcontext(&fiber.context, &scheduler);
+    switch_to(&fiber.place, &scheduler);
 }
 
 inline void start(Fiber &fiber) {
     if (fiber.stack.empty()) fiber.stack.resize(STACK_BYTES);
-    getcontext(&fiber.context);
-    fiber.context.uc_stack.ss_sp = fiber.stack.data();
-    fiber.context.uc_stack.ss_size = fiber.stack.size();
-    fiber.context.uc_link = &scheduler;
     fiber.done = false;
     fiber.wait = RUNNING;
     fiber.copies.clear();
     fiber.n_groups = 0;
-    makecontext(&fiber.context, fiber_main, 0);
+    begin_at(&fiber.place, fiber.stack.data(), fiber_main);
 }
 
 /* The order in which the threads of a warp, and the warps of a block, get their turn. */
@@ -186,7 +227,7 @@ inline void run_block() {
             all_done = false;
             if (fibers[i].wait != RUNNING) continue;
             enter(i);
-            swapcontext(&scheduler, &fibers[i].context);
+            switch_to(&scheduler, &fibers[i].place);
         }
         if (all_done) return;
         if (!release_warps() && !release_block()) {
