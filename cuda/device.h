@@ -47,6 +47,7 @@ struct hyb_cuda_state {
     size_t l2_bytes;
     /* Host memory that kernels see: set to 1 where one meets a NaN or an infinity. */
     volatile int *not_finite;
+    volatile int *malformed; /* the same where bytes or codes are not of their packing */
     void *scratch; /* grow-only work memory of one call */
     size_t scratch_bytes;
     cudaEvent_t timer[2]; /* made by the first timer_start */

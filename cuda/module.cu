@@ -9,11 +9,12 @@
 
 /* ---- opening ---- */
 
-static int allocate_flag(hyb_cuda_state *state) {
-    void *flag = nullptr;
-    HYB_CUDA_TRY(cudaMallocHost(&flag, sizeof(int)));
-    state->not_finite = static_cast<volatile int *>(flag);
-    *state->not_finite = 0;
+static int allocate_flags(hyb_cuda_state *state) {
+    void *flags = nullptr;
+    HYB_CUDA_TRY(cudaMallocHost(&flags, 2 * sizeof(int)));
+    state->not_finite = static_cast<volatile int *>(flags);
+    state->malformed = state->not_finite + 1;
+    *state->not_finite = *state->malformed = 0;
     return 0;
 }
 
@@ -47,7 +48,7 @@ int hyb_module_open(int32_t device, hyb_cuda_state **opened) {
     hyb_device_scope scope(state);
     int error = scope.error();
     if (error == 0) error = read_properties(state);
-    if (error == 0) error = allocate_flag(state);
+    if (error == 0) error = allocate_flags(state);
     if (error != 0) {
         hyb_module_close(state);
         return error;
@@ -149,11 +150,12 @@ int hyb_module_fill(hyb_cuda_state *state, void *to, int value, size_t n_bytes, 
     return cudaMemsetAsync(to, value, n_bytes, (cudaStream_t)stream);
 }
 
-int hyb_module_synchronize(hyb_cuda_state *state, void *stream, int *not_finite) {
+int hyb_module_synchronize(hyb_cuda_state *state, void *stream, int *not_finite, int *malformed) {
     HYB_CUDA_BEGIN(state);
     HYB_CUDA_TRY(cudaStreamSynchronize((cudaStream_t)stream));
     *not_finite = *state->not_finite;
-    *state->not_finite = 0;
+    *malformed = *state->malformed;
+    *state->not_finite = *state->malformed = 0;
     return 0;
 }
 

@@ -35,12 +35,32 @@ typedef struct hyb_cuda_state hyb_cuda_state;
     X(download, (hyb_cuda_state *state, void *host, const void *from, size_t n_bytes, void *stream)) \
     X(copy, (hyb_cuda_state *state, void *to, const void *from, size_t n_bytes, void *stream)) \
     X(fill, (hyb_cuda_state *state, void *to, int value, size_t n_bytes, void *stream)) \
-    /* waits; *not_finite: 1 if a kernel since the last time met a NaN or an infinity */ \
-    X(synchronize, (hyb_cuda_state *state, void *stream, int *not_finite)) \
+    /* waits; *not_finite: 1 if a kernel since the last time met a NaN or an infinity, *malformed: 1 if one met bytes */ \
+    /* or codes that their packing does not have */ \
+    X(synchronize, (hyb_cuda_state *state, void *stream, int *not_finite, int *malformed)) \
     X(timer_start, (hyb_cuda_state *state, void *stream)) \
     X(timer_stop, (hyb_cuda_state *state, void *stream, double *seconds)) /* waits */ \
     /* runs a kernel whose result is known; waits */ \
     X(self_test, (hyb_cuda_state *state, int *passed))
+
+/* ---- quantize.cu, quantize_levels.cu ---- */
+#define HYB_CUDA_QUANTIZE(X) \
+    /* codes, one a byte, in the packing INT8; else bytes of a packing of the quantiser's format */ \
+    X(quantize, (hyb_cuda_state *state, const hyb_quantizer *quantizer, const float *weights, size_t n_rows, \
+                 size_t n_cols, int32_t packing, uint8_t *bytes, float *scales, void *stream)) \
+    X(dequantize, (hyb_cuda_state *state, const int8_t *codes, const float *scales, size_t n_scales, size_t n_rows, \
+                   size_t n_cols, float *weights, void *stream)) \
+    X(quantize_activations, (hyb_cuda_state *state, const float *activations, size_t n_tokens, size_t n_cols, \
+                             size_t ld_codes, int8_t *codes, int32_t *sums, float *scales, void *stream)) \
+    X(quantize_levels_f32, (hyb_cuda_state *state, int32_t levels, float scale, size_t n, const float *x, float *out, \
+                            void *stream)) \
+    X(quantize_levels_f64, (hyb_cuda_state *state, int32_t levels, double scale, size_t n, const double *x, \
+                            double *out, void *stream))
+
+/* ---- pack.cu ---- */
+#define HYB_CUDA_PACK(X) \
+    X(pack, (hyb_cuda_state *state, int32_t packing, const int8_t *codes, size_t n_codes, uint8_t *bytes, void *stream)) \
+    X(unpack, (hyb_cuda_state *state, int32_t packing, const uint8_t *bytes, size_t n_codes, int8_t *codes, void *stream))
 
 /* ---- weights.cu, matmul.cu ---- */
 #define HYB_CUDA_MATMUL(X) \
@@ -57,7 +77,7 @@ typedef struct hyb_cuda_state hyb_cuda_state;
                      int32_t *y, int32_t kernel, void *stream))
 /* clang-format on */
 
-#define HYB_CUDA_FUNCTIONS(X) HYB_CUDA_CORE(X) HYB_CUDA_MATMUL(X)
+#define HYB_CUDA_FUNCTIONS(X) HYB_CUDA_CORE(X) HYB_CUDA_QUANTIZE(X) HYB_CUDA_PACK(X) HYB_CUDA_MATMUL(X)
 
 typedef struct hyb_cuda_table {
     uint32_t version;    /* HYB_CUDA_TABLE_VERSION */

@@ -166,11 +166,14 @@ hyb_status hyb_cuda_fill(hyb_cuda *cuda, hyb_device_address target, uint8_t valu
 }
 
 hyb_status hyb_cuda_synchronize(hyb_cuda *cuda, hyb_stream stream) {
-    int not_finite = 0;
+    int not_finite = 0, malformed = 0;
     if (cuda == NULL) return HYB_ERROR_INVALID_ARGUMENT;
-    HYB_TRY(HYB_CUDA_CALL(cuda, synchronize, hyb_device_pointer(stream), &not_finite));
-    if (!not_finite) return HYB_OK;
-    return hyb_fail(cuda->ctx, HYB_ERROR_NOT_FINITE, "GPU: a value that a kernel read, or a scale, is not finite");
+    HYB_TRY(HYB_CUDA_CALL(cuda, synchronize, hyb_device_pointer(stream), &not_finite, &malformed));
+    if (not_finite)
+        return hyb_fail(cuda->ctx, HYB_ERROR_NOT_FINITE, "GPU: a value that a kernel read, or a scale, is not finite");
+    if (malformed)
+        return hyb_fail(cuda->ctx, HYB_ERROR_FORMAT, "GPU: bytes or codes that a kernel read are not of their packing");
+    return HYB_OK;
 }
 
 hyb_status hyb_cuda_timer_start(hyb_cuda *cuda, hyb_stream stream) {

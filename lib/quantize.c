@@ -334,7 +334,7 @@ static hyb_status check_quantizer(hyb_ctx *ctx, const hyb_quantizer *q) {
     return hyb_check_dead_zone(ctx, q);
 }
 
-static hyb_status check_sizes(hyb_ctx *ctx, size_t n_rows, size_t n_cols) {
+hyb_status hyb_quantize_check_sizes(hyb_ctx *ctx, size_t n_rows, size_t n_cols) {
     if (n_rows == 0 || n_cols == 0 || hyb_mul_overflows(n_rows, n_cols) ||
         hyb_mul_overflows(n_rows * n_cols, sizeof(float)))
         return hyb_fail(ctx, HYB_ERROR_INVALID_ARGUMENT,
@@ -400,7 +400,7 @@ hyb_status hyb_quantize_check(hyb_ctx *ctx, const hyb_quantizer *quantizer, size
     HYB_TRY(check_quantizer(ctx, quantizer));
     if (is_three_of_four(quantizer) && n_cols % 4 != 0)
         return hyb_fail(ctx, HYB_ERROR_INVALID_ARGUMENT, "%zu columns: three of four needs a multiple of 4", n_cols);
-    return check_sizes(ctx, n_rows, n_cols);
+    return hyb_quantize_check_sizes(ctx, n_rows, n_cols);
 }
 
 hyb_status hyb_quantize(hyb_ctx *ctx, const hyb_quantizer *quantizer, const float *weights, size_t n_rows,
@@ -439,7 +439,7 @@ hyb_status hyb_dequantize(hyb_ctx *ctx, const int8_t *codes, const float *scales
                           size_t n_cols, float *weights) {
     if (ctx == NULL || codes == NULL || scales == NULL || weights == NULL)
         return hyb_fail(ctx, HYB_ERROR_INVALID_ARGUMENT, "hyb_dequantize: ctx, codes, scales or weights is NULL");
-    HYB_TRY(check_sizes(ctx, n_rows, n_cols));
+    HYB_TRY(hyb_quantize_check_sizes(ctx, n_rows, n_cols));
     if (n_scales != 1 && n_scales != n_rows)
         return hyb_fail(ctx, HYB_ERROR_INVALID_ARGUMENT, "n_scales is %zu: give 1, or one of each of the %zu rows",
                         n_scales, n_rows);
@@ -453,7 +453,7 @@ hyb_status hyb_quantize_activations(hyb_ctx *ctx, const float *activations, size
     if (ctx == NULL || activations == NULL || codes == NULL || scales == NULL)
         return hyb_fail(ctx, HYB_ERROR_INVALID_ARGUMENT,
                         "hyb_quantize_activations: ctx, activations, codes or scales is NULL");
-    HYB_TRY(check_sizes(ctx, n_tokens, n_cols));
+    HYB_TRY(hyb_quantize_check_sizes(ctx, n_tokens, n_cols));
     for (size_t t = 0; t < n_tokens; ++t)
         if (ctx->kernels.max_abs_bits(activations + t * n_cols, n_cols) >= 0x7f800000u)
             return hyb_fail(ctx, HYB_ERROR_NOT_FINITE, "token %zu holds a NaN or an infinity", t);

@@ -36,6 +36,12 @@ hyb_status hyb_check_dead_zone(hyb_ctx *ctx, const hyb_quantizer *quantizer);
 /* INVALID_ARGUMENT for an unknown format, granularity or threshold, or sizes that do not fit in memory or it. */
 hyb_status hyb_quantize_check(hyb_ctx *ctx, const hyb_quantizer *quantizer, size_t n_rows, size_t n_cols);
 
+/* INVALID_ARGUMENT for sizes below 1 or that do not fit in memory. */
+hyb_status hyb_quantize_check_sizes(hyb_ctx *ctx, size_t n_rows, size_t n_cols);
+
+/* quantize_levels.c: INVALID_ARGUMENT for levels other than 3 or 5, or a scale that is not finite. */
+hyb_status hyb_quantize_levels_check(hyb_ctx *ctx, int32_t levels, double scale);
+
 /* optimize.c: hyb_adamw_update of a matrix, with its learning rate times row_multipliers [n_rows] (NULL: 1 each), and
  * the magnitudes [n_rows] of its new rows. state: of moments in 8 bits; its pointers NULL: they are fp32. */
 hyb_status hyb_adamw_update_rows(hyb_ctx *ctx, const hyb_adamw *adamw, size_t n_rows, size_t n_cols,

@@ -2,9 +2,7 @@
  */
 #include <math.h>
 
-#include <hybrid/quantize.h>
-
-#include "common.h"
+#include "quantize.h"
 
 /* What one task handles: it fits a second-level cache with its result. */
 #define TASK_BYTES ((size_t)262144)
@@ -42,13 +40,18 @@ static hyb_status nan_at(hyb_ctx *ctx, const levels_loop *loop) {
     return hyb_fail(ctx, HYB_ERROR_NOT_FINITE, "quantize_levels: value %zu is NaN", i);
 }
 
-static hyb_status run(hyb_ctx *ctx, int is_f64, int32_t levels, double scale, size_t n, const void *x, void *out) {
-    const size_t size = is_f64 ? sizeof(double) : sizeof(float);
-    if (ctx == NULL) return HYB_ERROR_INVALID_ARGUMENT;
+hyb_status hyb_quantize_levels_check(hyb_ctx *ctx, int32_t levels, double scale) {
     if (levels != 3 && levels != 5)
         return hyb_fail(ctx, HYB_ERROR_INVALID_ARGUMENT, "quantize_levels: levels is %d; give 3 or 5", (int)levels);
     if (!isfinite(scale))
         return hyb_fail(ctx, HYB_ERROR_INVALID_ARGUMENT, "quantize_levels: scale is %g; it must be finite", scale);
+    return HYB_OK;
+}
+
+static hyb_status run(hyb_ctx *ctx, int is_f64, int32_t levels, double scale, size_t n, const void *x, void *out) {
+    const size_t size = is_f64 ? sizeof(double) : sizeof(float);
+    if (ctx == NULL) return HYB_ERROR_INVALID_ARGUMENT;
+    HYB_TRY(hyb_quantize_levels_check(ctx, levels, scale));
     if (n == 0) return HYB_OK;
     if (x == NULL || out == NULL)
         return hyb_fail(ctx, HYB_ERROR_INVALID_ARGUMENT, "quantize_levels: %s is NULL", x == NULL ? "x" : "out");

@@ -15,7 +15,9 @@
 #define HYBRID_CUDA_H
 
 #include <hybrid/base.h>
+#include <hybrid/compress.h>
 #include <hybrid/matmul.h>
+#include <hybrid/quantize.h>
 
 #ifdef __cplusplus
 extern "C" {
@@ -79,7 +81,8 @@ HYB_API hyb_status hyb_cuda_fill(hyb_cuda *cuda, hyb_device_address target, uint
                                  hyb_stream stream);
 
 /* Waits for the stream. Errors: NOT_FINITE if a call since the last hyb_cuda_synchronize of this handle met a NaN or an
- * infinity where a number is needed (its results are then undefined); DEVICE. */
+ * infinity where a number is needed (its results are then undefined); FORMAT, where there was none of these, if one met
+ * bytes or codes that are not of their packing; DEVICE. */
 HYB_API hyb_status hyb_cuda_synchronize(hyb_cuda *cuda, hyb_stream stream);
 
 /* The device's own time between two points of a stream, by its events; stop waits for the second.
@@ -127,6 +130,55 @@ HYB_API hyb_status hyb_cuda_matmul(hyb_cuda *cuda, const hyb_cuda_weights *weigh
  * error here. Not with F32 weights. Errors: as hyb_cuda_matmul. */
 HYB_API hyb_status hyb_cuda_matmul_codes(hyb_cuda *cuda, const hyb_cuda_weights *weights, hyb_device_address x,
                                          size_t n_tokens, hyb_device_address y, hyb_stream stream);
+
+/* ---- quantize, pack ---- */
+
+/* hyb_quantize, the same bits: weights fp32 [n_rows][n_cols], codes int8 [n_rows][n_cols], scales fp32 [1] or [n_rows];
+ * none of them may overlap. Rows and columns are at most 2^31 - 1 each. The first call on a matrix of more rows waits
+ * for the device, as work memory grows: not while a graph is captured.
+ * A NaN, an infinity or a scale above 65504 is reported by hyb_cuda_synchronize; codes and scales are then undefined,
+ * with a scale per row those of such rows alone. Errors: INVALID_ARGUMENT, OUT_OF_MEMORY, DEVICE. */
+HYB_API hyb_status hyb_cuda_quantize(hyb_cuda *cuda, const hyb_quantizer *quantizer, hyb_device_address weights,
+                                     size_t n_rows, size_t n_cols, hyb_device_address codes, hyb_device_address scales,
+                                     hyb_stream stream);
+
+/* The same without codes in memory: bytes uint8 [hyb_packed_bytes(packing, n_rows * n_cols)] are what hyb_pack makes of
+ * them, row after row without a gap. The packing must be one of the quantiser's format; TERNARY_3OF4 needs the
+ * threshold THREE_OF_FOUR, and as it cannot pack four zeros, it holds the signs where a scale is 0. */
+HYB_API hyb_status hyb_cuda_quantize_pack(hyb_cuda *cuda, const hyb_quantizer *quantizer, hyb_device_address weights,
+                                          size_t n_rows, size_t n_cols, hyb_packing packing, hyb_device_address bytes,
+                                          hyb_device_address scales, hyb_stream stream);
+
+/* hyb_dequantize: codes int8 [n_rows][n_cols], scales fp32 [n_scales], weights fp32 [n_rows][n_cols].
+ * Errors: INVALID_ARGUMENT, DEVICE. */
+HYB_API hyb_status hyb_cuda_dequantize(hyb_cuda *cuda, hyb_device_address codes, hyb_device_address scales,
+                                       size_t n_scales, size_t n_rows, size_t n_cols, hyb_device_address weights,
+                                       hyb_stream stream);
+
+/* hyb_quantize_activations, with what a product needs: activations fp32 [n_tokens][n_cols], codes int8
+ * [n_tokens][ld_codes], 0 from n_cols on; sums int32 [n_tokens] of a token's codes, 0: not wanted; scales fp32
+ * [n_tokens]. A token with a NaN or an infinity is reported by hyb_cuda_synchronize: its scale is NaN, its codes and
+ * sum are 0, and the others are as they should be. Tokens and columns are at most 2^31 - 1 each.
+ * Errors: INVALID_ARGUMENT, DEVICE. */
+HYB_API hyb_status hyb_cuda_quantize_activations(hyb_cuda *cuda, hyb_device_address activations, size_t n_tokens,
+                                                 size_t n_cols, size_t ld_codes, hyb_device_address codes,
+                                                 hyb_device_address sums, hyb_device_address scales, hyb_stream stream);
+
+/* hyb_quantize_levels_f32 and _f64: x, out [n]; out may be x. A NaN is reported by hyb_cuda_synchronize and stays one.
+ * Errors: INVALID_ARGUMENT, DEVICE. */
+HYB_API hyb_status hyb_cuda_quantize_levels_f32(hyb_cuda *cuda, int32_t levels, float scale, size_t n,
+                                                hyb_device_address x, hyb_device_address out, hyb_stream stream);
+HYB_API hyb_status hyb_cuda_quantize_levels_f64(hyb_cuda *cuda, int32_t levels, double scale, size_t n,
+                                                hyb_device_address x, hyb_device_address out, hyb_stream stream);
+
+/* hyb_pack and hyb_unpack: codes int8 [n_codes], bytes uint8 [hyb_packed_bytes]. Codes that have no place in the
+ * packing, bytes that no packing writes and a tail that is not as packing leaves it are reported by
+ * hyb_cuda_synchronize as FORMAT; the result is then undefined, within its bounds. Safe on bytes from anywhere.
+ * Errors: INVALID_ARGUMENT, DEVICE. */
+HYB_API hyb_status hyb_cuda_pack(hyb_cuda *cuda, hyb_packing packing, hyb_device_address codes, size_t n_codes,
+                                 hyb_device_address bytes, hyb_stream stream);
+HYB_API hyb_status hyb_cuda_unpack(hyb_cuda *cuda, hyb_packing packing, hyb_device_address bytes, size_t n_codes,
+                                   hyb_device_address codes, hyb_stream stream);
 
 /* hyb: cdef end */
 

@@ -1,0 +1,24 @@
+/* quantize.h - quantisation as other .cu files use it: activations to int8 codes, and rounding to binary16.
+ */
+#ifndef HYB_CUDA_QUANTIZE_H
+#define HYB_CUDA_QUANTIZE_H
+
+#include "device.h"
+
+/* hyb_quantize_token of every row of activations [n_tokens][n_cols]: codes [n_tokens][ld_codes], zeros from n_cols on;
+ * sums [n_tokens] of the codes, or NULL; scales [n_tokens]. A token that holds a NaN or an infinity sets the state's
+ * flag; its scale is NaN, its codes are 0. */
+int hyb_launch_quantize_activations(hyb_cuda_state *state, const float *activations, size_t n_tokens, size_t n_cols,
+                                    size_t ld_codes, int8_t *codes, int32_t *sums, float *scales, void *stream);
+
+/* hyb_round_to_half of a value that is not negative, or a NaN, which stays one. */
+__device__ __forceinline__ float hyb_round_to_half_device(float value) {
+    uint32_t bits = __float_as_uint(value);
+    if (bits > 0x7f800000u) return value;
+    if (bits >= 0x477ff000u) return __uint_as_float(0x7f800000u); /* 65520 and above round to infinity */
+    /* Below 2^-14 the unit is 2^-24, the last place of 0.5; else 13 bits go, ties to even. */
+    if (bits < 0x38800000u) return (value + 0.5f) - 0.5f;
+    return __uint_as_float((bits + 0xfffu + (bits >> 13 & 1u)) & ~0x1fffu);
+}
+
+#endif /* HYB_CUDA_QUANTIZE_H */
