@@ -101,8 +101,8 @@ class _CallLock:
         self._lock.release()
 
 
-class _Life:
-    """Destroys a C context with the last of what was made with it, whatever the order in which Python lets
+class Life:
+    """Destroys a C context (or device) with the last of what was made with it, whatever the order in which Python lets
     go: the garbage collector finalises the members of a cycle in any.
 
     Args:
@@ -123,6 +123,18 @@ class _Life:
         """One owner less; the last one destroys the context."""
         if self._owners.pop():
             self._destroy(self._pointer)
+
+    def own(self, pointer: Any, destroy: Any) -> Any:
+        """Returns a C handle that is destroyed with its last reference, and always before what this is the
+        life of.
+        """
+        self.hold()
+
+        def release(owned: Any) -> None:
+            destroy(owned)
+            self.release()
+
+        return ffi.gc(pointer, release)
 
 
 class Context:
@@ -158,7 +170,7 @@ class Context:
         options.log = lib.pyhybrid_on_log
         out = ffi.new("hyb_ctx **")
         check(lib.hyb_ctx_create(options, out))
-        self._life = _Life(out[0], lib.hyb_ctx_destroy)
+        self._life = Life(out[0], lib.hyb_ctx_destroy)
         self._owned: Any = ffi.gc(out[0], self._life.release)
         #: Held around every C call with this context.
         self.lock = _CallLock()
@@ -229,14 +241,24 @@ class Context:
             destroy: C function that takes it; it only frees memory, so it needs no lock.
         """
         _ = self.handle
-        life = self._life
-        life.hold()
+        return self._life.own(pointer, destroy)
 
-        def release(owned: Any) -> None:
+    def life_of(self, pointer: Any, destroy: Any) -> Life:
+        """Returns the life of a C object that was made with this context and has objects of its own.
+
+        Args:
+            pointer: handle made with this context.
+            destroy: C function that takes it; called after those of all that `Life.own` gave.
+        """
+        _ = self.handle
+        context_life = self._life
+        context_life.hold()
+
+        def end(owned: Any) -> None:
             destroy(owned)
-            life.release()
+            context_life.release()
 
-        return ffi.gc(pointer, release)
+        return Life(pointer, end)
 
     def close(self) -> None:
         """Ends the use of this context; its memory goes with the last model that was made with it."""

@@ -89,15 +89,25 @@ class Device:
         self._path = _library_path(library)
         self.context = context or Context(threads=1)
         with self.context.lock:
-            self._owned: Any = self.open_in(self.context)
+            pointer = self._open(self.context)
+        self._life = self.context.life_of(pointer, lib.hyb_cuda_close)
+        self._owned: Any = ffi.gc(pointer, self._life.release)
+
+    def _open(self, context: Context) -> Any:
+        out = ffi.new("hyb_cuda **")
+        context.check(lib.hyb_cuda_open(context.handle, self._path, self.number, out))
+        return out[0]
 
     def open_in(self, context: Context) -> Any:
         """Returns another hyb_cuda of this device, in a context whose lock is held: for what works on objects
         of that context, such as a model.
         """
-        out = ffi.new("hyb_cuda **")
-        context.check(lib.hyb_cuda_open(context.handle, self._path, self.number, out))
-        return context.own(out[0], lib.hyb_cuda_close)
+        return context.own(self._open(context), lib.hyb_cuda_close)
+
+    def own(self, pointer: Any, destroy: Any) -> Any:
+        """Returns a C handle that is destroyed with its last reference, and always before this device."""
+        _ = self.handle
+        return self._life.own(pointer, destroy)
 
     @property
     def handle(self) -> Any:
@@ -175,12 +185,12 @@ class Device:
 
     def _memory(self, address: int) -> Any:
         """What frees an address with its last reference, and keeps the device until then."""
-        handle = self.handle
+        pointer = ffi.cast("hyb_cuda *", self.handle)
 
         def release(_: Any) -> None:
-            lib.hyb_cuda_release(handle, address)
+            lib.hyb_cuda_release(pointer, address)
 
-        return ffi.gc(ffi.new("char *"), release)
+        return self.own(ffi.new("char *"), release)
 
     def array(self, values: npt.ArrayLike, dtype: npt.DTypeLike | None = None) -> DeviceArray:
         """Returns a copy of the host's values on the device.

@@ -42,12 +42,7 @@ class Weights:
         out = ffi.new("hyb_cuda_weights **")
         given = bits_to_format(bits), found.address, *found.shape, factors.address, factors.size, stream
         self.device.call(lib.hyb_cuda_weights_create_codes, *given, out)
-        owner = self.device.handle  # must be closed after
-
-        def destroy(weights: Any, owner: Any = owner) -> None:  # noqa: ARG001
-            lib.hyb_cuda_weights_destroy(weights)
-
-        self._handle: Any = ffi.gc(out[0], destroy)
+        self._handle: Any = self.device.own(out[0], lib.hyb_cuda_weights_destroy)
 
     @property
     def handle(self) -> Any:

@@ -5,6 +5,7 @@ Place in the data flow: what pyhybrid.quantization is for the processor, with th
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -71,8 +72,8 @@ def _matrix(value: Any, dtype: Any, name: str, stream: int) -> View:
 
 def quantize(
     weights: Any,
-    bits: float = 1.58,
     *,
+    bits: float = 1.58,
     scale: Literal["tensor", "row"] = "tensor",
     threshold: Literal["absmean", "lloyd", "three_of_four"] = "absmean",
     dead_zone: float = 0.5,
@@ -103,9 +104,9 @@ def quantize(
 
 def quantize_and_pack(
     weights: Any,
-    bits: float = 1.58,
     packing: Packing = "ternary2",
     *,
+    bits: float = 1.58,
     scale: Literal["tensor", "row"] = "tensor",
     threshold: Literal["absmean", "lloyd", "three_of_four"] = "absmean",
     dead_zone: float = 0.5,
@@ -174,12 +175,16 @@ def pack(codes: Any, packing: Packing = "base3", *, device: Device | None = None
     return data
 
 
-def unpack(data: Any, n_codes: int, packing: Packing = "base3", *, device: Device | None = None) -> Any:
-    """Returns bytes as int8 codes [n_codes]; `Device.synchronize` reports what `pack` does not write."""
+def unpack(
+    data: Any, shape: int | tuple[int, ...], packing: Packing = "base3", *, device: Device | None = None
+) -> Any:
+    """Returns bytes as int8 codes of a shape; `Device.synchronize` reports what `pack` does not write."""
     gpu, stream, kind = device_or_default(device), current_stream(data), choose(PACKINGS, packing, "packing")
-    if isinstance(n_codes, bool) or not isinstance(n_codes, int) or n_codes < 0:
-        raise InvalidArgumentError(f"n_codes is {n_codes!r}; give a whole number of at least 0")
+    sizes = (shape,) if isinstance(shape, int) else tuple(shape)
+    if any(isinstance(size, bool) or not isinstance(size, int) or size < 0 for size in sizes):
+        raise InvalidArgumentError(f"shape is {shape!r}; give whole numbers of at least 0")
+    n_codes = math.prod(sizes)
     found = view(data, np.uint8, "data", (lib.hyb_packed_bytes(kind, n_codes),), stream=stream)
-    codes = make_like(data, gpu, (n_codes,), np.int8)
+    codes = make_like(data, gpu, sizes, np.int8)
     gpu.call(lib.hyb_cuda_unpack, kind, found.address, n_codes, _address(codes, np.int8, "codes"), stream)
     return codes

@@ -31,8 +31,8 @@ from pyhybrid.cuda import Device
 def test_quantize(device: Device, rng: np.random.Generator, bits: float, threshold: Any, scale: Any) -> None:
     """Codes and scales are the processor's, as are the packed bytes made at once."""
     weights = rng.standard_normal((23, 68)).astype(np.float32)
-    ours = cuda.quantize(device.array(weights), bits, scale=scale, threshold=threshold, device=device)
-    theirs = ph.quantize(weights, bits, scale=scale, threshold=threshold)
+    ours = cuda.quantize(device.array(weights), bits=bits, scale=scale, threshold=threshold, device=device)
+    theirs = ph.quantize(weights, bits=bits, scale=scale, threshold=threshold)
     device.synchronize()
     np.testing.assert_array_equal(ours.codes.numpy(), theirs.codes)
     np.testing.assert_array_equal(ours.scales.numpy(), theirs.scales)
@@ -40,11 +40,11 @@ def test_quantize(device: Device, rng: np.random.Generator, bits: float, thresho
     np.testing.assert_array_equal(back, ph.dequantize(theirs.codes, theirs.scales))
     packing: Any = {1: "int1", 4: "int4", 8: "int8"}.get(int(bits) if bits != 1.58 else 0, "base3")
     data, _ = cuda.quantize_and_pack(
-        device.array(weights), bits, packing, scale=scale, threshold=threshold, device=device
+        device.array(weights), packing, bits=bits, scale=scale, threshold=threshold, device=device
     )
     np.testing.assert_array_equal(data.numpy(), ph.pack(theirs.codes, packing=packing))
-    codes = cuda.unpack(data, weights.size, packing, device=device)
-    np.testing.assert_array_equal(codes.numpy().reshape(weights.shape), theirs.codes)
+    codes = cuda.unpack(data, weights.shape, packing, device=device)
+    np.testing.assert_array_equal(codes.numpy(), theirs.codes)
     again = cuda.pack(ours.codes, packing, device=device)
     np.testing.assert_array_equal(again.numpy(), data.numpy())
 
@@ -76,13 +76,13 @@ def test_products(device: Device, rng: np.random.Generator) -> None:
     weights = rng.standard_normal((37, 90)).astype(np.float32)
     x = rng.standard_normal((5, 90)).astype(np.float32)
     for bits in (1.58, 8):
-        quantized = cuda.quantize(device.array(weights), bits, device=device)
+        quantized = cuda.quantize(device.array(weights), bits=bits, device=device)
         packed = cuda.Weights(quantized.codes, quantized.scales, bits, device=device)
         assert packed.shape == (37, 90)
         assert packed.nbytes >= 37 * 90 / 4
-        theirs = ph.PackedWeights.from_float(weights, bits)
-        np.testing.assert_array_equal(cuda.matmul(packed, device.array(x)).numpy(), ph.matmul(theirs, x))
-        codes = ph.quantize_activations(x).codes
+        codes, scales = ph.quantize_activations(x)
+        theirs = ph.matmul(ph.PackedWeights.from_float(weights, bits=bits), codes, scales)
+        np.testing.assert_array_equal(cuda.matmul(packed, device.array(x)).numpy(), theirs)
         sums = codes.astype(np.int32) @ quantized.codes.numpy().astype(np.int32).T
         np.testing.assert_array_equal(cuda.matmul(packed, device.array(codes)).numpy(), sums)
     for transpose, a, b in (("nn", x, weights.T), ("nt", x, weights), ("tn", x.T, weights.T)):
