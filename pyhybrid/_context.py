@@ -102,11 +102,11 @@ class _CallLock:
 
 
 class Life:
-    """Destroys a C context (or device) with the last of what was made with it, whatever the order in which Python lets
-    go: the garbage collector finalises the members of a cycle in any.
+    """Destroys a C context or device with the last of what was made with it, whatever the order in which
+    Python lets go: the garbage collector finalises the members of a cycle in any.
 
     Args:
-        pointer: the hyb_ctx.
+        pointer: the hyb_ctx or hyb_cuda.
         destroy: C function that takes it.
     """
 
