@@ -192,7 +192,7 @@ static int launch(const hyb_matmul_task *task, void *stream) {
     return (int)cudaGetLastError();
 }
 
-/* Few tokens: 64 rows a block, which halve what the tokens cost, if that makes two blocks a multiprocessor; else 16. */
+/* At most 16 tokens: 64 rows a block, which reads the tokens less often, if that makes two blocks a multiprocessor. */
 template <bool TERNARY, int N_TILES>
 static int launch_few(hyb_cuda_state *state, const hyb_matmul_task *task, void *stream) {
     size_t n_blocks = hyb_blocks_for(task->weights.n_rows, 64);
@@ -200,9 +200,12 @@ static int launch_few(hyb_cuda_state *state, const hyb_matmul_task *task, void *
     return launch<TERNARY, 1, N_TILES, 1, 4>(task, stream);
 }
 
+/* More: 128 rows a block, or where that leaves multiprocessors without one, tiles of 64 rows by 16 tokens. */
 template <bool TERNARY> static int launch_format(hyb_cuda_state *state, const hyb_matmul_task *task, void *stream) {
     if (task->n_tokens <= 8) return launch_few<TERNARY, 1>(state, task, stream);
     if (task->n_tokens <= 16) return launch_few<TERNARY, 2>(state, task, stream);
+    size_t n_blocks = hyb_blocks_for(task->weights.n_rows, 128) * hyb_blocks_for(task->n_tokens, 64);
+    if (n_blocks < (size_t)state->n_multiprocessors) return launch<TERNARY, 2, 2, 2, 4>(task, stream);
     if (task->n_tokens <= 32) return launch<TERNARY, 2, 4, 4, 1>(task, stream);
     return launch<TERNARY, 2, 8, 4, 1>(task, stream);
 }

@@ -45,15 +45,15 @@ static __global__ void __launch_bounds__(THREADS, BLOCKS_PER_MULTIPROCESSOR)
     stage_token<PIECES>(task.x.codes + token * task.x.ld, n_chunks, staged);
 
     uint32_t lane = threadIdx.x % LANES, group = threadIdx.x % HYB_WARP / LANES;
-    size_t n_warps = (size_t)gridDim.x * (THREADS / HYB_WARP);
-    size_t warp = (size_t)blockIdx.x * (THREADS / HYB_WARP) + threadIdx.x / HYB_WARP;
-    for (size_t first = warp * GROUPS * ROWS; first < w.n_rows; first += n_warps * GROUPS * ROWS) {
+    uint32_t n_warps = gridDim.x * (THREADS / HYB_WARP), n_tiles = (w.n_rows - 1) / (GROUPS * ROWS) + 1;
+    for (uint32_t tile = blockIdx.x * (THREADS / HYB_WARP) + threadIdx.x / HYB_WARP; tile < n_tiles; tile += n_warps) {
+        uint32_t first = tile * (GROUPS * ROWS), last = w.n_rows - 1 - first; /* row; and the last one from there */
         const uint4 *rows = reinterpret_cast<const uint4 *>(static_cast<const uint8_t *>(w.codes) + first * w.ld_bytes);
         uint32_t starts[ROWS]; /* from there, in chunks */
         row_sum<TERNARY> sums[ROWS];
 #pragma unroll
         for (int r = 0; r < ROWS; ++r) {
-            uint32_t row = r * GROUPS + group, last = w.n_rows - 1 - (uint32_t)first;
+            uint32_t row = r * GROUPS + group;
             starts[r] = (row < last ? row : last) * (uint32_t)(w.ld_bytes / 16); /* beyond the last: read it again */
         }
 #pragma unroll ROWS_IN_FLIGHT / ROWS
@@ -72,9 +72,9 @@ static __global__ void __launch_bounds__(THREADS, BLOCKS_PER_MULTIPROCESSOR)
         for (int r = 0; r < ROWS; ++r) {
             int sum = sums[r].total();
             for (int width = LANES / 2; width > 0; width /= 2) sum += __shfl_xor_sync(HYB_FULL_MASK, sum, width);
-            size_t row = first + r * GROUPS + group;
+            uint32_t row = r * GROUPS + group;
             if (TERNARY) sum -= task.x.sums[token];
-            if (lane == 0 && row < w.n_rows) hyb_store_sum(task, token, row, sum);
+            if (lane == 0 && row <= last) hyb_store_sum(task, token, (size_t)first + row, sum);
         }
     }
 }
