@@ -20,6 +20,11 @@
 /* The module's side of a hyb_cuda: a device, work memory, what it found out. */
 typedef struct hyb_cuda_state hyb_cuda_state;
 
+/* How a matrix is compressed: hyb_compressed_layout of lib/compress.h. */
+typedef struct hyb_cuda_layout {
+    size_t row_bytes, block_size, n_scales;
+} hyb_cuda_layout;
+
 /* clang-format off */
 /* ---- module.cu ---- */
 #define HYB_CUDA_CORE(X) \
@@ -75,9 +80,16 @@ typedef struct hyb_cuda_state hyb_cuda_state;
     /* x int8 [n_tokens][n_cols], y int32 [n_tokens][n_rows] */ \
     X(matmul_codes, (hyb_cuda_state *state, const hyb_device_weights *weights, const int8_t *x, size_t n_tokens, \
                      int32_t *y, int32_t kernel, void *stream))
+/* ---- compress.cu ---- */
+#define HYB_CUDA_COMPRESS(X) \
+    X(compress, (hyb_cuda_state *state, int32_t scheme, const hyb_cuda_layout *layout, const float *gradient, \
+                 size_t n_rows, size_t n_cols, float *residual, uint8_t *bytes, float *values, void *stream)) \
+    X(decompress, (hyb_cuda_state *state, int32_t scheme, const hyb_cuda_layout *layout, const uint8_t *bytes, \
+                   size_t n_rows, size_t n_cols, float *values, void *stream))
 /* clang-format on */
 
-#define HYB_CUDA_FUNCTIONS(X) HYB_CUDA_CORE(X) HYB_CUDA_QUANTIZE(X) HYB_CUDA_PACK(X) HYB_CUDA_MATMUL(X)
+#define HYB_CUDA_FUNCTIONS(X) HYB_CUDA_CORE(X) HYB_CUDA_QUANTIZE(X) HYB_CUDA_PACK(X) HYB_CUDA_MATMUL(X)                \
+    HYB_CUDA_COMPRESS(X)
 
 typedef struct hyb_cuda_table {
     uint32_t version;    /* HYB_CUDA_TABLE_VERSION */

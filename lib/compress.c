@@ -5,9 +5,7 @@
  */
 #include <math.h>
 
-#include <hybrid/compress.h>
-
-#include "common.h"
+#include "compress.h"
 
 /* Values that one call of a kernel sees: its fp32 sums are then accurate, and are added in fp64. Part of the result. */
 #define PIECE ((size_t)8192)
@@ -19,15 +17,9 @@
 #define PADDING ((size_t)8)
 #define ROW_SUMS 3 /* gradient_squares, compressed_squares, product */
 
-typedef struct layout {
-    size_t row_bytes;  /* packed codes of a row */
-    size_t block_size; /* values that share a scale */
-    size_t n_scales;   /* of a row */
-    size_t n_bytes;    /* in all; 0 where the compressor or the sizes are not valid */
-} layout;
-
-static layout find_layout(const hyb_compressor *c, size_t n_rows, size_t n_cols) {
-    layout l = {0, n_cols, 1, 0};
+/* n_bytes is 0 where the compressor or the sizes are not valid. */
+static hyb_compressed_layout find_layout(const hyb_compressor *c, size_t n_rows, size_t n_cols) {
+    hyb_compressed_layout l = {0, n_cols, 1, 0};
     int is_block = c->scheme == HYB_COMPRESSION_BLOCK;
     if (c->scheme < HYB_COMPRESSION_ROW || c->scheme > HYB_COMPRESSION_FIVE || n_rows == 0 || n_cols == 0) return l;
     if (is_block ? c->block_size != 32 && c->block_size != 64 : c->block_size != 0) return l;
@@ -41,7 +33,8 @@ static layout find_layout(const hyb_compressor *c, size_t n_rows, size_t n_cols)
     return l;
 }
 
-static hyb_status check_layout(hyb_ctx *ctx, const hyb_compressor *c, size_t n_rows, size_t n_cols, layout *l) {
+hyb_status hyb_compress_layout(hyb_ctx *ctx, const hyb_compressor *c, size_t n_rows, size_t n_cols,
+                               hyb_compressed_layout *l) {
     *l = find_layout(c, n_rows, n_cols);
     if (l->n_bytes != 0) return HYB_OK;
     if (c->scheme < HYB_COMPRESSION_ROW || c->scheme > HYB_COMPRESSION_FIVE)
@@ -92,7 +85,7 @@ static void pack_five(const uint8_t *digits, size_t n_fields, uint8_t *bytes) {
 typedef struct compress_loop {
     const hyb_kernels *kernels;
     const hyb_compressor *compressor;
-    layout layout;
+    hyb_compressed_layout layout;
     const float *gradient;
     size_t n_rows, n_cols, rows_per_task;
     float *residual, *values;
@@ -214,7 +207,7 @@ static int row_is_small_enough(const span *row) {
 
 /* 0 if the row holds what is not finite or too large: then nothing of it is changed. */
 static int compress_row(const compress_loop *loop, size_t r, uint8_t *work) {
-    const layout *l = &loop->layout;
+    const hyb_compressed_layout *l = &loop->layout;
     span row = {.kernels = loop->kernels, .gradient = loop->gradient, .residual = loop->residual};
     row.values = loop->values;
     row = span_at(&row, r * loop->n_cols, loop->n_cols);
@@ -295,7 +288,8 @@ static hyb_status say_not_finite(hyb_ctx *ctx, const compress_loop *loop, size_t
 static size_t rows_per_task(size_t n_cols) { return n_cols < VALUES_PER_TASK ? VALUES_PER_TASK / n_cols : 1; }
 
 /* Work memory of a loop: `head` bytes, then a row's codes and block statistics for each worker. NULL: there is none. */
-static uint8_t *get_work(hyb_ctx *ctx, const layout *l, size_t n_cols, size_t head, size_t *worker_bytes) {
+static uint8_t *get_work(hyb_ctx *ctx, const hyb_compressed_layout *l, size_t n_cols, size_t head,
+                         size_t *worker_bytes) {
     size_t n_workers = hyb_ctx_n_threads(ctx);
     if (n_cols > SIZE_MAX / 16 || head > SIZE_MAX / 2) return NULL;
     *worker_bytes =
@@ -310,7 +304,7 @@ hyb_status hyb_compress(hyb_ctx *ctx, const hyb_compressor *compressor, const fl
     if (compressor == NULL || gradient == NULL)
         return hyb_fail(ctx, HYB_ERROR_INVALID_ARGUMENT, "hyb_compress: compressor or gradient is NULL");
     compress_loop loop = {.kernels = &ctx->kernels, .compressor = compressor, .gradient = gradient, .n_rows = n_rows};
-    HYB_TRY(check_layout(ctx, compressor, n_rows, n_cols, &loop.layout));
+    HYB_TRY(hyb_compress_layout(ctx, compressor, n_rows, n_cols, &loop.layout));
     loop.n_cols = n_cols;
     loop.rows_per_task = rows_per_task(n_cols);
     loop.residual = residual;
@@ -340,7 +334,7 @@ hyb_status hyb_compress(hyb_ctx *ctx, const hyb_compressor *compressor, const fl
 
 typedef struct decompress_loop {
     const hyb_kernels *kernels;
-    layout layout;
+    hyb_compressed_layout layout;
     int is_five;
     const uint8_t *bytes;
     size_t n_rows, n_cols, rows_per_task;
@@ -459,7 +453,7 @@ hyb_status hyb_decompress(hyb_ctx *ctx, const hyb_compressor *compressor, const 
     if (compressor == NULL || bytes == NULL || values == NULL)
         return hyb_fail(ctx, HYB_ERROR_INVALID_ARGUMENT, "hyb_decompress: compressor, bytes or values is NULL");
     decompress_loop loop = {.kernels = &ctx->kernels, .bytes = bytes, .n_rows = n_rows, .n_cols = n_cols};
-    HYB_TRY(check_layout(ctx, compressor, n_rows, n_cols, &loop.layout));
+    HYB_TRY(hyb_compress_layout(ctx, compressor, n_rows, n_cols, &loop.layout));
     if (n_bytes != loop.layout.n_bytes)
         return hyb_fail(ctx, HYB_ERROR_INVALID_ARGUMENT, "%zu bytes; a matrix of %zu x %zu takes %zu", n_bytes, n_rows,
                         n_cols, loop.layout.n_bytes);

@@ -180,6 +180,24 @@ HYB_API hyb_status hyb_cuda_pack(hyb_cuda *cuda, hyb_packing packing, hyb_device
 HYB_API hyb_status hyb_cuda_unpack(hyb_cuda *cuda, hyb_packing packing, hyb_device_address bytes, size_t n_codes,
                                    hyb_device_address codes, hyb_stream stream);
 
+/* ---- compress ---- */
+
+/* hyb_compress, the same bits, without its sums: gradient fp32 [n_rows][n_cols]; residual the same, 0: no feedback;
+ * bytes uint8 [hyb_compressed_bytes], 0: not wanted; values fp32 [n_rows][n_cols], may be the gradient, 0: not wanted.
+ * A row with a NaN, an infinity or a magnitude above 1e16 is reported by hyb_cuda_synchronize as NOT_FINITE and left as
+ * it was, in values, residual and bytes, while the others are done. Rows and columns are at most 2^31 - 1 each.
+ * Errors: INVALID_ARGUMENT, DEVICE. */
+HYB_API hyb_status hyb_cuda_compress(hyb_cuda *cuda, const hyb_compressor *compressor, hyb_device_address gradient,
+                                     size_t n_rows, size_t n_cols, hyb_device_address residual,
+                                     hyb_device_address bytes, hyb_device_address values, hyb_stream stream);
+
+/* hyb_decompress: bytes uint8 [n_bytes], n_bytes = hyb_compressed_bytes; values fp32 [n_rows][n_cols]. Bytes or a scale
+ * that hyb_compress does not write are reported by hyb_cuda_synchronize as FORMAT; the values are then undefined. Safe
+ * on bytes from anywhere. Errors: INVALID_ARGUMENT, DEVICE. */
+HYB_API hyb_status hyb_cuda_decompress(hyb_cuda *cuda, const hyb_compressor *compressor, hyb_device_address bytes,
+                                       size_t n_bytes, size_t n_rows, size_t n_cols, hyb_device_address values,
+                                       hyb_stream stream);
+
 /* hyb: cdef end */
 
 #ifdef __cplusplus
