@@ -51,6 +51,8 @@ struct hyb_cuda_state {
     void *scratch; /* grow-only work memory of one call */
     size_t scratch_bytes;
     cudaEvent_t timer[2]; /* made by the first timer_start */
+    struct hyb_cuda_blas *blas; /* gemm.cu: cuBLAS, or nullptr where it is not there, or not needed yet */
+    bool has_tried_blas;
 };
 
 /* Makes the state's device the current one as long as it lives. */

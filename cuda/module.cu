@@ -3,7 +3,7 @@
 #include <cstring>
 #include <new>
 
-#include "device.h"
+#include "gemm.h"
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
 
@@ -29,6 +29,7 @@ static int read_properties(hyb_cuda_state *state) {
 
 int hyb_module_close(hyb_cuda_state *state) {
     hyb_device_scope scope(state);
+    hyb_cuda_gemm_close(state);
     cudaFree(state->scratch);
     cudaFreeHost(const_cast<int *>(state->not_finite));
     for (cudaEvent_t event : state->timer)

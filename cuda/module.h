@@ -25,7 +25,35 @@ typedef struct hyb_cuda_layout {
     size_t row_bytes, block_size, n_scales;
 } hyb_cuda_layout;
 
+/* Constants of Adam's update, folded as in hyb_adamw_job and hyb_adam_change_job (lib/kernels.h). */
+typedef struct hyb_cuda_adam {
+    float gradient_scale, beta1, one_minus_beta1, beta2, one_minus_beta2, step_size, inv_sqrt_correction2, epsilon;
+    float limit; /* of a step; infinite for none */
+    float decay;
+} hyb_cuda_adam;
+
+/* A tensor that takes Adam steps, with n >= 1 values. */
+typedef struct hyb_cuda_adam_tensor {
+    size_t n;
+    int32_t is_matrix; /* subject to weight decay */
+    const float *gradient;
+    float *weights, *first_moment, *second_moment, *change;
+    int32_t *is_shortened; /* result, or NULL; with one ball, the first tensor's */
+} hyb_cuda_adam_tensor;
+
+/* A step of a matrix in the spectral norm; names as in hyb_trust_region and hyb_trust_tensor (lib/trust_region.h). */
+typedef struct hyb_cuda_matrix_step {
+    size_t n_rows, n_cols;
+    double learning_rate, radius, weight_decay, row_beta;
+    float beta;             /* of the momentum */
+    int32_t computes_bound; /* of the weights' norm, anew */
+    const float *gradient;
+    float *weights, *momentum, *change, *row_moment, *spectral_bound;
+    int32_t *is_shortened; /* or NULL */
+} hyb_cuda_matrix_step;
+
 /* clang-format off */
+
 /* ---- module.cu ---- */
 #define HYB_CUDA_CORE(X) \
     /* Both wait. capacity: bytes of text; status_of is for errors of open, too */ \
@@ -80,16 +108,41 @@ typedef struct hyb_cuda_layout {
     /* x int8 [n_tokens][n_cols], y int32 [n_tokens][n_rows] */ \
     X(matmul_codes, (hyb_cuda_state *state, const hyb_device_weights *weights, const int8_t *x, size_t n_tokens, \
                      int32_t *y, int32_t kernel, void *stream))
+
 /* ---- compress.cu ---- */
 #define HYB_CUDA_COMPRESS(X) \
     X(compress, (hyb_cuda_state *state, int32_t scheme, const hyb_cuda_layout *layout, const float *gradient, \
                  size_t n_rows, size_t n_cols, float *residual, uint8_t *bytes, float *values, void *stream)) \
     X(decompress, (hyb_cuda_state *state, int32_t scheme, const hyb_cuda_layout *layout, const uint8_t *bytes, \
                    size_t n_rows, size_t n_cols, float *values, void *stream))
+
+/* ---- gemm.cu, orthogonalize.cu, constrain_norm.cu, optimize.cu, trust_region.cu ---- */
+#define HYB_CUDA_OPTIMIZE(X) \
+    /* the first product may wait: it loads cuBLAS */ \
+    X(gemm, (hyb_cuda_state *state, hyb_transpose transpose, size_t m, size_t n, size_t k, const float *a, size_t lda, \
+             const float *b, size_t ldb, int accumulate, float *c, size_t ldc, void *stream)) \
+    X(orthogonalize, (hyb_cuda_state *state, size_t n_rows, size_t n_cols, const float *x, float *out, void *stream)) \
+    X(spectral_bound, (hyb_cuda_state *state, size_t n_rows, size_t n_cols, const float *x, double *bound, \
+                       void *stream)) \
+    X(sum_squares, (hyb_cuda_state *state, size_t n, const float *values, double *sum, void *stream)) \
+    /* norm, is_active: device memory, or NULL */ \
+    X(constrain_norm_f32, (hyb_cuda_state *state, double radius, size_t n, const float *x, float *out, double *norm, \
+                           int *is_active, void *stream)) \
+    X(constrain_norm_f64, (hyb_cuda_state *state, double radius, size_t n, const double *x, double *out, double *norm, \
+                           int *is_active, void *stream)) \
+    /* structs are host memory, read before the return */ \
+    X(adamw, (hyb_cuda_state *state, const hyb_cuda_adam *adam, size_t n, const float *gradient, float *weights, \
+              float *first_moment, float *second_moment, void *stream)) \
+    X(matrix_step, (hyb_cuda_state *state, const hyb_cuda_matrix_step *step, void *stream)) \
+    X(vector_step, (hyb_cuda_state *state, const hyb_cuda_adam *adam, const hyb_cuda_adam_tensor *tensor, \
+                    void *stream)) \
+    /* is_one_ball: of all tensors (L2); else of each, in units of its root mean square (RMS) */ \
+    X(ball_step, (hyb_cuda_state *state, const hyb_cuda_adam *matrix, const hyb_cuda_adam *vector, int is_one_ball, \
+                  double radius, size_t n_tensors, const hyb_cuda_adam_tensor *tensors, void *stream))
 /* clang-format on */
 
 #define HYB_CUDA_FUNCTIONS(X) HYB_CUDA_CORE(X) HYB_CUDA_QUANTIZE(X) HYB_CUDA_PACK(X) HYB_CUDA_MATMUL(X)                \
-    HYB_CUDA_COMPRESS(X)
+    HYB_CUDA_COMPRESS(X) HYB_CUDA_OPTIMIZE(X)
 
 typedef struct hyb_cuda_table {
     uint32_t version;    /* HYB_CUDA_TABLE_VERSION */

@@ -94,9 +94,8 @@ static hyb_status check_matrix(hyb_ctx *ctx, const char *name, const float *data
     return HYB_OK;
 }
 
-hyb_status hyb_gemm(hyb_ctx *ctx, hyb_transpose transpose, size_t m, size_t n, size_t k, const float *a, size_t lda,
-                    const float *b, size_t ldb, int accumulate, float *c, size_t ldc) {
-    if (ctx == NULL) return HYB_ERROR_INVALID_ARGUMENT;
+hyb_status hyb_gemm_check(hyb_ctx *ctx, hyb_transpose transpose, size_t m, size_t n, size_t k, const float *a,
+                          size_t lda, const float *b, size_t ldb, const float *c, size_t ldc) {
     if (transpose != HYB_GEMM_NN && transpose != HYB_GEMM_NT && transpose != HYB_GEMM_TN) {
         return hyb_fail(ctx, HYB_ERROR_INVALID_ARGUMENT, "gemm: transpose is %d; use HYB_GEMM_NN, NT or TN",
                         (int)transpose);
@@ -104,7 +103,13 @@ hyb_status hyb_gemm(hyb_ctx *ctx, hyb_transpose transpose, size_t m, size_t n, s
     int a_is_transposed = transpose == HYB_GEMM_TN, b_is_transposed = transpose == HYB_GEMM_NT;
     HYB_TRY(check_matrix(ctx, "A", a, a_is_transposed ? k : m, a_is_transposed ? m : k, lda));
     HYB_TRY(check_matrix(ctx, "B", b, b_is_transposed ? n : k, b_is_transposed ? k : n, ldb));
-    HYB_TRY(check_matrix(ctx, "C", c, m, n, ldc));
+    return check_matrix(ctx, "C", c, m, n, ldc);
+}
+
+hyb_status hyb_gemm(hyb_ctx *ctx, hyb_transpose transpose, size_t m, size_t n, size_t k, const float *a, size_t lda,
+                    const float *b, size_t ldb, int accumulate, float *c, size_t ldc) {
+    if (ctx == NULL) return HYB_ERROR_INVALID_ARGUMENT;
+    HYB_TRY(hyb_gemm_check(ctx, transpose, m, n, k, a, lda, b, ldb, c, ldc));
     void *scratch = hyb_scratch(ctx, hyb_gemm_scratch_bytes(ctx));
     if (scratch == NULL) {
         return hyb_fail(ctx, HYB_ERROR_OUT_OF_MEMORY, "gemm: no memory for %zu bytes of work memory",

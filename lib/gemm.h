@@ -18,4 +18,8 @@ size_t hyb_gemm_scratch_bytes(const hyb_ctx *ctx);
 void hyb_gemm_parallel(hyb_ctx *ctx, hyb_transpose transpose, size_t m, size_t n, size_t k, const float *a, size_t lda,
                        const float *b, size_t ldb, int accumulate, float *c, size_t ldc, void *scratch);
 
+/* INVALID_ARGUMENT for operands that make no sense; none of them is read. */
+hyb_status hyb_gemm_check(hyb_ctx *ctx, hyb_transpose transpose, size_t m, size_t n, size_t k, const float *a,
+                          size_t lda, const float *b, size_t ldb, const float *c, size_t ldc);
+
 #endif /* HYB_GEMM_INTERNAL_H */

@@ -15,7 +15,7 @@
 
 /* ---- AdamW ---- */
 
-static hyb_status check_adamw(hyb_ctx *ctx, const hyb_adamw *a) {
+hyb_status hyb_adamw_check(hyb_ctx *ctx, const hyb_adamw *a) {
     const struct {
         const char *name;
         float value;
@@ -81,7 +81,7 @@ static void adamw_task(void *argument, size_t index, size_t worker) {
     }
 }
 
-static void fold_constants(const hyb_adamw *adamw, hyb_adamw_job *job) {
+void hyb_adamw_fold(const hyb_adamw *adamw, hyb_adamw_job *job) {
     double rate = (double)adamw->learning_rate, beta1 = (double)adamw->beta1, beta2 = (double)adamw->beta2;
     double t = (double)adamw->step;
     job->gradient_scale = adamw->gradient_scale;
@@ -99,7 +99,7 @@ hyb_status hyb_adamw_update_rows(hyb_ctx *ctx, const hyb_adamw *adamw, size_t n_
                                  const float *gradient, float *weights, float *first_moment, float *second_moment,
                                  const hyb_state_8bit *state, const float *row_multipliers,
                                  hyb_magnitudes *magnitudes) {
-    HYB_TRY(check_adamw(ctx, adamw));
+    HYB_TRY(hyb_adamw_check(ctx, adamw));
     adamw_loop loop = {.kernels = &ctx->kernels,
                        .state = *state,
                        .step = adamw->step,
@@ -113,7 +113,7 @@ hyb_status hyb_adamw_update_rows(hyb_ctx *ctx, const hyb_adamw *adamw, size_t n_
     job->first_moment = first_moment;
     job->second_moment = second_moment;
     job->n = n_rows * n_cols;
-    fold_constants(adamw, job);
+    hyb_adamw_fold(adamw, job);
     loop.pieces_per_task = n_cols < UPDATE_VALUES ? UPDATE_VALUES / n_cols : 1;
     hyb_parallel(ctx, hyb_ceil_div(n_rows, loop.pieces_per_task), adamw_task, &loop);
     return HYB_OK;
@@ -130,7 +130,7 @@ static void update_values(hyb_ctx *ctx, const hyb_adamw *adamw, size_t n, const 
     job->first_moment = first_moment;
     job->second_moment = second_moment;
     job->n = n;
-    fold_constants(adamw, job);
+    hyb_adamw_fold(adamw, job);
     hyb_parallel(ctx, hyb_ceil_div(n, UPDATE_VALUES), adamw_task, &loop);
 }
 
@@ -138,7 +138,7 @@ hyb_status hyb_adamw_update(hyb_ctx *ctx, const hyb_adamw *adamw, size_t n, cons
                             float *first_moment, float *second_moment) {
     if (ctx == NULL) return HYB_ERROR_INVALID_ARGUMENT;
     if (adamw == NULL) return hyb_fail(ctx, HYB_ERROR_INVALID_ARGUMENT, "adamw: the options are NULL");
-    HYB_TRY(check_adamw(ctx, adamw));
+    HYB_TRY(hyb_adamw_check(ctx, adamw));
     if (n == 0) return HYB_OK;
     if (gradient == NULL || weights == NULL || first_moment == NULL || second_moment == NULL) {
         return hyb_fail(ctx, HYB_ERROR_INVALID_ARGUMENT, "adamw: %s is NULL",
@@ -155,7 +155,7 @@ hyb_status hyb_adamw_update_8bit(hyb_ctx *ctx, const hyb_adamw *adamw, size_t n,
                                  const hyb_state_8bit *state) {
     if (ctx == NULL) return HYB_ERROR_INVALID_ARGUMENT;
     if (adamw == NULL) return hyb_fail(ctx, HYB_ERROR_INVALID_ARGUMENT, "adamw: the options are NULL");
-    HYB_TRY(check_adamw(ctx, adamw));
+    HYB_TRY(hyb_adamw_check(ctx, adamw));
     if (n == 0) return HYB_OK;
     if (gradient == NULL || weights == NULL || state == NULL) {
         return hyb_fail(ctx, HYB_ERROR_INVALID_ARGUMENT, "adamw: %s is NULL",

@@ -15,42 +15,13 @@
 #include "gemm.h"
 #include "orthogonalize.h"
 
-/* Squarings of the Gram matrix behind the bound: the 128th root of a sum of 128th powers of singular values. */
-#define BOUND_SQUARINGS 5
-/* Covers the rounding of the bound's products in fp32: relative errors of 2^-24 a product, doubled by each squaring and
- * divided by the root, stay below 1e-5 for sides up to 65536; ten times that. */
-#define BOUND_MARGIN 1.0001
-/* Squares of single values and their products with others of the matrix stay in the range of normal floats. */
-#define MIN_SQUARES 1e-20
 /* Symmetric products are computed above the diagonal, in blocks of columns as wide as the widest kernel's tile, and
  * mirrored: 1.03 to 1.07 times as fast over all with sides of 128, 1.2 to 1.3 with 512. Wider blocks gained nothing. */
 #define SYMMETRIC_MIN_SIDE 128
 #define SYMMETRIC_COLS 48
-/* Of hyb_orthogonalize, which is to move small singular values, too. */
-#define ROUNDS 2
-/* From this ratio of the sides on, all steps go through the squares; below, each takes the Gram matrix of what the one
- * before has made, which costs fewer products. */
-#define LONG_RATIO 1.5
 
-/* A step's factor of X: linear I + cubic A + quintic A^2. */
-typedef struct polynomial {
-    double linear, cubic, quintic;
-} polynomial;
-
-/* Quintics fitted to their number, log-uniformly over singular values of 0.004..1, then 1.5 s - 0.5 s^3, which maps
- * 0..2 to at most 1; behind the quintics the largest value is 1.56 with two and 1.32 with three. A training step takes
- * two: runs with three, and with three that are not fitted, ended within their seeds' noise of it. */
-static const polynomial two_quintics[] = {
-    {5.7281, -16.2972, 11.9651},
-    {3.9382, -5.0150, 1.8211},
-    {1.5, -0.5, 0.0},
-};
-static const polynomial three_quintics[] = {
-    {5.3230, -13.6958, 9.5976},
-    {3.9421, -5.9675, 2.3735},
-    {3.6734, -4.7904, 1.8849},
-    {1.5, -0.5, 0.0},
-};
+static const hyb_polynomial two_quintics[] = HYB_TWO_QUINTICS;
+static const hyb_polynomial three_quintics[] = HYB_THREE_QUINTICS;
 #define N_STEPS(steps) (sizeof(steps) / sizeof *(steps))
 
 /* ---- symmetric products ---- */
@@ -114,12 +85,12 @@ static void swap(float **a, float **b) {
 
 /* factor = the polynomial of the Gram matrix; with normalize, of X divided by a bound of its largest singular value:
  * the 8th root of the sum of their 8th powers, for nothing but a sum over A^2. */
-static void evaluate(hyb_ctx *ctx, size_t m, polynomial p, int normalize, const hyb_orthogonal_work *work) {
+static void evaluate(hyb_ctx *ctx, size_t m, hyb_polynomial p, int normalize, const hyb_orthogonal_work *work) {
     size_t n = m * m;
     float *factor = work->factor;
     if (p.quintic != 0.0) multiply_squares(ctx, m, work->gram, work->gram, factor, work->gemm);
     if (normalize) {
-        double bound = pow(ctx->kernels.sum_squares_f64(factor, n), 0.125) * BOUND_MARGIN, square = bound * bound;
+        double bound = pow(ctx->kernels.sum_squares_f64(factor, n), 0.125) * HYB_BOUND_MARGIN, square = bound * bound;
         p.linear /= bound;
         p.cubic /= bound * square;
         p.quintic /= bound * square * square;
@@ -134,7 +105,7 @@ static void evaluate(hyb_ctx *ctx, size_t m, polynomial p, int normalize, const 
 }
 
 /* work->product = the product of the factors of all steps, from the Gram matrix in work->gram. */
-static void multiply_factors(hyb_ctx *ctx, size_t m, const polynomial *p, size_t n_steps, int normalize,
+static void multiply_factors(hyb_ctx *ctx, size_t m, const hyb_polynomial *p, size_t n_steps, int normalize,
                              hyb_orthogonal_work *work) {
     for (size_t i = 0; i < n_steps; i++) {
         evaluate(ctx, m, p[i], normalize && i == 0, work);
@@ -152,8 +123,8 @@ static void multiply_factors(hyb_ctx *ctx, size_t m, const polynomial *p, size_t
 }
 
 /* x goes through n_steps steps with one Gram matrix. */
-static void apply_steps(hyb_ctx *ctx, size_t n_rows, size_t n_cols, const polynomial *p, size_t n_steps, int normalize,
-                        float **x, hyb_orthogonal_work *work) {
+static void apply_steps(hyb_ctx *ctx, size_t n_rows, size_t n_cols, const hyb_polynomial *p, size_t n_steps,
+                        int normalize, float **x, hyb_orthogonal_work *work) {
     size_t m = hyb_min_size(n_rows, n_cols);
     gram_matrix(ctx, n_rows, n_cols, *x, work->gram, work->gemm);
     multiply_factors(ctx, m, p, n_steps, normalize, work);
@@ -166,10 +137,10 @@ static void apply_steps(hyb_ctx *ctx, size_t n_rows, size_t n_cols, const polyno
     swap(x, &work->next);
 }
 
-static void through_steps(hyb_ctx *ctx, size_t n_rows, size_t n_cols, const polynomial *steps, size_t n_steps,
+static void through_steps(hyb_ctx *ctx, size_t n_rows, size_t n_cols, const hyb_polynomial *steps, size_t n_steps,
                           float **x, hyb_orthogonal_work *work) {
     size_t shorter = hyb_min_size(n_rows, n_cols), longer = n_rows + n_cols - shorter;
-    size_t at_once = (double)longer >= LONG_RATIO * (double)shorter ? n_steps : 1;
+    size_t at_once = (double)longer >= HYB_LONG_RATIO * (double)shorter ? n_steps : 1;
     for (size_t i = 0; i < n_steps; i += at_once) apply_steps(ctx, n_rows, n_cols, steps + i, at_once, i == 0, x, work);
 }
 
@@ -194,11 +165,11 @@ double hyb_spectral_bound_of(hyb_ctx *ctx, size_t n_rows, size_t n_cols, const f
     double squares = 0.0, power = 1.0; /* of X X^T */
     for (size_t r = 0; r < n_rows; r++) squares += ctx->kernels.sum_squares_f64(x + r * n_cols, n_cols);
     /* Where squares could leave the range of floats, the Frobenius norm is a bound, too. */
-    if (!(squares > MIN_SQUARES && squares < 1.0 / MIN_SQUARES)) return sqrt(squares);
+    if (!(squares > HYB_BOUND_MIN_SQUARES && squares < 1.0 / HYB_BOUND_MIN_SQUARES)) return sqrt(squares);
     float *a = work->gram, *next = work->factor;
     gram_matrix(ctx, n_rows, n_cols, x, a, work->gemm);
     double log_scale = log(divide_by_trace(ctx, m, a));
-    for (int i = 0; i < BOUND_SQUARINGS; i++) {
+    for (int i = 0; i < HYB_BOUND_SQUARINGS; i++) {
         multiply_squares(ctx, m, a, a, next, work->gemm);
         swap(&a, &next);
         power *= 2.0;
@@ -206,7 +177,7 @@ double hyb_spectral_bound_of(hyb_ctx *ctx, size_t n_rows, size_t n_cols, const f
     }
     /* The squared Frobenius norm of the last one is the trace of its square. */
     squares = ctx->kernels.sum_squares_f64(a, m * m);
-    return exp((2.0 * log_scale + log(squares)) / (4.0 * power)) * BOUND_MARGIN;
+    return exp((2.0 * log_scale + log(squares)) / (4.0 * power)) * HYB_BOUND_MARGIN;
 }
 
 /* ---- public ---- */
@@ -252,7 +223,7 @@ hyb_status hyb_orthogonalize(hyb_ctx *ctx, size_t n_rows, size_t n_cols, const f
     if (squares > 0.0) {
         double inverse = 1.0 / sqrt(squares); /* beyond the range of floats for very small values */
         for (size_t i = 0; i < n_rows * n_cols; i++) values[i] = (float)((double)x[i] * inverse);
-        for (int i = 0; i < ROUNDS; i++)
+        for (int i = 0; i < HYB_ORTHOGONAL_ROUNDS; i++)
             through_steps(ctx, n_rows, n_cols, three_quintics, N_STEPS(three_quintics), &values, &work);
         hyb_newton_schulz_cubic(ctx, n_rows, n_cols, &values, &work);
         memcpy(out, values, n_rows * n_cols * sizeof *out);

@@ -7,9 +7,7 @@
 #include <hybrid/optimize.h>
 
 #include "common.h"
-
-/* The largest singular value of a direction: 1, and the rounding of products in fp32. */
-#define HYB_ORTHOGONAL_BOUND 1.0002
+#include "step_constants.h"
 
 /* Work memory of one matrix: one more of its size, and four squares over its shorter side m. */
 typedef struct hyb_orthogonal_work {

@@ -47,5 +47,8 @@ hyb_status hyb_quantize_levels_check(hyb_ctx *ctx, int32_t levels, double scale)
 hyb_status hyb_adamw_update_rows(hyb_ctx *ctx, const hyb_adamw *adamw, size_t n_rows, size_t n_cols,
                                  const float *gradient, float *weights, float *first_moment, float *second_moment,
                                  const hyb_state_8bit *state, const float *row_multipliers, hyb_magnitudes *magnitudes);
+/* INVALID_ARGUMENT for options out of range; the constants of an update. */
+hyb_status hyb_adamw_check(hyb_ctx *ctx, const hyb_adamw *adamw);
+void hyb_adamw_fold(const hyb_adamw *adamw, hyb_adamw_job *job);
 
 #endif /* HYB_QUANTIZE_INTERNAL_H */

@@ -10,16 +10,6 @@
 
 /* Values that one task handles. */
 #define TASK_VALUES ((size_t)32768)
-/* The bound of the weights' largest singular value is computed anew every so many steps; in between it grows by what
- * every step can add: with a radius of 0.05 by 0.8 in all, which weight decay multiplies by 0.1. */
-#define BOUND_STEPS 16
-/* The cubic maps 0..2 to 0..1, and rows lengthened by a factor lengthen singular values by it at most. */
-#define MAX_ROW_FACTOR 1.6
-/* A momentum of a smaller Frobenius norm gives no direction: its inverse would leave the range of floats. */
-#define SMALLEST_NORM 1e-30
-/* Up to this Frobenius norm and from its inverse on, powers of singular values up to the fifth and their coefficients
- * are in the range of floats: the momentum need not be scaled, which saves a pass over it. */
-#define PLAIN_NORM 1e5
 
 /* ---- options ---- */
 
@@ -134,14 +124,16 @@ static void row_sum_task(void *argument, size_t index, size_t worker) {
         loop->row_sums[r] = loop->ctx->kernels.sum_squares_f64(loop->x + r * n_cols, n_cols);
 }
 
-static double row_factor(const hyb_trust_tensor *t, size_t r) { return 1.0 / (sqrt((double)t->row_moment[r]) + 1e-8); }
+static double row_factor(const hyb_trust_tensor *t, size_t r) {
+    return 1.0 / (sqrt((double)t->row_moment[r]) + HYB_TRUST_ROW_EPSILON);
+}
 
 static void row_scale_task(void *argument, size_t index, size_t worker) {
     const row_loop *loop = argument;
     size_t end, first = task_rows(loop, index, &end), n_cols = loop->tensor->n_cols;
     (void)worker;
     for (size_t r = first; r < end; r++) {
-        double factor = fmin(row_factor(loop->tensor, r) * loop->scale, MAX_ROW_FACTOR);
+        double factor = fmin(row_factor(loop->tensor, r) * loop->scale, HYB_TRUST_MAX_ROW_FACTOR);
         loop->ctx->kernels.scale_f32(loop->x + r * n_cols, loop->x + r * n_cols, n_cols, (float)factor);
     }
 }
@@ -193,11 +185,11 @@ static void direction(row_loop *loop, hyb_orthogonal_work *work) {
     const hyb_trust_tensor *t = loop->tensor;
     for_rows(loop, momentum_task);
     double norm = sqrt(sum_rows(loop));
-    if (!(norm > SMALLEST_NORM)) {
+    if (!(norm > HYB_TRUST_SMALLEST_NORM)) {
         memset(loop->x, 0, t->n_rows * t->n_cols * sizeof *loop->x);
         return;
     }
-    if (norm < 1.0 / PLAIN_NORM || norm > PLAIN_NORM) {
+    if (norm < 1.0 / HYB_TRUST_PLAIN_NORM || norm > HYB_TRUST_PLAIN_NORM) {
         loop->scale = 1.0 / norm;
         for_rows(loop, scale_task);
     }
@@ -213,7 +205,7 @@ int hyb_trust_matrix_step(hyb_ctx *ctx, const hyb_trust_region *o, const hyb_tru
     row_loop loop = {.ctx = ctx, .options = o, .tensor = t, .x = x, .row_sums = own.rows};
     double decay = (double)o->weight_decay, bound = (double)*t->spectral_bound;
     double shape = t->n_rows > t->n_cols ? sqrt((double)t->n_rows / (double)t->n_cols) : 1.0, least, most;
-    if (decay > 0.0 && (bound == 0.0 || o->step % BOUND_STEPS == 0))
+    if (decay > 0.0 && (bound == 0.0 || o->step % HYB_TRUST_BOUND_STEPS == 0))
         bound = hyb_spectral_bound_of(ctx, t->n_rows, t->n_cols, t->weights, &own);
     direction(&loop, &own);
     /* The norm of a matrix whose rows are multiplied grows by the largest multiplier at most. (Ahead of the cubic,
@@ -227,14 +219,14 @@ int hyb_trust_matrix_step(hyb_ctx *ctx, const hyb_trust_region *o, const hyb_tru
     for_rows(&loop, apply_task);
     /* The next one, rounded up. */
     double kept = fmax(fabs(1.0 - rate * decay * least), fabs(1.0 - rate * decay * most));
-    bound = (kept * bound + rate * most * shape * HYB_ORTHOGONAL_BOUND) * (1.0 + 1e-6);
+    bound = (kept * bound + rate * most * shape * HYB_ORTHOGONAL_BOUND) * (1.0 + HYB_TRUST_MARGIN);
     *t->spectral_bound = decay > 0.0 ? (float)bound : 0.0f;
     return longest > 0.0 && rate < (double)o->learning_rate;
 }
 
 /* ---- Adam's direction ---- */
 
-static void fold_constants(const hyb_trust_region *o, double rate, hyb_adam_change_job *job) {
+static void fold_moments(const hyb_trust_region *o, double rate, hyb_adam_change_job *job) {
     double beta1 = (double)o->beta1, beta2 = (double)o->beta2, t = (double)o->step;
     job->beta1 = o->beta1;
     job->one_minus_beta1 = (float)(1.0 - beta1);
@@ -243,6 +235,20 @@ static void fold_constants(const hyb_trust_region *o, double rate, hyb_adam_chan
     job->step_size = (float)(rate / (1.0 - pow(beta1, t)));
     job->inv_sqrt_correction2 = (float)(1.0 / sqrt(1.0 - pow(beta2, t)));
     job->epsilon = o->epsilon;
+}
+
+void hyb_trust_change_job(const hyb_trust_region *o, int is_matrix, hyb_adam_change_job *job) {
+    fold_moments(o, (double)o->learning_rate, job);
+    job->limit = HUGE_VALF;
+    job->decay = is_matrix ? (float)((double)o->learning_rate * (double)o->weight_decay) : 0.0f;
+}
+
+void hyb_trust_vector_job(const hyb_trust_region *o, int is_gain, hyb_adam_change_job *job) {
+    double ratio = (double)o->vector_ratio, rate = ratio * fmin((double)o->learning_rate, (double)o->radius);
+    if (is_gain) rate = fmin(rate, (double)o->gain_rate);
+    fold_moments(o, rate, job);
+    job->limit = (float)(ratio * (double)o->radius);
+    job->decay = 0.0f;
 }
 
 /* Adam's change of row r; the sum of its squares. */
@@ -275,9 +281,7 @@ static void adam_change_task(void *argument, size_t index, size_t worker) {
 
 double hyb_trust_adam_change(hyb_ctx *ctx, const hyb_trust_region *o, const hyb_trust_tensor *t, double *rows) {
     row_loop loop = {.ctx = ctx, .options = o, .tensor = t, .x = t->change, .row_sums = rows};
-    fold_constants(o, (double)o->learning_rate, &loop.adam);
-    loop.adam.limit = HUGE_VALF;
-    loop.adam.decay = t->is_matrix ? (float)((double)o->learning_rate * (double)o->weight_decay) : 0.0f;
+    hyb_trust_change_job(o, t->is_matrix, &loop.adam);
     for_rows(&loop, adam_change_task);
     return sum_rows(&loop);
 }
@@ -304,10 +308,7 @@ static void vector_task(void *argument, size_t index, size_t worker) {
 void hyb_trust_vector_step(hyb_ctx *ctx, const hyb_trust_region *o, const hyb_trust_tensor *t, int is_gain, float *rows,
                            size_t row_floats) {
     row_loop loop = {.ctx = ctx, .options = o, .tensor = t, .x = rows, .ld_x = row_floats};
-    double ratio = (double)o->vector_ratio, rate = ratio * fmin((double)o->learning_rate, (double)o->radius);
-    if (is_gain) rate = fmin(rate, (double)o->gain_rate);
-    fold_constants(o, rate, &loop.adam);
-    loop.adam.limit = (float)(ratio * (double)o->radius);
+    hyb_trust_vector_job(o, is_gain, &loop.adam);
     for_rows(&loop, vector_task);
 }
 

@@ -40,6 +40,10 @@ double hyb_trust_adam_change(hyb_ctx *ctx, const hyb_trust_region *options, cons
                              double *rows);
 void hyb_trust_apply(hyb_ctx *ctx, const hyb_trust_tensor *tensor, float factor);
 
+/* The constants of Adam's change: with RMS and L2; of embedding, head or gain with SPECTRAL. */
+void hyb_trust_change_job(const hyb_trust_region *options, int is_matrix, hyb_adam_change_job *job);
+void hyb_trust_vector_job(const hyb_trust_region *options, int is_gain, hyb_adam_change_job *job);
+
 /* dot(a, b) of n values, and the sums of squares of both: [0] a b, [1] a a, [2] b b; added to. */
 void hyb_trust_products(hyb_ctx *ctx, const float *a, const float *b, size_t n, double products[3]);
 

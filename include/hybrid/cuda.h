@@ -17,6 +17,7 @@
 #include <hybrid/base.h>
 #include <hybrid/compress.h>
 #include <hybrid/matmul.h>
+#include <hybrid/optimize.h>
 #include <hybrid/quantize.h>
 
 #ifdef __cplusplus
@@ -197,6 +198,79 @@ HYB_API hyb_status hyb_cuda_compress(hyb_cuda *cuda, const hyb_compressor *compr
 HYB_API hyb_status hyb_cuda_decompress(hyb_cuda *cuda, const hyb_compressor *compressor, hyb_device_address bytes,
                                        size_t n_bytes, size_t n_rows, size_t n_cols, hyb_device_address values,
                                        hyb_stream stream);
+
+/* ---- optimize ---- */
+
+/* Arguments, shapes and limits are those of the CPU's functions in hybrid/optimize.h and hybrid/matmul.h, unless said;
+ * pointers there are addresses here, multiples of their type's size (multiples of 16 are faster). Results that are
+ * numbers lie in device memory, too, so that nothing waits. A NaN or an infinity is reported by hyb_cuda_synchronize,
+ * but by hyb_cuda_gemm. Errors: INVALID_ARGUMENT, OUT_OF_MEMORY (work memory), DEVICE. */
+
+/* C = A B (+ C if accumulate), as hyb_gemm, by cuBLAS: the library that the environment's HYB_CUBLAS_LIBRARY names, or
+ * else libcublas.so.13 or .12 where the system's loader finds one. Without it (and where the variable is empty) by a
+ * kernel of this module, which adds up in ascending order of k with fused multiply-add. fp32 throughout, never TF32;
+ * but the bits depend on which of them it is, on the library's version and the device. The first product of a handle
+ * may wait, while cuBLAS is loaded: not while a graph is captured. */
+HYB_API hyb_status hyb_cuda_gemm(hyb_cuda *cuda, hyb_transpose transpose, size_t m, size_t n, size_t k,
+                                 hyb_device_address a, size_t lda, hyb_device_address b, size_t ldb, int accumulate,
+                                 hyb_device_address c, size_t ldc, hyb_stream stream);
+
+/* hyb_adamw_update: the bits of a CPU with fused multiply-add (AVX2, AVX-512, NEON). Without it a CPU's results differ
+ * by rounding: moments by 2^-22 of the sum of their terms' magnitudes, weights by 2^-22 of their own and of the terms
+ * of their change, which the difference of the moments moves, too. */
+HYB_API hyb_status hyb_cuda_adamw_update(hyb_cuda *cuda, const hyb_adamw *adamw, size_t n, hyb_device_address gradient,
+                                         hyb_device_address weights, hyb_device_address first_moment,
+                                         hyb_device_address second_moment, hyb_stream stream);
+
+/* hyb_orthogonalize and hyb_spectral_bound: the same steps and the same bounds of what comes out (singular values,
+ * margin), not the same bits: products are hyb_cuda_gemm's. bound: fp64 [1]. */
+HYB_API hyb_status hyb_cuda_orthogonalize(hyb_cuda *cuda, size_t n_rows, size_t n_cols, hyb_device_address x,
+                                          hyb_device_address out, hyb_stream stream);
+HYB_API hyb_status hyb_cuda_spectral_bound(hyb_cuda *cuda, size_t n_rows, size_t n_cols, hyb_device_address x,
+                                           hyb_device_address bound, hyb_stream stream);
+
+/* hyb_sum_squares and hyb_constrain_norm_f32 and _f64: the CPU's bits. sum, norm: fp64 [1]; is_active: int32 [1];
+ * norm and is_active may be 0. With a NaN or an infinity, out, norm and is_active stay as they were. */
+HYB_API hyb_status hyb_cuda_sum_squares(hyb_cuda *cuda, hyb_device_address values, size_t n, hyb_device_address sum,
+                                        hyb_stream stream);
+HYB_API hyb_status hyb_cuda_constrain_norm_f32(hyb_cuda *cuda, double radius, size_t n, hyb_device_address x,
+                                               hyb_device_address out, hyb_device_address norm,
+                                               hyb_device_address is_active, hyb_stream stream);
+HYB_API hyb_status hyb_cuda_constrain_norm_f64(hyb_cuda *cuda, double radius, size_t n, hyb_device_address x,
+                                               hyb_device_address out, hyb_device_address norm,
+                                               hyb_device_address is_active, hyb_stream stream);
+
+/* What a tensor is to a trust-region step: a layer's matrix, orthogonalised with SPECTRAL and subject to weight decay;
+ * an embedding or a head; a gain. */
+typedef enum hyb_trust_kind { HYB_TRUST_MATRIX = 0, HYB_TRUST_EMBEDDING = 1, HYB_TRUST_GAIN = 2 } hyb_trust_kind;
+
+/* A tensor and its state in device memory; fp32 [n_rows][n_cols] unless said, no overlap. 0 where nothing is said to be
+ * needed. All state is zero before the first step. */
+typedef struct hyb_cuda_trust_tensor {
+    size_t n_rows, n_cols; /* >= 1 */
+    int32_t kind;          /* hyb_trust_kind */
+    hyb_device_address gradient;
+    hyb_device_address weights;        /* in and out */
+    hyb_device_address first_moment;   /* in and out; the momentum of a matrix with SPECTRAL */
+    hyb_device_address second_moment;  /* in and out; but for a matrix with SPECTRAL */
+    hyb_device_address change;         /* out: of this step; but for what is no matrix with SPECTRAL */
+    hyb_device_address row_moment;     /* in and out, [n_rows]: a matrix with SPECTRAL and row_beta > 0 */
+    hyb_device_address spectral_bound; /* in and out, [1]: a matrix with SPECTRAL; of the weights' norm, 0: not known */
+    hyb_device_address is_shortened;   /* out, int32 [1]: 1 if the radius shortened the step; may be 0 */
+} hyb_cuda_trust_tensor;
+
+/* A trust-region step of n_tensors tensors, as hyb_language_model_apply_trust_region makes it of a model's: with L2 one
+ * ball holds the changes of all of them (is_shortened is the first one's), else each tensor has its own. optimizer:
+ * SPECTRAL, RMS or L2. Neither row multipliers nor state in 8 bits.
+ *
+ * The guarantee is the CPU's: no change leaves its ball, up to the rounding of the stored weights. Results differ from
+ * the CPU's by rounding: Adam's elements as in hyb_cuda_adamw_update, factors of RMS and L2 by a unit in the last
+ * place, directions as hyb_cuda_orthogonalize. The norm of a matrix's weights is bounded anew in the first step and
+ * every 16th; where it is not known in between (0), their Frobenius norm takes its place, which shortens the step more.
+ */
+HYB_API hyb_status hyb_cuda_trust_region_update(hyb_cuda *cuda, const hyb_trust_region *options,
+                                                hyb_optimizer optimizer, size_t n_tensors,
+                                                const hyb_cuda_trust_tensor *tensors, hyb_stream stream);
 
 /* hyb: cdef end */
 

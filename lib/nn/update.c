@@ -61,9 +61,6 @@ hyb_status hyb_update_adamw(hyb_update *u, const hyb_adamw *adamw, float clip_no
 
 /* ---- trust region ---- */
 
-/* Below this root mean square a tensor's own is no measure for its steps. */
-#define SMALLEST_RMS 1e-3
-
 static hyb_trust_tensor trust_tensor(const hyb_tensor *t, hyb_magnitudes *magnitudes) {
     return (hyb_trust_tensor){.n_rows = t->n_rows,
                               .n_cols = t->n_cols,
@@ -90,7 +87,7 @@ static float shorten(trust_scale *scale, double length, double radius) {
     scale->n_balls++;
     if (!(length > radius)) return 1.0f;
     scale->n_shortened++;
-    return (float)(radius / length * (1.0 - 1e-6)); /* the rounding of the products stays inside */
+    return (float)(radius / length * (1.0 - HYB_TRUST_MARGIN));
 }
 
 /* The root mean square of a tensor's weights. */
@@ -107,7 +104,7 @@ static void update_tensor(const hyb_update *u, const hyb_trust_region *o, hyb_te
     if (u->optimizer == HYB_OPTIMIZER_L2) {
         hyb_trust_apply(ctx, &tensor, l2_factor);
     } else if (u->optimizer == HYB_OPTIMIZER_RMS) {
-        double n = (double)hyb_tensor_size(t), rms = fmax(weights_rms(ctx, t), SMALLEST_RMS);
+        double n = (double)hyb_tensor_size(t), rms = fmax(weights_rms(ctx, t), HYB_TRUST_SMALLEST_RMS);
         double squares = hyb_trust_adam_change(ctx, o, &tensor, u->work->row_sums);
         hyb_trust_apply(ctx, &tensor, shorten(scale, sqrt(squares / n) / rms, (double)o->radius));
     } else if (t->is_linear) {
