@@ -36,9 +36,16 @@ typedef struct hyb_cuda_state hyb_cuda_state;
     X(synchronize, (hyb_cuda_state *state, void *stream, int *not_finite)) \
     /* runs a kernel whose result is known; waits */ \
     X(self_test, (hyb_cuda_state *state, int *passed))
+
+/* ---- cluster.cu, cluster_lloyd.cu ---- */
+#define HYB_CUDA_CLUSTER(X) \
+    /* n >= 1; distances may be NULL */ \
+    X(cluster_nearest, (hyb_cuda_state *state, const float *points, size_t n, size_t d, const float *centroids, size_t k, int32_t *labels, double *distances, void *stream)) \
+    /* Waits. options: complete and checked. labels may be NULL. HYB_ERROR_NOT_FINITE, HYB_ERROR_CANCELLED */ \
+    X(kmeans, (hyb_cuda_state *state, const hyb_kmeans_options *options, const float *points, size_t n, size_t d, float *centroids, int32_t *labels, hyb_kmeans_result *result, void *stream))
 /* clang-format on */
 
-#define HYB_CUDA_FUNCTIONS(X) HYB_CUDA_CORE(X)
+#define HYB_CUDA_FUNCTIONS(X) HYB_CUDA_CORE(X) HYB_CUDA_CLUSTER(X)
 
 typedef struct hyb_cuda_table {
     uint32_t version;    /* HYB_CUDA_TABLE_VERSION */
