@@ -139,10 +139,17 @@ typedef struct hyb_cuda_matrix_step {
     /* is_one_ball: of all tensors (L2); else of each, in units of its root mean square (RMS) */ \
     X(ball_step, (hyb_cuda_state *state, const hyb_cuda_adam *matrix, const hyb_cuda_adam *vector, int is_one_ball, \
                   double radius, size_t n_tensors, const hyb_cuda_adam_tensor *tensors, void *stream))
+
+/* ---- cluster.cu, cluster_lloyd.cu ---- */
+#define HYB_CUDA_CLUSTER(X) \
+    /* n >= 1; distances may be NULL */ \
+    X(cluster_nearest, (hyb_cuda_state *state, const float *points, size_t n, size_t d, const float *centroids, size_t k, int32_t *labels, double *distances, void *stream)) \
+    /* Waits. options: complete and checked. labels may be NULL. HYB_ERROR_NOT_FINITE, HYB_ERROR_CANCELLED */ \
+    X(kmeans, (hyb_cuda_state *state, const hyb_kmeans_options *options, const float *points, size_t n, size_t d, float *centroids, int32_t *labels, hyb_kmeans_result *result, void *stream))
 /* clang-format on */
 
 #define HYB_CUDA_FUNCTIONS(X) HYB_CUDA_CORE(X) HYB_CUDA_QUANTIZE(X) HYB_CUDA_PACK(X) HYB_CUDA_MATMUL(X)                \
-    HYB_CUDA_COMPRESS(X) HYB_CUDA_OPTIMIZE(X)
+    HYB_CUDA_COMPRESS(X) HYB_CUDA_OPTIMIZE(X) HYB_CUDA_CLUSTER(X)
 
 typedef struct hyb_cuda_table {
     uint32_t version;    /* HYB_CUDA_TABLE_VERSION */

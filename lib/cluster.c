@@ -119,7 +119,7 @@ static hyb_status check_weights(hyb_ctx *ctx, const hyb_cluster_type *type, cons
     return hyb_fail(ctx, HYB_ERROR_INVALID_ARGUMENT, "kmeans: sample_weights add up to %g, more than 1e150", total);
 }
 
-static hyb_status check_sizes(hyb_ctx *ctx, size_t d, size_t k) {
+hyb_status hyb_cluster_check_sizes(hyb_ctx *ctx, size_t d, size_t k) {
     if (d == 0) return hyb_fail(ctx, HYB_ERROR_INVALID_ARGUMENT, "kmeans: points have no dimension (d is 0)");
     if (k >= 1 && k <= HYB_KMEANS_MAX_CLUSTERS) return HYB_OK;
     return hyb_fail(ctx, HYB_ERROR_INVALID_ARGUMENT, "kmeans: the number of clusters is %zu; it must be 1 to %d", k,
@@ -254,16 +254,22 @@ static void fit_free(fit *f) {
     hyb_free(ctx, f->best.centroids);
 }
 
+hyb_status hyb_cluster_read_options(hyb_ctx *ctx, const hyb_kmeans_options *given, size_t n, size_t d,
+                                    hyb_kmeans_options *options) {
+    *options = (hyb_kmeans_options){.struct_size = sizeof *options, .n_clusters = 8, .max_iterations = 300};
+    options->tolerance = 1e-4;
+    if (given != NULL) HYB_TRY(hyb_read_struct(ctx, "kmeans_options", options, given, sizeof *options));
+    HYB_TRY(hyb_cluster_check_sizes(ctx, d, options->n_clusters));
+    return check_options(ctx, options, n);
+}
+
 static hyb_status kmeans(hyb_ctx *ctx, const hyb_kmeans_options *given, hyb_cluster_type type, const void *points,
                          size_t n, size_t d, const void *weights, void *centroids, int32_t *labels,
                          hyb_kmeans_result *result) {
-    hyb_kmeans_options options = {.struct_size = sizeof options, .n_clusters = 8, .max_iterations = 300};
+    hyb_kmeans_options options;
     fit f = {.data = {.ctx = ctx, .type = type, .points = points, .weights = weights, .n = n, .d = d}};
     double max_abs = 0;
-    options.tolerance = 1e-4;
-    if (given != NULL) HYB_TRY(hyb_read_struct(ctx, "kmeans_options", &options, given, sizeof options));
-    HYB_TRY(check_sizes(ctx, d, options.n_clusters));
-    HYB_TRY(check_options(ctx, &options, n));
+    HYB_TRY(hyb_cluster_read_options(ctx, given, n, d, &options));
     if (centroids == NULL) return hyb_fail(ctx, HYB_ERROR_INVALID_ARGUMENT, "kmeans: centroids is NULL");
     HYB_TRY(check_matrix(ctx, &type, "points", points, n, d, &f.data.max_abs));
     HYB_TRY(check_weights(ctx, &type, weights, n));
@@ -296,7 +302,7 @@ hyb_status hyb_kmeans_f64(hyb_ctx *ctx, const hyb_kmeans_options *options, const
 
 /* Points and centroids that are looked at together. */
 static hyb_status check_pair(hyb_cluster_data *data, const void *centroids, size_t k) {
-    HYB_TRY(check_sizes(data->ctx, data->d, k));
+    HYB_TRY(hyb_cluster_check_sizes(data->ctx, data->d, k));
     HYB_TRY(check_matrix(data->ctx, &data->type, "points", data->points, data->n, data->d, &data->max_abs));
     return check_matrix(data->ctx, &data->type, "centroids", centroids, k, data->d, &data->max_abs);
 }

@@ -85,6 +85,12 @@ double hyb_cluster_largest_norm(const hyb_cluster_data *data);
 hyb_cluster_type hyb_cluster_f32(const hyb_ctx *ctx);
 hyb_cluster_type hyb_cluster_f64(const hyb_ctx *ctx);
 
+/* INVALID_ARGUMENT unless points have a dimension and k is in its range. */
+hyb_status hyb_cluster_check_sizes(hyb_ctx *ctx, size_t d, size_t k);
+/* Options with the defaults for what `given` (may be NULL) lacks, checked for n points of d dimensions. */
+hyb_status hyb_cluster_read_options(hyb_ctx *ctx, const hyb_kmeans_options *given, size_t n, size_t d,
+                                    hyb_kmeans_options *options);
+
 /* ---- cluster_nearest.c ---- */
 
 /* Sets data->centre (memory of d elements) to the mean of rows [n][d]. */

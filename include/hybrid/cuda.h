@@ -15,6 +15,7 @@
 #define HYBRID_CUDA_H
 
 #include <hybrid/base.h>
+#include <hybrid/cluster.h>
 #include <hybrid/compress.h>
 #include <hybrid/matmul.h>
 #include <hybrid/optimize.h>
@@ -271,6 +272,38 @@ typedef struct hyb_cuda_trust_tensor {
 HYB_API hyb_status hyb_cuda_trust_region_update(hyb_cuda *cuda, const hyb_trust_region *options,
                                                 hyb_optimizer optimizer, size_t n_tensors,
                                                 const hyb_cuda_trust_tensor *tensors, hyb_stream stream);
+
+/* ---- cluster ---- */
+
+/* Finds the nearest centroid of each point: hyb_kmeans_assign_f32 with the same labels and distances, to the last bit.
+ *   points             [n][d] fp32, finite; n up to 2^31 - 1, may be 0
+ *   centroids          [k][d] fp32, finite; 1 <= k <= HYB_KMEANS_MAX_CLUSTERS
+ *   labels             [n] int32
+ *   squared_distances  [n] fp64: to the nearest centroid; 0 if not wanted
+ * Rows that begin at multiples of 16 bytes are read fastest. Work memory: 4 bytes a point, and a copy of the centroids.
+ * A NaN or an infinity shows in hyb_cuda_synchronize. Errors: INVALID_ARGUMENT, OUT_OF_MEMORY, DEVICE. */
+HYB_API hyb_status hyb_cuda_cluster_nearest(hyb_cuda *cuda, hyb_device_address points, size_t n, size_t d,
+                                            hyb_device_address centroids, size_t k, hyb_device_address labels,
+                                            hyb_device_address squared_distances, hyb_stream stream);
+
+/* Lloyd's iterations from given centroids: hyb_kmeans_f32 with init = GIVEN, without sample weights and mini-batches
+ * (other options: UNSUPPORTED). Start centroids can come from hyb_kmeans_f32 on a sample of the points. Waits, once or
+ * twice an iteration, and for all that was queued on the stream before.
+ *   points     [n][d] fp32, n up to 2^31 - 1
+ *   centroids  [k][d] fp32: start and result; an error leaves them as they were
+ *   labels     [n] int32: the nearest of the resulting centroids; 0 if not wanted
+ *   result     host memory; NULL if not wanted
+ * Sums are made in the CPU's chunks and order, and empty clusters filled like there: labels, centroids, number of
+ * iterations and inertia are the CPU's, with these exceptions, in which a mean that lies next to the middle of two
+ * floats may become the other one: iterations for which the CPU follows changed labels instead of summing anew (its
+ * last sums are always new); and d = 1, where both use prefix sums, whose last bits differ (by n 2^-53 of the sum of
+ * |x - mean| at most). The variance that tolerance refers to is the CPU's but for its last bits.
+ * Work memory: about 44 bytes a point (d = 1: 60) and d / 4 bytes a point for the chunks' sums.
+ * Errors: INVALID_ARGUMENT, STRUCT_SIZE, UNSUPPORTED, NOT_FINITE (of any call since the last hyb_cuda_synchronize),
+ * OUT_OF_MEMORY, CANCELLED, DEVICE. */
+HYB_API hyb_status hyb_cuda_kmeans(hyb_cuda *cuda, const hyb_kmeans_options *options, hyb_device_address points,
+                                   size_t n, size_t d, hyb_device_address centroids, hyb_device_address labels,
+                                   hyb_kmeans_result *result, hyb_stream stream);
 
 /* hyb: cdef end */
 
