@@ -187,6 +187,14 @@ int hyb_coded_begin(hyb_symbols symbols, size_t n, const uint8_t **head, const u
     return rows < n_rows || rows == 0;
 }
 
+int hyb_coded_pass(hyb_symbols symbols, size_t n, const uint8_t **head, const uint8_t *end) {
+    hyb_coded coded;
+    if (!hyb_coded_begin(symbols, n, head, end, &coded)) return 0;
+    for (size_t groups = hyb_ceil_div(n, coded.group_size); groups > 0; --groups)
+        if (!hyb_rans_get_model(symbols, head, end, NULL)) return 0;
+    return 1;
+}
+
 int hyb_coded_read(hyb_coded *coded, hyb_rans_decoder *decoder, const uint8_t **head, const uint8_t *end, size_t n,
                    uint8_t *bytes) {
     while (n > 0) {

@@ -40,6 +40,8 @@ typedef struct hyb_coded {
 } hyb_coded;
 /* Reads the length of the groups of n symbols. Returns 0 if it is not in the bytes. */
 int hyb_coded_begin(hyb_symbols symbols, size_t n, const uint8_t **head, const uint8_t *end, hyb_coded *coded);
+/* Moves *head behind a coding of n >= 1 symbols. Returns 0 if it is not in the bytes. */
+int hyb_coded_pass(hyb_symbols symbols, size_t n, const uint8_t **head, const uint8_t *end);
 /* The next n symbols, models from *head: n is a multiple of 64 but for the last ones. Returns 0 if head or stream are
  * damaged. */
 int hyb_coded_read(hyb_coded *coded, hyb_rans_decoder *decoder, const uint8_t **head, const uint8_t *end, size_t n,

@@ -72,11 +72,6 @@ const uint8_t *hyb_file_config_bytes(const hyb_file *file);
 const uint8_t *hyb_file_image(const hyb_file *file);
 hyb_ctx *hyb_file_ctx(const hyb_file *file);
 
-/* file_expand.c: the original of a compressed file whose header's checksum, version and length were checked, in memory
- * of the context that the caller frees. Its body's checksum is not looked at: whoever checks the original does. Errors:
- * FORMAT, CHECKSUM, OUT_OF_MEMORY. */
-hyb_status hyb_file_expand_image(hyb_ctx *ctx, const uint8_t *bytes, size_t n_bytes, uint8_t **image, size_t *n_image);
-
 /* Where the sections lie. Offsets of absent sections are 0. */
 typedef struct hyb_file_layout {
     uint64_t tokenizer, tokenizer_bytes;

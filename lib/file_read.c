@@ -1,29 +1,11 @@
 /* file_read.c - opens a .hyb file: believes nothing before it was checked.
  *
- * The order: header checksum, version, length, body checksum, sections, configuration, directory, contents. A checksum
+ * The order: header checksum, version, length, body checksum, sections, configuration, directory; a file that is begun
+ * (file_data.h) is there, one that is open has its contents in memory and checked, too (file_data.c). A checksum
  * finds accidents, not malice, so that everything behind it is checked as if there were none. What is accepted is
  * exactly what file_write.c could have written (and ternary in 2 bits): the layout has no freedom.
  */
-#include <hybrid/file.h>
-
-#include "common.h"
-#include "file_layout.h"
-#include "file_system.h"
-
-/* Codes that are unpacked at a time to check a tensor: a multiple of 40, so that every packing ends at a whole byte. */
-#define CHECKED_CODES ((size_t)40 * 512)
-
-struct hyb_file {
-    hyb_ctx *ctx;
-    const uint8_t *bytes;
-    size_t n_bytes;
-    void *owned;             /* the bytes, if they were read from a file or expanded; else NULL */
-    uint32_t stored_version; /* of the file as it was given: 3 if it is compressed */
-    size_t stored_bytes;
-    hyb_file_layout layout;
-    hyb_language_model_config config; /* of a language model */
-    const char **names;               /* [n_tensors], sorted; they point into the directory */
-};
+#include "file_open.h"
 
 /* ---- header ---- */
 
@@ -75,8 +57,8 @@ static hyb_status check_field(const hyb_file *file, size_t at, const char *name,
                     (unsigned long long)found, (unsigned long long)expected);
 }
 
-static hyb_status check_sections(hyb_file *file) {
-    const uint8_t *header = file->bytes;
+/* Works out where the sections of a file that is not compressed lie. */
+static hyb_status read_layout(hyb_file *file, const uint8_t *header) {
     hyb_file_layout *l = &file->layout;
     l->tokenizer_bytes = hyb_load_u64(header + HYB_HEADER_TOKENIZER + 8);
     l->metadata_bytes = hyb_load_u64(header + HYB_HEADER_METADATA + 8);
@@ -85,6 +67,12 @@ static hyb_status check_sections(hyb_file *file) {
     if (!hyb_file_place_sections(l, file->n_bytes))
         return hyb_fail(file->ctx, HYB_ERROR_FORMAT, "header: the sections do not fit into the file's %zu bytes",
                         file->n_bytes);
+    return HYB_OK;
+}
+
+/* The header names those places, and the gaps are zero. */
+static hyb_status check_sections(const hyb_file *file) {
+    const hyb_file_layout *l = &file->layout;
     HYB_TRY(check_field(file, HYB_HEADER_CONFIG, "configuration's offset", HYB_HEADER_BYTES));
     HYB_TRY(check_field(file, HYB_HEADER_CONFIG + 8, "configuration's size", HYB_CONFIG_BYTES));
     HYB_TRY(check_field(file, HYB_HEADER_TOKENIZER, "tokenizer's offset", l->tokenizer));
@@ -181,10 +169,8 @@ static hyb_status check_directory(hyb_file *file) {
     uint64_t cursor = file->layout.data;
     for (size_t i = 0; i < (size_t)file->layout.n_tensors; ++i) {
         const uint8_t *entry = entry_at(file, i);
-        uint64_t end = cursor;
         const char *problem = check_entry(file, entry, &cursor);
         if (problem != NULL) return hyb_fail(file->ctx, HYB_ERROR_FORMAT, "tensor %zu: %s", i, problem);
-        HYB_TRY(check_zero(file, end, hyb_load_u64(entry + HYB_ENTRY_OFFSET)));
         file->names[i] = (const char *)entry;
     }
     if (cursor != file->n_bytes)
@@ -194,80 +180,132 @@ static hyb_status check_directory(hyb_file *file) {
     return twice != NULL ? hyb_fail(file->ctx, HYB_ERROR_FORMAT, "two tensors are called %s", twice) : HYB_OK;
 }
 
-/* ---- contents ---- */
+/* ---- beginning ---- */
 
-static hyb_status check_values(const hyb_file *file, const hyb_file_tensor *t) {
-    const uint8_t *bytes = t->payload;
-    for (size_t i = 0; i < t->payload_bytes / 4; ++i)
-        if (!hyb_is_finite(hyb_float_of(hyb_load_u32(bytes + i * 4))))
-            return hyb_fail(file->ctx, HYB_ERROR_FORMAT, "tensor %s: value %zu is not finite", t->name, i);
-    return HYB_OK;
+hyb_status hyb_input_take(const hyb_input *input, uint64_t offset, size_t n_bytes, void **memory,
+                          const uint8_t **bytes) {
+    *memory = NULL;
+    if (input->bytes != NULL) {
+        *bytes = input->bytes + offset;
+        return HYB_OK;
+    }
+    *bytes = *memory = hyb_alloc(input->ctx, n_bytes, 1);
+    if (*memory == NULL)
+        return hyb_fail(input->ctx, HYB_ERROR_OUT_OF_MEMORY, "no memory for %zu bytes of the file", n_bytes);
+    return hyb_input_read(input, offset, *memory, n_bytes);
 }
 
-/* Unpacks piece by piece; `codes` [CHECKED_CODES] is work memory. */
-static hyb_status check_codes(const hyb_file *file, const hyb_file_tensor *t, int8_t *codes) {
-    const uint8_t *payload = t->payload, *scales = t->scales;
-    size_t n_codes = (size_t)t->n_rows * t->n_cols, first_byte = 0;
-    for (size_t i = 0; i < n_codes; i += CHECKED_CODES) {
-        size_t n = hyb_min_size(n_codes - i, CHECKED_CODES);
-        if (hyb_unpack(file->ctx, (hyb_packing)t->packing, payload + first_byte, n, codes) != HYB_OK)
-            return hyb_fail(file->ctx, HYB_ERROR_FORMAT, "tensor %s: an invalid byte among codes %zu to %zu", t->name,
-                            i, i + n - 1);
-        first_byte += hyb_packed_bytes((hyb_packing)t->packing, n);
+static hyb_status check_body(const hyb_input *input, const uint8_t *header) {
+    hyb_window w;
+    uint32_t crc = 0;
+    hyb_status status = hyb_window_open(input, HYB_HEADER_BYTES, input->n_bytes, &w);
+    while (status == HYB_OK && (status = hyb_window_fill(&w, 1)) == HYB_OK && w.n > 0) {
+        crc = hyb_crc32c(crc, w.next, w.n);
+        hyb_window_pass(&w, w.n);
     }
-    for (size_t i = 0; i < t->n_scales; ++i)
-        if ((scales[2 * i + 1] & 0x7c) == 0x7c) /* binary16: all bits of the exponent */
-            return hyb_fail(file->ctx, HYB_ERROR_FORMAT, "tensor %s: scale %zu is not finite", t->name, i);
-    return HYB_OK;
-}
-
-static hyb_status check_contents(const hyb_file *file) {
-    int8_t *codes = hyb_alloc(file->ctx, CHECKED_CODES, 1);
-    if (codes == NULL) return hyb_fail(file->ctx, HYB_ERROR_OUT_OF_MEMORY, "no memory to check a model file");
-    hyb_status status = HYB_OK;
-    for (size_t i = 0; status == HYB_OK && i < hyb_file_tensor_count(file); ++i) {
-        hyb_file_tensor tensor;
-        status = hyb_file_tensor_at(file, i, &tensor);
-        if (status != HYB_OK) break;
-        status = tensor.format == HYB_FORMAT_F32 ? check_values(file, &tensor) : check_codes(file, &tensor, codes);
-    }
-    hyb_free(file->ctx, codes);
+    hyb_window_close(&w);
+    if (status == HYB_OK && crc != hyb_load_u32(header + HYB_HEADER_BODY_CRC))
+        return hyb_fail(input->ctx, HYB_ERROR_CHECKSUM, "the checksum is wrong: the file is damaged");
     return status;
 }
 
-/* ---- opening and closing ---- */
-
-/* Checks everything behind the header. */
-static hyb_status check_body(hyb_file *file) {
-    if (hyb_load_u32(file->bytes + HYB_HEADER_BODY_CRC) !=
-        hyb_crc32c(0, file->bytes + HYB_HEADER_BYTES, file->n_bytes - HYB_HEADER_BYTES))
-        return hyb_fail(file->ctx, HYB_ERROR_CHECKSUM, "the checksum is wrong: the file is damaged");
+/* Reads and checks all but the data. */
+static hyb_status read_head(hyb_file *file, const uint8_t *header) {
+    HYB_TRY(check_body(&file->input, header));
+    if (file->stored_version == HYB_COMPRESSED_VERSION) {
+        HYB_TRY(hyb_file_begin_compressed(file, header));
+    } else {
+        HYB_TRY(read_layout(file, header));
+        HYB_TRY(hyb_input_take(&file->input, 0, (size_t)file->layout.data, &file->head, &file->bytes));
+        file->is_whole = file->input.bytes != NULL;
+        if (file->head != NULL) memcpy(file->head, header, HYB_HEADER_BYTES); /* the one that was checked */
+    }
     HYB_TRY(check_sections(file));
     HYB_TRY(check_config(file));
     file->names = hyb_alloc(file->ctx, (size_t)file->layout.n_tensors, sizeof *file->names);
     if (file->names == NULL) return hyb_fail(file->ctx, HYB_ERROR_OUT_OF_MEMORY, "no memory for the tensors' names");
-    HYB_TRY(check_directory(file));
-    return check_contents(file);
+    return check_directory(file);
 }
 
-/* Takes `owned` (may be NULL) over, also when it fails. The header was checked; a compressed file is expanded first. */
-static hyb_status open_bytes(hyb_ctx *ctx, const uint8_t *bytes, size_t n_bytes, void *owned, hyb_file **result) {
-    hyb_status status = HYB_OK;
-    hyb_file *file = hyb_alloc_zeroed(ctx, 1, sizeof *file);
+/* Takes the input over, also when it fails. */
+static hyb_status begin(hyb_ctx *ctx, hyb_input input, hyb_file **result) {
+    uint8_t header[HYB_HEADER_BYTES];
+    size_t n_header = input.n_bytes < sizeof header ? (size_t)input.n_bytes : sizeof header;
+    hyb_file *file = NULL;
+    hyb_status status = hyb_input_read(&input, 0, header, n_header);
+    if (status == HYB_OK) status = check_header(ctx, header, input.n_bytes);
+    if (status == HYB_OK) {
+        file = input.n_bytes <= SIZE_MAX / 2 ? hyb_alloc_zeroed(ctx, 1, sizeof *file) : NULL;
+        if (file == NULL) status = hyb_fail(ctx, HYB_ERROR_OUT_OF_MEMORY, "no memory for a model file");
+    }
+    if (status != HYB_OK) {
+        hyb_input_close(&input);
+        return status;
+    }
+    file->ctx = ctx;
+    file->input = input;
+    file->stored_version = hyb_load_u32(header + HYB_HEADER_VERSION);
+    file->n_bytes = file->stored_bytes = (size_t)input.n_bytes;
+    status = read_head(file, header);
+    if (status == HYB_OK)
+        *result = file;
+    else
+        hyb_file_close(file);
+    return status;
+}
+
+static hyb_status fail_at(hyb_ctx *ctx, hyb_status status, const char *path) {
+    return status == HYB_OK || status == HYB_ERROR_IO ? status : hyb_fail_file(ctx, status, path); /* IO has it */
+}
+
+hyb_status hyb_file_fail(const hyb_file *file, hyb_status status) {
+    return file->input.path != NULL ? fail_at(file->ctx, status, file->input.path) : status;
+}
+
+hyb_status hyb_file_begin(hyb_ctx *ctx, const char *path, hyb_file **file) {
+    hyb_input input;
+    HYB_TRY(hyb_input_open(ctx, path, &input));
+    return fail_at(ctx, begin(ctx, input, file), path);
+}
+
+hyb_status hyb_file_begin_memory(hyb_ctx *ctx, const void *bytes, size_t n_bytes, hyb_file **file) {
+    return begin(ctx, (hyb_input){.ctx = ctx, .bytes = bytes, .descriptor = -1, .n_bytes = n_bytes}, file);
+}
+
+/* ---- opening and closing ---- */
+
+/* A compressed file becomes its original. */
+static hyb_status expand(hyb_file *file) {
+    uint8_t *image = NULL;
+    uint32_t crc;
+    HYB_TRY(hyb_file_expand_image(file, &image, &crc));
+    hyb_free(file->ctx, file->owned);
+    file->owned = image;
+    if (crc != hyb_load_u32(image + HYB_HEADER_BODY_CRC))
+        return hyb_fail(file->ctx, HYB_ERROR_CHECKSUM, "the checksum is wrong: the file is damaged");
+    for (size_t i = 0; i < (size_t)file->layout.n_tensors; ++i) /* into the directory that stays */
+        file->names[i] = (const char *)image + (file->names[i] - (const char *)file->bytes);
+    file->bytes = file->input.bytes = image;
+    file->input.n_bytes = file->n_bytes;
+    file->is_whole = 1;
+    hyb_free(file->ctx, file->head);
+    hyb_free(file->ctx, file->parts);
+    file->head = NULL;
+    file->parts = NULL;
+    return HYB_OK;
+}
+
+/* Opens bytes, and takes `owned` (they, or NULL) over, also when it fails. */
+static hyb_status open_bytes(hyb_ctx *ctx, const void *bytes, size_t n_bytes, void *owned, hyb_file **result) {
+    hyb_file *file = NULL;
+    hyb_status status = hyb_file_begin_memory(ctx, bytes, n_bytes, &file);
     if (file == NULL) {
         hyb_free(ctx, owned);
-        return hyb_fail(ctx, HYB_ERROR_OUT_OF_MEMORY, "no memory for a model file");
+        return status;
     }
-    *file = (hyb_file){.ctx = ctx, .bytes = bytes, .n_bytes = n_bytes, .owned = owned, .stored_bytes = n_bytes};
-    file->stored_version = image_version(file);
-    if (file->stored_version == HYB_COMPRESSED_VERSION) {
-        uint8_t *image = NULL;
-        status = hyb_file_expand_image(ctx, bytes, n_bytes, &image, &file->n_bytes);
-        hyb_free(ctx, owned);
-        file->owned = image;
-        file->bytes = image;
-    }
-    if (status == HYB_OK) status = check_body(file);
+    file->owned = owned;
+    if (file->parts != NULL) status = expand(file);
+    if (status == HYB_OK) status = hyb_file_check_data(file);
     if (status == HYB_OK)
         *result = file;
     else
@@ -281,22 +319,22 @@ hyb_status hyb_file_open_memory(hyb_ctx *ctx, const void *bytes, size_t n_bytes,
     if (n_bytes > SIZE_MAX / 2)
         return hyb_fail(ctx, HYB_ERROR_INVALID_ARGUMENT, "hyb_file_open_memory: n_bytes is %zu, no memory is so large",
                         n_bytes);
-    HYB_TRY(check_header(ctx, bytes, n_bytes));
     return open_bytes(ctx, bytes, n_bytes, NULL, file);
 }
 
 /* Reads a whole file into *memory, the header first: what is no model file takes no memory. */
-static hyb_status read_file(hyb_input *input, uint8_t **memory) {
+static hyb_status read_file(const hyb_input *input, uint8_t **memory) {
     uint8_t header[HYB_HEADER_BYTES];
     size_t n_header = input->n_bytes < sizeof header ? (size_t)input->n_bytes : sizeof header;
-    HYB_TRY(hyb_input_read(input, header, n_header));
+    HYB_TRY(hyb_input_read(input, 0, header, n_header));
     HYB_TRY(check_header(input->ctx, header, input->n_bytes));
     uint8_t *bytes = input->n_bytes <= SIZE_MAX / 2 ? hyb_alloc(input->ctx, (size_t)input->n_bytes, 1) : NULL;
     if (bytes == NULL)
         return hyb_fail(input->ctx, HYB_ERROR_OUT_OF_MEMORY, "no memory for the file's %llu bytes",
                         (unsigned long long)input->n_bytes);
     memcpy(bytes, header, sizeof header);
-    hyb_status status = hyb_input_read(input, bytes + sizeof header, (size_t)input->n_bytes - sizeof header);
+    hyb_status status =
+        hyb_input_read(input, sizeof header, bytes + sizeof header, (size_t)input->n_bytes - sizeof header);
     if (status == HYB_OK)
         *memory = bytes;
     else
@@ -313,13 +351,17 @@ hyb_status hyb_file_open(hyb_ctx *ctx, const char *path, hyb_file **file) {
     hyb_status status = read_file(&input, &bytes);
     hyb_input_close(&input);
     if (status == HYB_OK) status = open_bytes(ctx, bytes, (size_t)input.n_bytes, bytes, file);
-    return status == HYB_OK || status == HYB_ERROR_IO ? status : hyb_fail_file(ctx, status, path);
+    return fail_at(ctx, status, path);
 }
 
 void hyb_file_close(hyb_file *file) {
     if (file == NULL) return;
     hyb_ctx *ctx = file->ctx;
+    hyb_input_close(&file->input);
     hyb_free(ctx, file->names);
+    hyb_free(ctx, file->parts);
+    hyb_free(ctx, file->directory);
+    hyb_free(ctx, file->head);
     hyb_free(ctx, file->owned);
     hyb_free(ctx, file);
 }
@@ -391,20 +433,26 @@ hyb_status hyb_file_tensor_at(const hyb_file *file, size_t index, hyb_file_tenso
     tensor->n_rows = shape.n_rows;
     tensor->n_cols = shape.n_cols;
     tensor->n_scales = (uint32_t)shape.n_scales;
-    tensor->payload = file->bytes + begin;
+    const uint8_t *data = file->is_whole ? file->bytes + begin : NULL;
+    tensor->payload = data;
     tensor->payload_bytes = (size_t)shape.payload_bytes;
-    tensor->scales = shape.n_scales > 0 ? file->bytes + begin + shape.payload_bytes : NULL;
+    tensor->scales = data != NULL && shape.n_scales > 0 ? data + shape.payload_bytes : NULL;
     tensor->total_bytes = (size_t)(next - begin) + HYB_ENTRY_BYTES;
     return HYB_OK;
+}
+
+size_t hyb_file_tensor_index(const hyb_file *file, const char *name) {
+    size_t found = hyb_file_find_name(file->names, (size_t)file->layout.n_tensors, name);
+    if (found == SIZE_MAX) return SIZE_MAX;
+    return (size_t)((const uint8_t *)file->names[found] - entry_at(file, 0)) / HYB_ENTRY_BYTES;
 }
 
 hyb_status hyb_file_tensor_named(const hyb_file *file, const char *name, hyb_file_tensor *tensor) {
     if (file == NULL || name == NULL || tensor == NULL)
         return hyb_fail(file != NULL ? file->ctx : NULL, HYB_ERROR_INVALID_ARGUMENT,
                         "hyb_file_tensor_named: file, name and tensor must not be NULL");
-    size_t found = hyb_file_find_name(file->names, (size_t)file->layout.n_tensors, name);
-    if (found == SIZE_MAX)
+    size_t index = hyb_file_tensor_index(file, name);
+    if (index == SIZE_MAX)
         return hyb_fail(file->ctx, HYB_ERROR_INVALID_ARGUMENT, "the file has no tensor called %.64s", name);
-    const uint8_t *entry = (const uint8_t *)file->names[found];
-    return hyb_file_tensor_at(file, (size_t)(entry - entry_at(file, 0)) / HYB_ENTRY_BYTES, tensor);
+    return hyb_file_tensor_at(file, index, tensor);
 }

@@ -87,15 +87,15 @@ hyb_status hyb_input_open(hyb_ctx *ctx, const char *path, hyb_input *input) {
     return result;
 }
 
-hyb_status hyb_input_read(hyb_input *input, void *bytes, size_t n_bytes) {
-    uint8_t *to = bytes;
+static hyb_status read_file(const hyb_input *input, uint64_t offset, uint8_t *to, size_t n_bytes) {
     while (n_bytes > 0) {
         /* Some systems refuse, or cut, requests of 2 GiB and more. */
-        ssize_t n = read(input->descriptor, to, hyb_min_size(n_bytes, (size_t)1 << 30));
+        ssize_t n = pread(input->descriptor, to, hyb_min_size(n_bytes, (size_t)1 << 30), (off_t)offset);
         if (n < 0 && errno == EINTR) continue;
         if (n < 0) return fail_system(input->ctx, input->path, "read", errno);
         if (n == 0) return fail_short(input);
         to += n;
+        offset += (uint64_t)n;
         n_bytes -= (size_t)n;
     }
     return HYB_OK;
@@ -215,7 +215,7 @@ hyb_status hyb_input_open(hyb_ctx *ctx, const char *path, hyb_input *input) {
     long end = -1;
     if (fseek(stream, 0, SEEK_END) == 0) end = ftell(stream);
     /* Systems that open folders give them the largest length. */
-    if (end < 0 || end == LONG_MAX || fseek(stream, 0, SEEK_SET) != 0) {
+    if (end < 0 || end == LONG_MAX) {
         int code = errno;
         (void)fclose(stream);
         return fail_system(ctx, path, "measure", code);
@@ -225,10 +225,12 @@ hyb_status hyb_input_open(hyb_ctx *ctx, const char *path, hyb_input *input) {
     return HYB_OK;
 }
 
-hyb_status hyb_input_read(hyb_input *input, void *bytes, size_t n_bytes) {
+static hyb_status read_file(const hyb_input *input, uint64_t offset, uint8_t *to, size_t n_bytes) {
     FILE *stream = input->stream;
     errno = 0;
-    if (fread(bytes, 1, n_bytes, stream) == n_bytes) return HYB_OK;
+    /* A long holds every offset: the length came from ftell. */
+    if (fseek(stream, (long)offset, SEEK_SET) != 0) return fail_system(input->ctx, input->path, "seek in", errno);
+    if (fread(to, 1, n_bytes, stream) == n_bytes) return HYB_OK;
     return ferror(stream) ? fail_system(input->ctx, input->path, "read", errno) : fail_short(input);
 }
 
@@ -292,3 +294,11 @@ void hyb_output_abort(hyb_output *output) {
 }
 
 #endif
+
+/* ---- either ---- */
+
+hyb_status hyb_input_read(const hyb_input *input, uint64_t offset, void *bytes, size_t n_bytes) {
+    if (input->bytes == NULL) return read_file(input, offset, bytes, n_bytes);
+    memcpy(bytes, input->bytes + offset, n_bytes);
+    return HYB_OK;
+}

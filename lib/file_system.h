@@ -12,19 +12,21 @@ hyb_status hyb_fail_path(hyb_ctx *ctx, hyb_status status, const char *path, cons
 /* Puts the path before the detail that the context holds already. */
 hyb_status hyb_fail_file(hyb_ctx *ctx, hyb_status status, const char *path);
 
-/* A regular file that is being read from its beginning. */
+/* A regular file that is being read, or bytes in memory in its place. */
 typedef struct hyb_input {
     hyb_ctx *ctx;
     const char *path;
-    void *stream;     /* FILE *; NULL where descriptors are used */
-    int descriptor;   /* -1 where not */
-    uint64_t n_bytes; /* size of the file when it was opened */
+    const uint8_t *bytes; /* in memory; NULL for a file, as path for memory */
+    void *stream;         /* FILE *; NULL where descriptors are used */
+    int descriptor;       /* -1 where not */
+    uint64_t n_bytes;     /* size of the file when it was opened */
 } hyb_input;
 
 /* Opens a file. Errors: IO, also for what is not a regular file. */
 hyb_status hyb_input_open(hyb_ctx *ctx, const char *path, hyb_input *input);
-/* Reads the next n_bytes. Errors: IO; TRUNCATED if the file ends before. */
-hyb_status hyb_input_read(hyb_input *input, void *bytes, size_t n_bytes);
+/* Reads n_bytes from `offset` on, which lie inside. Errors: IO; TRUNCATED if the file became shorter. */
+hyb_status hyb_input_read(const hyb_input *input, uint64_t offset, void *bytes, size_t n_bytes);
+/* Nothing for memory. */
 void hyb_input_close(hyb_input *input);
 
 /* A file that will take the place of another: written beside it, and renamed by commit. After a successful begin,

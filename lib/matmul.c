@@ -123,19 +123,26 @@ static void fill_int8_row(uint8_t *words, const int8_t *codes, size_t n_cols) {
     if (n_rest != 0) memcpy(words + n_whole * 64, codes + n_whole * 4, n_rest); /* the padding stays 0 */
 }
 
+void hyb_weights_fill_row(hyb_weights *weights, size_t row, const int8_t *codes) {
+    uint8_t *words = row_words(weights, row);
+    if (weights->layout == HYB_LAYOUT_LOOKUP)
+        hyb_lookup_fill_row(words, codes, weights->n_cols);
+    else if (weights->format == HYB_FORMAT_TERNARY)
+        fill_ternary_row(words, codes, weights->n_cols);
+    else
+        fill_int8_row(words, codes, weights->n_cols);
+}
+
+void hyb_weights_set_scales(hyb_weights *weights, const float *scales, size_t n_scales) {
+    for (size_t row = 0; row < weights->n_rows; ++row) weights->row_scales[row] = scales[n_scales == 1 ? 0 : row];
+}
+
 void hyb_weights_fill_rows(const hyb_ctx *ctx, hyb_weights *weights, const int8_t *codes, const float *scales,
                            size_t n_scales, size_t first_block, size_t n_blocks) {
     (void)ctx;
     size_t end = hyb_min_size((first_block + n_blocks) * HYB_BLOCK_ROWS, weights->n_rows);
     for (size_t row = first_block * HYB_BLOCK_ROWS; row < end; ++row) {
-        uint8_t *words = row_words(weights, row);
-        const int8_t *from = codes + row * weights->n_cols;
-        if (weights->layout == HYB_LAYOUT_LOOKUP)
-            hyb_lookup_fill_row(words, from, weights->n_cols);
-        else if (weights->format == HYB_FORMAT_TERNARY)
-            fill_ternary_row(words, from, weights->n_cols);
-        else
-            fill_int8_row(words, from, weights->n_cols);
+        hyb_weights_fill_row(weights, row, codes + row * weights->n_cols);
         weights->row_scales[row] = scales[n_scales == 1 ? 0 : row];
     }
 }

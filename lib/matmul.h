@@ -50,6 +50,10 @@ hyb_status hyb_weights_alloc_fixed(hyb_ctx *ctx, hyb_format format, size_t n_row
 void hyb_weights_fill_rows(const hyb_ctx *ctx, hyb_weights *weights, const int8_t *codes, const float *scales,
                            size_t n_scales, size_t first_block, size_t n_blocks);
 
+/* The same a part at a time, by one thread: the codes [n_cols] of a row, and, at any time, the scales of all. */
+void hyb_weights_fill_row(hyb_weights *weights, size_t row, const int8_t *codes);
+void hyb_weights_set_scales(hyb_weights *weights, const float *scales, size_t n_scales);
+
 /* out[c] = (float)code * scale for a row; out [n_cols]. */
 void hyb_weights_gather_row(const hyb_weights *weights, size_t row, float *out);
 

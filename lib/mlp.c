@@ -123,7 +123,7 @@ static hyb_status parameters_alloc(hyb_mlp *m, int trainable) {
                         m->config.n_layers, arena.used);
     arena.used = 0;
     (void)hyb_tensors_layout(m->tensors, m->n_tensors, trainable, &arena);
-    return hyb_tensors_add_packed(m->ctx, m->tensors, m->n_tensors, &m->next_codes);
+    return hyb_tensors_add_packed(m->ctx, m->tensors, m->n_tensors, trainable ? &m->next_codes : NULL);
 }
 
 hyb_status hyb_mlp_alloc(hyb_ctx *ctx, const hyb_mlp_config *config, int trainable, hyb_mlp **mlp) {

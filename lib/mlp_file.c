@@ -1,6 +1,7 @@
 /* mlp_file.c - a perceptron to and from a .hyb file: the tensors of mlp.c in the containers of file.h. */
 #include <stdio.h>
 
+#include "file_data.h"
 #include "file_layout.h"
 #include "mlp.h"
 #include "tensor_file.h"
@@ -62,7 +63,7 @@ static hyb_status load_network(hyb_ctx *ctx, const hyb_file *file, hyb_mlp **mlp
     HYB_TRY(read_config(ctx, file, &config));
     HYB_TRY(hyb_mlp_alloc(ctx, &config, 0, &m));
     hyb_status status = hyb_tensors_check_file(ctx, file, m->tensors, m->n_tensors);
-    if (status == HYB_OK) status = hyb_tensors_load(ctx, file, m->tensors, m->n_tensors, m->next_codes);
+    if (status == HYB_OK) status = hyb_tensors_load(ctx, file, m->tensors, m->n_tensors);
     if (status == HYB_OK) status = hyb_file_copy_metadata(ctx, file, &m->metadata, &m->metadata_bytes);
     if (status != HYB_OK) {
         hyb_mlp_destroy(m);
@@ -74,6 +75,7 @@ static hyb_status load_network(hyb_ctx *ctx, const hyb_file *file, hyb_mlp **mlp
 
 static hyb_status load_and_close(hyb_ctx *ctx, hyb_file *file, hyb_mlp **mlp) {
     hyb_status status = load_network(ctx, file, mlp);
+    if (status != HYB_OK) status = hyb_file_fail(file, status);
     hyb_file_close(file);
     return status;
 }
@@ -82,7 +84,7 @@ hyb_status hyb_mlp_load(hyb_ctx *ctx, const char *path, hyb_mlp **mlp) {
     hyb_file *file = NULL;
     if (ctx == NULL || path == NULL || mlp == NULL)
         return hyb_fail(ctx, HYB_ERROR_INVALID_ARGUMENT, "no argument may be NULL");
-    HYB_TRY(hyb_file_open(ctx, path, &file));
+    HYB_TRY(hyb_file_begin(ctx, path, &file));
     return load_and_close(ctx, file, mlp);
 }
 
@@ -90,7 +92,7 @@ hyb_status hyb_mlp_load_memory(hyb_ctx *ctx, const void *bytes, size_t n_bytes, 
     hyb_file *file = NULL;
     if (ctx == NULL || bytes == NULL || mlp == NULL)
         return hyb_fail(ctx, HYB_ERROR_INVALID_ARGUMENT, "no argument may be NULL");
-    HYB_TRY(hyb_file_open_memory(ctx, bytes, n_bytes, &file));
+    HYB_TRY(hyb_file_begin_memory(ctx, bytes, n_bytes, &file));
     return load_and_close(ctx, file, mlp);
 }
 

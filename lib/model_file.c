@@ -2,6 +2,7 @@
  */
 #include "language_model.h"
 
+#include "file_data.h"
 #include "tensor_file.h"
 
 /* ---- save ---- */
@@ -85,21 +86,20 @@ static hyb_status load_model(hyb_ctx *ctx, const hyb_file *file, hyb_language_mo
     HYB_TRY(hyb_file_config(file, &config));
     HYB_TRY(check_directory(ctx, file, &config));
     HYB_TRY(hyb_model_alloc(ctx, &config, 0, &m));
-    hyb_status status = hyb_tensors_add_packed(ctx, m->tensors, m->n_tensors, &m->next_codes);
-    if (status == HYB_OK) status = hyb_tensors_load(ctx, file, m->tensors, m->n_tensors, m->next_codes);
+    hyb_status status = hyb_tensors_add_packed(ctx, m->tensors, m->n_tensors, NULL);
+    if (status == HYB_OK) status = hyb_tensors_load(ctx, file, m->tensors, m->n_tensors);
     if (status == HYB_OK) status = load_sections(m, file);
     if (status != HYB_OK) {
         hyb_language_model_destroy(m);
         return status;
     }
-    hyb_free(ctx, m->next_codes);
-    m->next_codes = NULL;
     *model = m;
     return HYB_OK;
 }
 
 static hyb_status load_and_close(hyb_ctx *ctx, hyb_file *file, hyb_language_model **model) {
     hyb_status status = load_model(ctx, file, model);
+    if (status != HYB_OK) status = hyb_file_fail(file, status);
     hyb_file_close(file);
     return status;
 }
@@ -108,7 +108,7 @@ hyb_status hyb_language_model_load(hyb_ctx *ctx, const char *path, hyb_language_
     hyb_file *file = NULL;
     if (ctx == NULL || path == NULL || model == NULL)
         return hyb_fail(ctx, HYB_ERROR_INVALID_ARGUMENT, "no argument may be NULL");
-    HYB_TRY(hyb_file_open(ctx, path, &file));
+    HYB_TRY(hyb_file_begin(ctx, path, &file));
     return load_and_close(ctx, file, model);
 }
 
@@ -116,6 +116,6 @@ hyb_status hyb_language_model_load_memory(hyb_ctx *ctx, const void *bytes, size_
     hyb_file *file = NULL;
     if (ctx == NULL || bytes == NULL || model == NULL)
         return hyb_fail(ctx, HYB_ERROR_INVALID_ARGUMENT, "no argument may be NULL");
-    HYB_TRY(hyb_file_open_memory(ctx, bytes, n_bytes, &file));
+    HYB_TRY(hyb_file_begin_memory(ctx, bytes, n_bytes, &file));
     return load_and_close(ctx, file, model);
 }

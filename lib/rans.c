@@ -96,6 +96,11 @@ int hyb_rans_decoder_init(hyb_rans_decoder *d, const hyb_kernels *kernels, const
     return 1;
 }
 
+void hyb_rans_decoder_feed(hyb_rans_decoder *d, const uint8_t *words, size_t n_words) {
+    d->words = words;
+    d->n_words = n_words;
+}
+
 void hyb_rans_decoder_begin(hyb_rans_decoder *d) {
     uint32_t first = 0;
     if (d->model.n_present < 2) return;

@@ -41,7 +41,8 @@ void hyb_rans_model_counts(const uint32_t counts[256], uint32_t slot_bits, hyb_r
 #define HYB_RANS_MODEL_BYTES 776
 size_t hyb_rans_put_shares(hyb_symbols symbols, const uint32_t *shares, uint32_t slot_bits, uint8_t *bytes);
 size_t hyb_rans_put_model(const hyb_rans_model *model, uint8_t *bytes);
-/* Reads a model and moves *cursor behind it; 0 where the bytes before `end` hold none. */
+/* Reads a model and moves *cursor behind it; 0 where the bytes before `end` hold none. model may be NULL: the bytes are
+ * only passed over. */
 int hyb_rans_get_model(hyb_symbols symbols, const uint8_t **cursor, const uint8_t *end, hyb_rans_model *model);
 
 /* log2(value) * 2^16, rounded down, of value >= 1; the same on every machine. */
@@ -87,6 +88,9 @@ typedef struct hyb_rans_decoder {
 /* A stream of n_bytes, 0 if no segment takes part. Returns 0 if its beginning is no stream's. */
 int hyb_rans_decoder_init(hyb_rans_decoder *d, const hyb_kernels *kernels, const uint8_t *bytes, size_t n_bytes,
                           uint32_t n_lanes);
+/* Goes on with words at another place: those that were left, and more. Until the stream's last one is among them, there
+ * must be n + HYB_RANS_LANES whenever n symbols are asked for. */
+void hyb_rans_decoder_feed(hyb_rans_decoder *d, const uint8_t *words, size_t n_words);
 /* Begins a segment: fills the tables from d->model. */
 void hyb_rans_decoder_begin(hyb_rans_decoder *d);
 /* The next n symbols of the segment: a multiple of HYB_RANS_LANES but for its last ones. Returns 0 if the stream is

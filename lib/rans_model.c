@@ -160,13 +160,15 @@ static int get_frequencies(const uint8_t **cursor, const uint8_t *end, hyb_rans_
 
 int hyb_rans_get_model(hyb_symbols symbols, const uint8_t **cursor, const uint8_t *end, hyb_rans_model *model) {
     uint32_t shares[HYB_MAX_BASE];
+    hyb_rans_model passed;
+    hyb_rans_model *m = model != NULL ? model : &passed;
     if (*cursor == end) return 0;
     uint8_t first = *(*cursor)++;
     if (first > (FIRST_BITS | FIRST_FREQUENCIES) || (first & FIRST_BITS) == 3) return 0;
-    model->slot_bits = 12 + 2 * (uint32_t)(first & FIRST_BITS);
-    if ((first & FIRST_FREQUENCIES) != 0) return get_frequencies(cursor, end, model);
+    m->slot_bits = 12 + 2 * (uint32_t)(first & FIRST_BITS);
+    if ((first & FIRST_FREQUENCIES) != 0) return get_frequencies(cursor, end, m);
     if (!get_shares(symbols, cursor, end, shares)) return 0;
-    hyb_rans_model_digits(symbols, shares, model->slot_bits, model);
+    if (model != NULL) hyb_rans_model_digits(symbols, shares, m->slot_bits, m); /* what takes the time */
     return 1;
 }
 

@@ -1,6 +1,8 @@
 /* tensor_file.c - tensors of a network to and from a .hyb file: what the files of all networks have in common. */
 #include "tensor_file.h"
 
+#include "file_data.h"
+
 /* ---- save ---- */
 
 static int is_packed_only(const hyb_tensor *t) { return hyb_tensor_is_quantized(t) && t->codes == NULL; }
@@ -48,24 +50,56 @@ hyb_status hyb_tensors_check_file(hyb_ctx *ctx, const hyb_file *file, const hyb_
     return HYB_OK;
 }
 
-static hyb_status load_tensor(hyb_ctx *ctx, const hyb_file *file, hyb_tensor *t, int8_t *codes) {
-    hyb_file_tensor found;
-    HYB_TRY(hyb_file_tensor_named(file, t->name, &found));
-    const uint8_t *payload = found.payload, *scales = found.scales;
-    if (!hyb_tensor_is_quantized(t)) {
-        for (size_t i = 0; i < hyb_tensor_size(t); i++) t->values[i] = hyb_float_of(hyb_load_u32(payload + 4 * i));
-        return HYB_OK;
+/* Pieces become rows; the beginning of a row that a piece ends in waits for the next. codes: [HYB_PIECE_CODES + n_cols]
+ * of work memory. */
+static hyb_status load_codes(hyb_file_data *data, hyb_tensor *t, int8_t *codes) {
+    size_t row = 0, held = 0;
+    for (size_t left = hyb_tensor_size(t), n; left > 0; left -= n) {
+        n = hyb_min_size(left, HYB_PIECE_CODES);
+        HYB_TRY(hyb_file_data_codes(data, n, codes + held));
+        const int8_t *from = codes;
+        for (held += n; held >= t->n_cols; held -= t->n_cols, from += t->n_cols)
+            hyb_weights_fill_row(t->packed, row++, from);
+        memmove(codes, from, held);
     }
-    for (size_t i = 0; i < t->n_scales; i++)
-        t->scales[i] = hyb_float_from_half((uint16_t)(scales[2 * i] | scales[2 * i + 1] << 8));
-    HYB_TRY(hyb_unpack(ctx, (hyb_packing)found.packing, payload, hyb_tensor_size(t), codes));
-    hyb_weights_fill_rows(ctx, t->packed, codes, t->scales, t->n_scales, 0, hyb_ceil_div(t->n_rows, HYB_BLOCK_ROWS));
     return HYB_OK;
 }
 
-hyb_status hyb_tensors_load(hyb_ctx *ctx, const hyb_file *file, hyb_tensor *tensors, size_t n, int8_t *codes) {
-    for (size_t i = 0; i < n; i++) HYB_TRY(load_tensor(ctx, file, &tensors[i], codes));
+static hyb_status load_tensor(hyb_file_data *data, hyb_tensor *t, int8_t *codes) {
+    hyb_file_tensor found;
+    HYB_TRY(hyb_file_data_next(data, &found));
+    if (!hyb_tensor_is_quantized(t)) return hyb_file_data_values(data, t->values);
+    HYB_TRY(load_codes(data, t, codes));
+    HYB_TRY(hyb_file_data_scales(data, t->scales));
+    hyb_weights_set_scales(t->packed, t->scales, t->n_scales);
     return HYB_OK;
+}
+
+/* The tensors in the order of the file, in which they must be read. */
+static hyb_status load_in_order(hyb_file_data *data, hyb_tensor *const *tensors, size_t n, int8_t *codes) {
+    for (size_t i = 0; i < n; i++) HYB_TRY(load_tensor(data, tensors[i], codes));
+    return hyb_file_data_end(data);
+}
+
+hyb_status hyb_tensors_load(hyb_ctx *ctx, const hyb_file *file, hyb_tensor *tensors, size_t n) {
+    size_t most_cols = 0;
+    for (size_t i = 0; i < n; i++)
+        if (hyb_tensor_is_quantized(&tensors[i]) && tensors[i].n_cols > most_cols) most_cols = tensors[i].n_cols;
+    hyb_file_data *data = NULL;
+    hyb_tensor **order = hyb_alloc(ctx, n, sizeof *order);
+    int8_t *codes = hyb_alloc(ctx, HYB_PIECE_CODES + most_cols, 1);
+    hyb_status status = HYB_OK;
+    if (order == NULL || codes == NULL)
+        status = hyb_fail(ctx, HYB_ERROR_OUT_OF_MEMORY, "no memory to read %zu tensors", n);
+    if (status == HYB_OK) status = hyb_file_data_begin(file, &data);
+    if (status == HYB_OK) {
+        for (size_t i = 0; i < n; i++) order[hyb_file_tensor_index(file, tensors[i].name)] = &tensors[i];
+        status = load_in_order(data, order, n, codes);
+    }
+    hyb_file_data_free(data);
+    hyb_free(ctx, codes);
+    hyb_free(ctx, order);
+    return status;
 }
 
 hyb_status hyb_file_copy_metadata(hyb_ctx *ctx, const hyb_file *file, char **metadata, size_t *n_bytes) {

@@ -108,8 +108,9 @@
  *
  * Untrusted files: opening is safe on any bytes. It checks all that is written above, but the inside of the tokenizer
  * section (hyb_tokenizer_deserialize does) and whether the tensors are those that the configuration needs
- * (hyb_language_model_load and hyb_mlp_load do). A file of version 3 is expanded in memory, at most to what its header
- * may say, and then checked as if it were its original. Compatibility: CONTRIBUTING.md.
+ * (hyb_language_model_load and hyb_mlp_load do). Opening expands a file of version 3 in memory, at most to what its
+ * header may say, and then checks it as if it were its original; loading a network makes the same checks piece by
+ * piece, without the original in memory. Compatibility: CONTRIBUTING.md.
  */
 #ifndef HYBRID_FILE_H
 #define HYBRID_FILE_H

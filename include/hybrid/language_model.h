@@ -97,7 +97,10 @@ HYB_API hyb_status hyb_language_model_memory_for(hyb_ctx *ctx, const hyb_languag
 HYB_API hyb_status hyb_language_model_create(hyb_ctx *ctx, const hyb_language_model_config *config, uint64_t seed,
                                              hyb_language_model **model);
 
-/* Loads a .hyb file for inference. Errors: those of hyb_file_open, and FORMAT (a tensor is missing or misshapen). */
+/* Loads a .hyb file for inference. The data go into the kernels' layout in pieces, decoded on the way if the file is
+ * compressed, so that beside the model and the sections before the data about 0.3 MB are needed, and less from memory.
+ * A file is read twice, for its checksum and then its data, and must not change in between (FORMAT, CHECKSUM or
+ * TRUNCATED if it does). Errors: those of hyb_file_open, and FORMAT (a tensor is missing or misshapen). */
 HYB_API hyb_status hyb_language_model_load(hyb_ctx *ctx, const char *path, hyb_language_model **model);
 HYB_API hyb_status hyb_language_model_load_memory(hyb_ctx *ctx, const void *bytes, size_t n_bytes,
                                                   hyb_language_model **model);

@@ -137,8 +137,8 @@ HYB_API hyb_status hyb_mlp_evaluate(hyb_mlp *mlp, const float *x, const float *v
  * first. Errors: those of hyb_file_write, NOT_FINITE (a weight; the detail names the tensor). */
 HYB_API hyb_status hyb_mlp_save(hyb_mlp *mlp, const char *path, const char *metadata, size_t metadata_bytes);
 
-/* Loads a .hyb file for inference. Errors: those of hyb_file_open, and FORMAT (another kind of network; a tensor is
- * missing or misshapen). */
+/* Loads a .hyb file for inference, in pieces like a language model. Errors: those of hyb_file_open, and FORMAT (another
+ * kind of network; a tensor is missing or misshapen). */
 HYB_API hyb_status hyb_mlp_load(hyb_ctx *ctx, const char *path, hyb_mlp **mlp);
 HYB_API hyb_status hyb_mlp_load_memory(hyb_ctx *ctx, const void *bytes, size_t n_bytes, hyb_mlp **mlp);
 

@@ -90,7 +90,8 @@ void hyb_take_input(hyb_arena *arena, int format, int own_rows, size_t n, size_t
 /* Bytes of the values, codes and scales of n tensors are taken from the arena; returns those of their packed weights
  * and of next_codes, which have memory of their own. trainable: master weights and codes. */
 size_t hyb_tensors_layout(hyb_tensor *tensors, size_t n, int trainable, hyb_arena *arena);
-/* Allocates packed weights for all that are quantised, and room for the largest one's codes (NULL if none is). */
+/* Allocates packed weights for all that are quantised, and room for the largest one's codes (NULL if none is) unless
+ * next_codes is NULL. */
 hyb_status hyb_tensors_add_packed(hyb_ctx *ctx, hyb_tensor *tensors, size_t n, int8_t **next_codes);
 /* hyb_tensor_quantize of all that are quantised; the counts are those of the layers' matrices. */
 hyb_status hyb_tensors_quantize(hyb_ctx *ctx, hyb_tensor *tensors, size_t n, int8_t *next_codes, uint64_t *n_flipped,

@@ -66,7 +66,7 @@ hyb_status hyb_tensors_add_packed(hyb_ctx *ctx, hyb_tensor *tensors, size_t n, i
             HYB_TRY(hyb_weights_alloc_fixed(ctx, format, t->n_rows, t->n_cols, &t->packed));
         if (hyb_tensor_size(t) > largest) largest = hyb_tensor_size(t);
     }
-    if (largest == 0) return HYB_OK;
+    if (largest == 0 || next_codes == NULL) return HYB_OK;
     *next_codes = hyb_alloc(ctx, largest, 1);
     return *next_codes != NULL ? HYB_OK : hyb_fail(ctx, HYB_ERROR_OUT_OF_MEMORY, "no memory for %zu codes", largest);
 }

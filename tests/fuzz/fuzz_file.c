@@ -1,8 +1,8 @@
 /* fuzz_file.c - libFuzzer entry point of hyb_file_open_memory and every accessor: no input may crash, read outside the
  * bytes, or leak. Each input is opened as it is, and once more with its length and checksums made right, so that the
- * fuzzer gets behind them; what opens is compressed and expanded again. When to use it: after any change of file_*.c,
- * rans*.c, coding.c or pack.c. Only these are instrumented; the rest comes from a build of the static library (meson
- * setup b && meson compile -C b). From the root:
+ * fuzzer gets behind them; what opens is compressed and expanded again, and reading piece by piece agrees with opening.
+ * When to use it: after any change of file_*.c, rans*.c, coding.c or pack.c. Only these are instrumented; the rest
+ * comes from a build of the static library (meson setup b && meson compile -C b). From the root:
  *
  *   clang -g -O1 -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all -std=c99 -Iinclude -Ilib \
  *       tests/fuzz/fuzz_file.c lib/file_*.c lib/rans*.c lib/coding.c lib/crc32c.c lib/pack.c b/lib/libhybrid.a -lm
@@ -13,7 +13,7 @@
 
 #include <hybrid/file.h>
 
-#include "file_layout.h"
+#include "file_open.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n_bytes);
 
@@ -53,12 +53,17 @@ static unsigned walk(hyb_ctx *ctx, const hyb_file *file) {
 
 /* The checksum of the original in a compressed file, where it expands. */
 static void seal_original(hyb_ctx *ctx, uint8_t *bytes, size_t n_bytes) {
+    hyb_file *file = NULL;
     uint8_t *image = NULL;
-    size_t n_image = 0;
+    uint32_t crc;
     if (hyb_load_u32(bytes + HYB_HEADER_VERSION) != HYB_COMPRESSED_VERSION) return;
-    if (hyb_file_expand_image(ctx, bytes, n_bytes, &image, &n_image) != HYB_OK) return;
-    hyb_store_u32(bytes + HYB_COMPRESSED_ORIGINAL_CRC, hyb_crc32c(0, image + 128, n_image - 128));
-    hyb_free(ctx, image);
+    hyb_store_u32(bytes + HYB_HEADER_CRC, hyb_crc32c(0, bytes, HYB_HEADER_CRC));
+    if (hyb_file_begin_memory(ctx, bytes, n_bytes, &file) == HYB_OK &&
+        hyb_file_expand_image(file, &image, &crc) == HYB_OK) {
+        hyb_store_u32(bytes + HYB_COMPRESSED_ORIGINAL_CRC, crc);
+        hyb_free(ctx, image);
+    }
+    hyb_file_close(file);
 }
 
 /* The compressed form of a file that opens expands to the same bytes; a compressed file's original compresses. */
@@ -77,6 +82,15 @@ static void rewrite(hyb_ctx *ctx, const uint8_t *bytes, size_t n_bytes, const hy
     free(original);
     free(compressed);
     free(back);
+}
+
+/* Piece by piece, as networks are loaded. */
+static hyb_status read_in_pieces(hyb_ctx *ctx, const uint8_t *bytes, size_t n_bytes) {
+    hyb_file *file = NULL;
+    hyb_status status = hyb_file_begin_memory(ctx, bytes, n_bytes, &file);
+    if (status == HYB_OK) status = hyb_file_check_data(file);
+    hyb_file_close(file);
+    return status;
 }
 
 /* The copy has exactly n_bytes, so that the address sanitizer sees the first byte behind it. */
@@ -98,6 +112,7 @@ static void open_and_walk(hyb_ctx *ctx, const uint8_t *bytes, size_t n_bytes, in
         rewrite(ctx, copy, n_bytes, file);
     }
     (void)sum;
+    if ((read_in_pieces(ctx, copy, n_bytes) == HYB_OK) != (file != NULL)) abort();
     hyb_file_close(file);
     free(copy);
 }
