@@ -116,7 +116,6 @@ static __global__ void check_kernel(const float *values, size_t n, volatile int 
 /* Takes the start, looks at every number once, and measures the variance. */
 static int prepare(hyb_cluster_run *run, const float *start) {
     const size_t n_floats = run->k * run->d;
-    int not_finite = 0;
     HYB_CUDA_TRY(cudaMemcpyAsync(run->centroids, start, n_floats * sizeof *start, cudaMemcpyDeviceToDevice,
                                  (cudaStream_t)run->stream));
     HYB_LAUNCH(check_kernel, (unsigned)hyb_blocks_for(n_floats, THREADS), THREADS, 0, run->stream, start, n_floats,
@@ -125,8 +124,11 @@ static int prepare(hyb_cluster_run *run, const float *start) {
     HYB_CUDA_TRY(hyb_cluster_set_centre(&run->search, run->points, run->n, run->stream));
     HYB_CUDA_TRY(hyb_cluster_spread(run));
     HYB_CUDA_TRY(hyb_cluster_look(run));
-    HYB_CUDA_TRY(hyb_module_synchronize(run->state, run->stream, &not_finite));
-    if (not_finite) return HYB_ERROR_NOT_FINITE;
+    HYB_CUDA_TRY(cudaStreamSynchronize((cudaStream_t)run->stream));
+    if (*run->state->not_finite) {
+        *run->state->not_finite = 0;
+        return HYB_ERROR_NOT_FINITE;
+    }
     const double variance = run->seen.sum / (double)run->n - run->seen.other_sum;
     run->mean_variance = (variance > 0 ? variance : 0) / (double)run->d;
     return 0;

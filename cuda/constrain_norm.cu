@@ -182,7 +182,7 @@ static int constrain(hyb_cuda_state *state, double radius, size_t n, const T *x,
     size_t n_chunks = hyb_blocks_for(n, CHUNK);
     double *sums, *largest;
     verdict *found;
-    HYB_CUDA_TRY(hyb_cuda_layout(state, [&](hyb_cuda_arena &arena) {
+    HYB_CUDA_TRY(hyb_cuda_lay_out(state, [&](hyb_cuda_arena &arena) {
         sums = arena.take<double>(n_chunks);
         largest = arena.take<double>(n_chunks);
         found = arena.take<verdict>(1);
@@ -230,7 +230,7 @@ int hyb_module_sum_squares(hyb_cuda_state *state, size_t n, const float *values,
     HYB_CUDA_BEGIN(state);
     double *sums;
     HYB_CUDA_TRY(
-        hyb_cuda_layout(state, [&](hyb_cuda_arena &arena) { sums = arena.take<double>(hyb_blocks_for(n, CHUNK)); }));
+        hyb_cuda_lay_out(state, [&](hyb_cuda_arena &arena) { sums = arena.take<double>(hyb_blocks_for(n, CHUNK)); }));
     total_plan plan = {sum, state->not_finite};
     HYB_CUDA_TRY(queue_sums(values, n, nullptr, sums, nullptr, stream));
     return queue_total(sums, nullptr, n, nullptr, plan, stream);

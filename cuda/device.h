@@ -48,9 +48,9 @@ struct hyb_cuda_state {
     /* Host memory that kernels see: set to 1 where one meets a NaN or an infinity. */
     volatile int *not_finite;
     volatile int *malformed; /* the same where bytes or codes are not of their packing */
-    void *scratch; /* grow-only work memory of one call */
+    void *scratch;           /* grow-only work memory of one call */
     size_t scratch_bytes;
-    cudaEvent_t timer[2]; /* made by the first timer_start */
+    cudaEvent_t timer[2];       /* made by the first timer_start */
     struct hyb_cuda_blas *blas; /* gemm.cu: cuBLAS, or nullptr where it is not there, or not needed yet */
     bool has_tried_blas;
 };

@@ -42,7 +42,8 @@ template <bool TERNARY, int M_TILES, int N_TILES, int WARPS_M, int WARPS_K> stru
     uint32_t n_chunks;
     const uint4 *rows[M_TILES][2];
 
-    __device__ __forceinline__ tile_kernel(const hyb_matmul_task &a_task, uint4 *shared) : task(a_task), staged(shared) {
+    __device__ __forceinline__ tile_kernel(const hyb_matmul_task &a_task, uint4 *shared)
+        : task(a_task), staged(shared) {
         /* All tokens of a tile's rows follow one another, so that weights come from the main memory once. */
         uint32_t n_token_tiles = (uint32_t)((task.n_tokens + TOKENS - 1) / TOKENS);
         first_token = (size_t)(blockIdx.x % n_token_tiles) * TOKENS;
@@ -127,13 +128,15 @@ template <bool TERNARY, int M_TILES, int N_TILES, int WARPS_M, int WARPS_K> stru
 #pragma unroll
         for (int i = 0; i < N; ++i)
             if (warp_k > 0)
-                shared[(((warp_k - 1) * WARPS_M + warp_m) * N + i) * HYB_WARP + lane] = sums[i / 4 / N_TILES][i / 4 % N_TILES][i % 4];
+                shared[(((warp_k - 1) * WARPS_M + warp_m) * N + i) * HYB_WARP + lane] =
+                    sums[i / 4 / N_TILES][i / 4 % N_TILES][i % 4];
         __syncthreads();
         if (warp_k > 0) return;
 #pragma unroll
         for (int i = 0; i < N; ++i)
             for (int k = 0; k < WARPS_K - 1; ++k)
-                sums[i / 4 / N_TILES][i / 4 % N_TILES][i % 4] += shared[((k * WARPS_M + warp_m) * N + i) * HYB_WARP + lane];
+                sums[i / 4 / N_TILES][i / 4 % N_TILES][i % 4] +=
+                    shared[((k * WARPS_M + warp_m) * N + i) * HYB_WARP + lane];
     }
 
     __device__ __forceinline__ void store(const accumulators &sums) const {

@@ -113,8 +113,7 @@ static int launch(hyb_cuda_state *state, const hyb_matmul_task *task, size_t n_w
     return (int)cudaGetLastError();
 }
 
-template <bool TERNARY>
-static int launch_format(hyb_cuda_state *state, const hyb_matmul_task *task, void *stream) {
+template <bool TERNARY> static int launch_format(hyb_cuda_state *state, const hyb_matmul_task *task, void *stream) {
     uint32_t chunk_cols = HYB_CHUNK_COLS(TERNARY), n_chunks = (task->weights.n_cols + chunk_cols - 1) / chunk_cols;
     vector_shape shape = choose_shape(state, &task->weights, n_chunks);
     size_t shared_bytes = (size_t)n_chunks * chunk_cols;

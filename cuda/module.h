@@ -148,8 +148,10 @@ typedef struct hyb_cuda_matrix_step {
     X(kmeans, (hyb_cuda_state *state, const hyb_kmeans_options *options, const float *points, size_t n, size_t d, float *centroids, int32_t *labels, hyb_kmeans_result *result, void *stream))
 /* clang-format on */
 
-#define HYB_CUDA_FUNCTIONS(X) HYB_CUDA_CORE(X) HYB_CUDA_QUANTIZE(X) HYB_CUDA_PACK(X) HYB_CUDA_MATMUL(X)                \
-    HYB_CUDA_COMPRESS(X) HYB_CUDA_OPTIMIZE(X) HYB_CUDA_CLUSTER(X)
+#define HYB_CUDA_FUNCTIONS(X)                                                                                          \
+    HYB_CUDA_CORE(X)                                                                                                   \
+    HYB_CUDA_QUANTIZE(X) HYB_CUDA_PACK(X) HYB_CUDA_MATMUL(X) HYB_CUDA_COMPRESS(X) HYB_CUDA_OPTIMIZE(X)                 \
+        HYB_CUDA_CLUSTER(X)
 
 typedef struct hyb_cuda_table {
     uint32_t version;    /* HYB_CUDA_TABLE_VERSION */

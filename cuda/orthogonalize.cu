@@ -266,7 +266,7 @@ int hyb_module_orthogonalize(hyb_cuda_state *state, size_t n_rows, size_t n_cols
     hyb_cuda_orthogonal_work work;
     float *values;
     size_t n = n_rows * n_cols;
-    HYB_CUDA_TRY(hyb_cuda_layout(state, [&](hyb_cuda_arena &arena) {
+    HYB_CUDA_TRY(hyb_cuda_lay_out(state, [&](hyb_cuda_arena &arena) {
         hyb_orthogonal_layout(arena, n_rows, n_cols, &work);
         values = arena.take<float>(n);
     }));
@@ -288,6 +288,6 @@ int hyb_module_spectral_bound(hyb_cuda_state *state, size_t n_rows, size_t n_col
     HYB_CUDA_BEGIN(state);
     hyb_cuda_orthogonal_work work;
     HYB_CUDA_TRY(
-        hyb_cuda_layout(state, [&](hyb_cuda_arena &arena) { hyb_orthogonal_layout(arena, n_rows, n_cols, &work); }));
+        hyb_cuda_lay_out(state, [&](hyb_cuda_arena &arena) { hyb_orthogonal_layout(arena, n_rows, n_cols, &work); }));
     return hyb_spectral_bound_of(state, n_rows, n_cols, x, bound, &work, stream);
 }

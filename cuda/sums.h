@@ -116,7 +116,7 @@ class hyb_cuda_arena {
 };
 
 /* Work memory laid out by `layout(arena)`. */
-template <class Layout> inline int hyb_cuda_layout(hyb_cuda_state *state, const Layout &layout) {
+template <class Layout> inline int hyb_cuda_lay_out(hyb_cuda_state *state, const Layout &layout) {
     hyb_cuda_arena counted(nullptr);
     layout(counted);
     void *memory = nullptr;

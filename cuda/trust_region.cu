@@ -192,7 +192,7 @@ int hyb_module_matrix_step(hyb_cuda_state *state, const hyb_cuda_matrix_step *s,
     trust_scalars *scalars;
     double *row_sums, *weight_squares;
     float *x;
-    HYB_CUDA_TRY(hyb_cuda_layout(state, [&](hyb_cuda_arena &arena) {
+    HYB_CUDA_TRY(hyb_cuda_lay_out(state, [&](hyb_cuda_arena &arena) {
         hyb_orthogonal_layout(arena, s->n_rows, s->n_cols, &work);
         scalars = arena.take<trust_scalars>(1);
         row_sums = arena.take<double>(s->n_rows);
@@ -285,7 +285,7 @@ int hyb_module_ball_step(hyb_cuda_state *state, const hyb_cuda_adam *matrix, con
     double *partials;
     trust_scalars *scalars;
     for (size_t i = 0; i < n_tensors; ++i) n_blocks += hyb_sum_blocks(tensors[i].n);
-    HYB_CUDA_TRY(hyb_cuda_layout(state, [&](hyb_cuda_arena &arena) {
+    HYB_CUDA_TRY(hyb_cuda_lay_out(state, [&](hyb_cuda_arena &arena) {
         partials = arena.take<double>(2 * n_blocks);
         scalars = arena.take<trust_scalars>(1);
     }));
