@@ -12,7 +12,9 @@
 
 #include <hybrid/cuda.h>
 
-#define HYB_CUDA_TABLE_VERSION 1
+#include "matmul.h"
+
+#define HYB_CUDA_TABLE_VERSION 2
 #define HYB_CUDA_ENTRY "hyb_cuda_module"
 
 /* The module's side of a hyb_cuda: a device, work memory, what it found out. */
@@ -36,9 +38,23 @@ typedef struct hyb_cuda_state hyb_cuda_state;
     X(synchronize, (hyb_cuda_state *state, void *stream, int *not_finite)) \
     /* runs a kernel whose result is known; waits */ \
     X(self_test, (hyb_cuda_state *state, int *passed))
+
+/* ---- weights.cu, matmul.cu ---- */
+#define HYB_CUDA_MATMUL(X) \
+    /* rows first_row .. of weights from codes [n_rows][n_cols] (fp32 values of F32 weights) and scales [n_scales], 1 or \
+     * n_rows; waits. *bad_code, *bad_scale: index of the first that is none of the format's, UINT64_MAX if all are */ \
+    X(pack_weights, (hyb_cuda_state *state, const hyb_device_weights *weights, size_t first_row, size_t n_rows, \
+                     const void *codes, const float *scales, size_t n_scales, uint64_t *bad_code, uint64_t *bad_scale, \
+                     void *stream)) \
+    /* x fp32 [n_tokens][n_cols]; kernel: hyb_matmul_kernel */ \
+    X(matmul, (hyb_cuda_state *state, const hyb_device_weights *weights, const float *x, size_t n_tokens, float *y, \
+               size_t ld_y, int accumulate, int32_t kernel, void *stream)) \
+    /* x int8 [n_tokens][n_cols], y int32 [n_tokens][n_rows] */ \
+    X(matmul_codes, (hyb_cuda_state *state, const hyb_device_weights *weights, const int8_t *x, size_t n_tokens, \
+                     int32_t *y, int32_t kernel, void *stream))
 /* clang-format on */
 
-#define HYB_CUDA_FUNCTIONS(X) HYB_CUDA_CORE(X)
+#define HYB_CUDA_FUNCTIONS(X) HYB_CUDA_CORE(X) HYB_CUDA_MATMUL(X)
 
 typedef struct hyb_cuda_table {
     uint32_t version;    /* HYB_CUDA_TABLE_VERSION */

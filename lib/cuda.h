@@ -14,6 +14,14 @@ struct hyb_cuda {
     hyb_cuda_state *state;
 };
 
+/* cuda_matmul.c. One allocation of the device: codes, then scales. */
+struct hyb_cuda_weights {
+    hyb_cuda *cuda;
+    hyb_device_weights device;
+    void *memory;
+    size_t n_bytes;
+};
+
 /* HYB_OK for 0; else the status of a module's error, with `what` and CUDA's words as the detail. */
 hyb_status hyb_cuda_result(hyb_ctx *ctx, const hyb_cuda_table *table, int error, const char *what);
 

@@ -28,7 +28,7 @@ static size_t bytes_per_k16(hyb_format format) {
     return format == HYB_FORMAT_TERNARY ? (size_t)HYB_BLOCK_ROWS * 4 : (size_t)HYB_BLOCK_ROWS * HYB_BLOCK_COLS;
 }
 
-static hyb_status check_shape(hyb_ctx *ctx, hyb_format format, size_t n_rows, size_t n_cols) {
+hyb_status hyb_weights_check_shape(hyb_ctx *ctx, hyb_format format, size_t n_rows, size_t n_cols) {
     int known = format == HYB_FORMAT_TERNARY || format == HYB_FORMAT_BINARY || format == HYB_FORMAT_INT2 ||
                 format == HYB_FORMAT_INT4 || format == HYB_FORMAT_INT8;
     if (!known)
@@ -49,7 +49,7 @@ static size_t rows_per_block(hyb_layout layout) {
 
 static hyb_status alloc_weights(hyb_ctx *ctx, hyb_format format, hyb_layout layout, size_t n_rows, size_t n_cols,
                                 hyb_weights **weights) {
-    HYB_TRY(check_shape(ctx, format, n_rows, n_cols));
+    HYB_TRY(hyb_weights_check_shape(ctx, format, n_rows, n_cols));
     size_t block_rows = rows_per_block(layout), n_blocks = hyb_ceil_div(n_rows, block_rows);
     size_t n_k16 = hyb_ceil_div(n_cols, HYB_BLOCK_COLS), head = hyb_round_up(sizeof(hyb_weights), 64);
     size_t block_bytes = layout == HYB_LAYOUT_LOOKUP ? HYB_LOOKUP_BLOCK_BYTES(n_k16) : n_k16 * bytes_per_k16(format);
@@ -316,7 +316,7 @@ hyb_status hyb_weights_create(hyb_ctx *ctx, hyb_format format, size_t n_rows, si
                               const float *scales, size_t n_scales, hyb_weights **weights) {
     if (ctx == NULL || codes == NULL || scales == NULL || weights == NULL)
         return hyb_fail(ctx, HYB_ERROR_INVALID_ARGUMENT, "hyb_weights_create: ctx, codes, scales or weights is NULL");
-    HYB_TRY(check_shape(ctx, format, n_rows, n_cols));
+    HYB_TRY(hyb_weights_check_shape(ctx, format, n_rows, n_cols));
     if (hyb_mul_overflows(n_rows, n_cols))
         return hyb_fail(ctx, HYB_ERROR_INVALID_ARGUMENT, "weights of %zu x %zu do not fit in memory", n_rows, n_cols);
     if (n_scales != 1 && n_scales != n_rows)

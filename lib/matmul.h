@@ -33,6 +33,9 @@ typedef struct hyb_activations {
     float *scales; /* [n_tokens] */
 } hyb_activations;
 
+/* INVALID_ARGUMENT for a format or sizes that no packed weights can have. */
+hyb_status hyb_weights_check_shape(hyb_ctx *ctx, hyb_format format, size_t n_rows, size_t n_cols);
+
 /* Allocates weights with every code and scale 0. Errors: INVALID_ARGUMENT (sizes, F32), OUT_OF_MEMORY. */
 hyb_status hyb_weights_alloc(hyb_ctx *ctx, hyb_format format, size_t n_rows, size_t n_cols, hyb_weights **weights);
 

@@ -73,6 +73,13 @@ namespace hyb_emulation {
 constexpr size_t STACK_BYTES = 64 << 10;
 enum Wait { RUNNING, AT_BLOCK_BARRIER, AT_WARP_BARRIER };
 
+struct Copy {
+    void *to;
+    const void *from; /* null: clear */
+    size_t n;
+    unsigned group;
+};
+
 struct Fiber {
     ucontext_t context;
     std::vector<char> stack;
@@ -80,6 +87,9 @@ struct Fiber {
     Wait wait = RUNNING;
     unsigned mask = 0; /* lanes that it waits for */
     uint64_t given = 0;
+    std::vector<Copy> copies; /* asynchronous ones that nobody waited for yet */
+    unsigned n_groups = 0;
+    uint32_t fragment[6]; /* its part of a matrix product's operands */
 };
 
 inline std::vector<Fiber> fibers;
@@ -121,6 +131,8 @@ inline void start(Fiber &fiber) {
     fiber.context.uc_link = &scheduler;
     fiber.done = false;
     fiber.wait = RUNNING;
+    fiber.copies.clear();
+    fiber.n_groups = 0;
     makecontext(&fiber.context, fiber_main, 0);
 }
 
@@ -200,6 +212,44 @@ template <class T> inline T exchange(unsigned mask, T value, unsigned source) {
     return result;
 }
 
+/* Asynchronous copies of a thread happen when it waits for them: as late as they may. */
+inline void copy_async(void *to, const void *from, size_t n) {
+    fibers[current].copies.push_back({to, from, n, fibers[current].n_groups});
+}
+
+inline void commit_copies() { ++fibers[current].n_groups; }
+
+inline void wait_copies(unsigned n_pending) {
+    Fiber &fiber = fibers[current];
+    auto copy = fiber.copies.begin();
+    for (; copy != fiber.copies.end() && copy->group + n_pending < fiber.n_groups; ++copy) {
+        if (copy->from != nullptr)
+            std::memcpy(copy->to, copy->from, copy->n);
+        else
+            std::memset(copy->to, 0, copy->n);
+    }
+    fiber.copies.erase(fiber.copies.begin(), copy);
+}
+
+/* mma.m16n8k32 of int8 (PTX ISA, "Matrix Fragments for mma.m16n8k32"): byte i of a word is k = 4 (lane % 4) + i, and
+ * 16 more in a[2], a[3], b[1]. */
+inline void mma_m16n8k32_s8(int (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+    unsigned first = current & ~31u, lane = current & 31;
+    std::memcpy(fibers[current].fragment, a, sizeof a);
+    std::memcpy(fibers[current].fragment + 4, b, sizeof b);
+    give_way(AT_WARP_BARRIER, ~0u);
+    for (unsigned i = 0; i < 4; ++i) {
+        unsigned group = lane / 4, column = lane % 4 * 2 + i % 2;
+        for (unsigned k = 0; k < 32; ++k) {
+            const Fiber &left = fibers[first + 4 * group + k % 16 / 4],
+                        &right = fibers[first + 4 * column + k % 16 / 4];
+            uint32_t x = left.fragment[k / 16 * 2 + i / 2], y = right.fragment[4 + k / 16];
+            c[i] += (int8_t)(x >> (k % 4 * 8)) * (int8_t)(y >> (k % 4 * 8));
+        }
+    }
+    give_way(AT_WARP_BARRIER, ~0u);
+}
+
 } // namespace hyb_emulation
 
 /* ---- the host's side ---- */
@@ -217,7 +267,11 @@ enum : int {
 enum cudaMemcpyKind { cudaMemcpyHostToDevice = 1, cudaMemcpyDeviceToHost, cudaMemcpyDeviceToDevice, cudaMemcpyDefault };
 enum cudaDeviceAttr { cudaDevAttrMultiProcessorCount = 16, cudaDevAttrMaxSharedMemoryPerBlockOptin = 97 };
 enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize = 8 };
-enum cudaStreamCaptureMode { cudaStreamCaptureModeGlobal, cudaStreamCaptureModeThreadLocal, cudaStreamCaptureModeRelaxed };
+enum cudaStreamCaptureMode {
+    cudaStreamCaptureModeGlobal,
+    cudaStreamCaptureModeThreadLocal,
+    cudaStreamCaptureModeRelaxed
+};
 enum { cudaStreamNonBlocking = 1, cudaEventDisableTiming = 2 };
 
 struct cudaDeviceProp {
@@ -382,7 +436,8 @@ inline cudaError_t cudaFreeHost(void *memory) {
     std::free(memory);
     return cudaSuccess;
 }
-inline cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t n, cudaMemcpyKind, cudaStream_t stream = nullptr) {
+inline cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t n, cudaMemcpyKind,
+                                   cudaStream_t stream = nullptr) {
     hyb_emulation::submit(stream, [=] {
         if (n != 0) std::memcpy(to, from, n);
     });
@@ -433,8 +488,7 @@ inline cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec) {
     return cudaSuccess;
 }
 template <class Kernel> inline cudaError_t cudaFuncSetAttribute(Kernel, cudaFuncAttribute, int) { return cudaSuccess; }
-template <class Kernel>
-inline cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int *n, Kernel, int, size_t) {
+template <class Kernel> inline cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int *n, Kernel, int, size_t) {
     *n = 2;
     return cudaSuccess;
 }

@@ -15,6 +15,7 @@
 #define HYBRID_CUDA_H
 
 #include <hybrid/base.h>
+#include <hybrid/matmul.h>
 
 #ifdef __cplusplus
 extern "C" {
@@ -77,6 +78,47 @@ HYB_API hyb_status hyb_cuda_fill(hyb_cuda *cuda, hyb_device_address target, uint
 /* Waits for the stream. Errors: NOT_FINITE if a call since the last hyb_cuda_synchronize of this handle met a NaN or an
  * infinity where a number is needed (its results are then undefined); DEVICE. */
 HYB_API hyb_status hyb_cuda_synchronize(hyb_cuda *cuda, hyb_stream stream);
+
+/* ---- matmul ---- */
+
+/* Weights in a device's memory: 2 bits a ternary weight, 8 bits for the other integer formats, or fp32. Immutable. They
+ * belong to the handle that made them, and are destroyed before it is closed. */
+typedef struct hyb_cuda_weights hyb_cuda_weights;
+
+/* A copy of packed weights. Waits. The caller destroys *weights.
+ * Errors: INVALID_ARGUMENT, OUT_OF_MEMORY (of the host or the device), DEVICE. */
+HYB_API hyb_status hyb_cuda_weights_create(hyb_cuda *cuda, const hyb_weights *packed, hyb_cuda_weights **weights);
+
+/* From codes int8 [n_rows][n_cols] of an integer format, and scales fp32 [n_scales], n_scales 1 or n_rows, both in the
+ * device's memory; they may be released afterwards. Waits. The caller destroys *weights.
+ * Errors: INVALID_ARGUMENT (sizes; a code outside the format), NOT_FINITE (scales), OUT_OF_MEMORY, DEVICE. */
+HYB_API hyb_status hyb_cuda_weights_create_codes(hyb_cuda *cuda, hyb_format format, hyb_device_address codes,
+                                                 size_t n_rows, size_t n_cols, hyb_device_address scales,
+                                                 size_t n_scales, hyb_stream stream, hyb_cuda_weights **weights);
+
+/* F32 weights, from values fp32 [n_rows][n_cols] in the device's memory, which may be released afterwards. Waits. The
+ * caller destroys *weights. Errors: INVALID_ARGUMENT (sizes), NOT_FINITE (a value), OUT_OF_MEMORY, DEVICE. */
+HYB_API hyb_status hyb_cuda_weights_create_f32(hyb_cuda *cuda, hyb_device_address values, size_t n_rows, size_t n_cols,
+                                               hyb_stream stream, hyb_cuda_weights **weights);
+
+/* Waits for the device. NULL is allowed. */
+HYB_API void hyb_cuda_weights_destroy(hyb_cuda_weights *weights);
+
+/* Bytes of the device's memory that they take; 0 for NULL. */
+HYB_API size_t hyb_cuda_weights_bytes(const hyb_cuda_weights *weights);
+
+/* y[t][r], fp32 [n_tokens][n_rows], of x fp32 [n_tokens][n_cols], addresses of the device: the bits of
+ * hyb_quantize_activations followed by hyb_matmul. With F32 weights x is not quantised, and each result is a dot
+ * product over 16 lanes (lib/kernels.h). x must be finite, which hyb_cuda_synchronize reports unless the weights are
+ * F32. y must not overlap x. Errors: INVALID_ARGUMENT, OUT_OF_MEMORY (of the handle's work memory, which grows by
+ * waiting), DEVICE. */
+HYB_API hyb_status hyb_cuda_matmul(hyb_cuda *cuda, const hyb_cuda_weights *weights, hyb_device_address x,
+                                   size_t n_tokens, hyb_device_address y, hyb_stream stream);
+
+/* The exact integer sums y int32 [n_tokens][n_rows] of x int8 [n_tokens][n_cols]: those of hyb_matmul_i32. -128 is no
+ * error here. Not with F32 weights. Errors: as hyb_cuda_matmul. */
+HYB_API hyb_status hyb_cuda_matmul_codes(hyb_cuda *cuda, const hyb_cuda_weights *weights, hyb_device_address x,
+                                         size_t n_tokens, hyb_device_address y, hyb_stream stream);
 
 /* hyb: cdef end */
 
