@@ -12,6 +12,7 @@
 #ifndef HYB_EMULATION_CUDA_RUNTIME_H
 #define HYB_EMULATION_CUDA_RUNTIME_H
 
+#include <setjmp.h>
 #include <ucontext.h>
 
 #include <algorithm>
@@ -20,6 +21,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <deque>
 #include <functional>
 #include <map>
 #include <mutex>
@@ -80,8 +82,20 @@ struct Copy {
     unsigned group;
 };
 
+/* Going from one fibre to another by jumps instead of contexts saves two system calls each time; the address sanitizer
+ * takes such a jump for an error. A fibre's first turn needs a context, as it needs a stack. */
+#if defined(__SANITIZE_ADDRESS__)
+#define HYB_EMULATION_JUMPS 0
+#elif defined(__has_feature)
+#define HYB_EMULATION_JUMPS !__has_feature(address_sanitizer)
+#else
+#define HYB_EMULATION_JUMPS 1
+#endif
+
 struct Fiber {
     ucontext_t context;
+    jmp_buf jump;
+    bool began = false;
     std::vector<char> stack;
     bool done = false;
     Wait wait = RUNNING;
@@ -92,8 +106,9 @@ struct Fiber {
     uint32_t fragment[6]; /* its part of a matrix product's operands */
 };
 
-inline std::vector<Fiber> fibers;
+inline std::deque<Fiber> fibers; /* which never moves what began */
 inline ucontext_t scheduler;
+inline jmp_buf scheduler_jump;
 inline unsigned current, n_threads;
 inline std::function<void()> body;
 inline std::vector<char> dynamic_shared;
@@ -110,29 +125,53 @@ inline void enter(unsigned thread) {
     threadIdx = dim3(thread % blockDim.x, thread / blockDim.x % blockDim.y, thread / (blockDim.x * blockDim.y));
 }
 
+/* Gives the turn to a fibre, until it gives it back. */
+__attribute__((noinline)) inline void resume(Fiber &fiber) {
+#if HYB_EMULATION_JUMPS
+    if (_setjmp(scheduler_jump) != 0) return;
+    if (fiber.began) _longjmp(fiber.jump, 1);
+    fiber.began = true;
+    setcontext(&fiber.context);
+#else
+    swapcontext(&scheduler, &fiber.context);
+#endif
+}
+
+__attribute__((noinline)) inline void give_back(Fiber &fiber) {
+#if HYB_EMULATION_JUMPS
+    if (_setjmp(fiber.jump) == 0) _longjmp(scheduler_jump, 1);
+#else
+    swapcontext(&fiber.context, &scheduler);
+#endif
+}
+
+/* A fibre is a thread of block after block. */
 inline void fiber_main() {
-    body();
-    fibers[current].done = true;
-    swapcontext(&fibers[current].context, &scheduler);
+    for (;;) {
+        body();
+        fibers[current].done = true;
+        give_back(fibers[current]);
+    }
 }
 
 inline void give_way(Wait wait, unsigned mask = 0) {
     Fiber &fiber = fibers[current];
     fiber.wait = wait;
     fiber.mask = mask;
-    swapcontext(&fiber.context, &scheduler);
+    give_back(fiber);
 }
 
 inline void start(Fiber &fiber) {
-    if (fiber.stack.empty()) fiber.stack.resize(STACK_BYTES);
-    getcontext(&fiber.context);
-    fiber.context.uc_stack.ss_sp = fiber.stack.data();
-    fiber.context.uc_stack.ss_size = fiber.stack.size();
-    fiber.context.uc_link = &scheduler;
     fiber.done = false;
     fiber.wait = RUNNING;
     fiber.copies.clear();
     fiber.n_groups = 0;
+    if (!fiber.stack.empty()) return;
+    fiber.stack.resize(STACK_BYTES);
+    getcontext(&fiber.context);
+    fiber.context.uc_stack.ss_sp = fiber.stack.data();
+    fiber.context.uc_stack.ss_size = fiber.stack.size();
+    fiber.context.uc_link = &scheduler;
     makecontext(&fiber.context, fiber_main, 0);
 }
 
@@ -185,7 +224,7 @@ inline void run_block() {
             all_done = false;
             if (fibers[i].wait != RUNNING) continue;
             enter(i);
-            swapcontext(&scheduler, &fibers[i].context);
+            resume(fibers[i]);
         }
         if (all_done) return;
         if (!release_warps() && !release_block()) {
@@ -528,6 +567,27 @@ inline unsigned __ballot_sync(unsigned mask, int predicate) {
 }
 inline int __any_sync(unsigned mask, int predicate) { return __ballot_sync(mask, predicate) != 0; }
 inline int __all_sync(unsigned mask, int predicate) { return __ballot_sync(mask, predicate) == mask; }
+template <class T, class Combine> inline T hyb_reduce_warp(unsigned mask, T value, Combine combine) {
+    unsigned first = hyb_emulation::current & ~31u;
+    T result = value;
+    hyb_emulation::fibers[hyb_emulation::current].given = (uint64_t)(uint32_t)value;
+    hyb_emulation::give_way(hyb_emulation::AT_WARP_BARRIER, mask);
+    for (unsigned lane = 0; lane < 32; ++lane)
+        if ((mask >> lane & 1) && first + lane != hyb_emulation::current)
+            result = combine(result, (T)(uint32_t)hyb_emulation::fibers[first + lane].given);
+    hyb_emulation::give_way(hyb_emulation::AT_WARP_BARRIER, mask);
+    return result;
+}
+/* Of 32-bit integers, as processors from 8.0 on have them. */
+template <class T> inline T __reduce_add_sync(unsigned mask, T value) {
+    return hyb_reduce_warp(mask, value, [](T a, T b) { return (T)((uint32_t)a + (uint32_t)b); });
+}
+template <class T> inline T __reduce_max_sync(unsigned mask, T value) {
+    return hyb_reduce_warp(mask, value, [](T a, T b) { return a < b ? b : a; });
+}
+template <class T> inline T __reduce_min_sync(unsigned mask, T value) {
+    return hyb_reduce_warp(mask, value, [](T a, T b) { return b < a ? b : a; });
+}
 inline int __syncthreads_or(int predicate) {
     using namespace hyb_emulation;
     fibers[current].given = predicate != 0;
