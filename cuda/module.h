@@ -52,9 +52,29 @@ typedef struct hyb_cuda_state hyb_cuda_state;
     /* x int8 [n_tokens][n_cols], y int32 [n_tokens][n_rows] */ \
     X(matmul_codes, (hyb_cuda_state *state, const hyb_device_weights *weights, const int8_t *x, size_t n_tokens, \
                      int32_t *y, int32_t kernel, void *stream))
+
+/* ---- session.cu ---- */
+typedef struct hyb_session_plan hyb_session_plan; /* session.h */
+typedef struct hyb_session_pass hyb_session_pass;
+typedef struct hyb_device_draw hyb_device_draw;
+typedef struct hyb_device_session hyb_device_session;
+#define HYB_CUDA_SESSION(X) \
+    /* Both wait. *cache_bytes: of keys and values */ \
+    X(session_create, (hyb_cuda_state *state, const hyb_session_plan *plan, hyb_device_session **session, \
+                       size_t *cache_bytes)) \
+    X(session_destroy, (hyb_cuda_state *state, hyb_device_session *session)) \
+    /* Copies to memory that session passes read; waits */ \
+    X(session_upload, (hyb_cuda_state *state, void *to, const void *host, size_t n_bytes)) \
+    /* Queues a pass over rows on the session's own stream; the logits stay on the device */ \
+    X(session_run, (hyb_cuda_state *state, hyb_device_session *session, const hyb_session_pass *pass)) \
+    /* The next two wait, and use the logits of the last pass's first n rows. logits: host [n][vocab_size], or NULL; \
+     * picks: host uint64 [2][n], streams and positions; tokens: host [n] */ \
+    X(session_logits, (hyb_cuda_state *state, hyb_device_session *session, size_t n, float *logits, int *not_finite)) \
+    X(session_draw, (hyb_cuda_state *state, hyb_device_session *session, const hyb_device_draw *draw, \
+                     const uint64_t *picks, size_t n, uint32_t *tokens, int *not_finite))
 /* clang-format on */
 
-#define HYB_CUDA_FUNCTIONS(X) HYB_CUDA_CORE(X) HYB_CUDA_MATMUL(X)
+#define HYB_CUDA_FUNCTIONS(X) HYB_CUDA_CORE(X) HYB_CUDA_MATMUL(X) HYB_CUDA_SESSION(X)
 
 typedef struct hyb_cuda_table {
     uint32_t version;    /* HYB_CUDA_TABLE_VERSION */
