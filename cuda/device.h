@@ -19,7 +19,7 @@
 #define HYB_LAUNCH(kernel, grid, block, shared_bytes, stream, ...)                                                     \
     (kernel)<<<(grid), (block), (shared_bytes), (cudaStream_t)(stream)>>>(__VA_ARGS__)
 #define HYB_DYNAMIC_SHARED(type, name)                                                                                 \
-    extern __shared__ unsigned char hyb_dynamic_shared[];                                                              \
+    extern __shared__ __align__(16) unsigned char hyb_dynamic_shared[];                                                \
     type *name = reinterpret_cast<type *>(hyb_dynamic_shared)
 #else
 #define HYB_EMULATED 1

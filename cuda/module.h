@@ -95,6 +95,7 @@ typedef struct hyb_cuda_matrix_step {
     X(pack, (hyb_cuda_state *state, int32_t packing, const int8_t *codes, size_t n_codes, uint8_t *bytes, void *stream)) \
     X(unpack, (hyb_cuda_state *state, int32_t packing, const uint8_t *bytes, size_t n_codes, int8_t *codes, void *stream))
 
+
 /* ---- weights.cu, matmul.cu ---- */
 #define HYB_CUDA_MATMUL(X) \
     /* rows first_row .. of weights from codes [n_rows][n_cols] (fp32 values of F32 weights) and scales [n_scales], 1 or \
@@ -146,12 +147,32 @@ typedef struct hyb_cuda_matrix_step {
     X(cluster_nearest, (hyb_cuda_state *state, const float *points, size_t n, size_t d, const float *centroids, size_t k, int32_t *labels, double *distances, void *stream)) \
     /* Waits. options: complete and checked. labels may be NULL. HYB_ERROR_NOT_FINITE, HYB_ERROR_CANCELLED */ \
     X(kmeans, (hyb_cuda_state *state, const hyb_kmeans_options *options, const float *points, size_t n, size_t d, float *centroids, int32_t *labels, hyb_kmeans_result *result, void *stream))
+
+/* ---- session.cu ---- */
+typedef struct hyb_session_plan hyb_session_plan; /* session.h */
+typedef struct hyb_session_pass hyb_session_pass;
+typedef struct hyb_device_draw hyb_device_draw;
+typedef struct hyb_device_session hyb_device_session;
+#define HYB_CUDA_SESSION(X) \
+    /* Both wait. *cache_bytes: of keys and values */ \
+    X(session_create, (hyb_cuda_state *state, const hyb_session_plan *plan, hyb_device_session **session, \
+                       size_t *cache_bytes)) \
+    X(session_destroy, (hyb_cuda_state *state, hyb_device_session *session)) \
+    /* Copies to memory that session passes read; waits */ \
+    X(session_upload, (hyb_cuda_state *state, void *to, const void *host, size_t n_bytes)) \
+    /* Queues a pass over rows on the session's own stream; the logits stay on the device */ \
+    X(session_run, (hyb_cuda_state *state, hyb_device_session *session, const hyb_session_pass *pass)) \
+    /* The next two wait, and use the logits of the last pass's first n rows. logits: host [n][vocab_size], or NULL; \
+     * picks: host uint64 [2][n], streams and positions; tokens: host [n] */ \
+    X(session_logits, (hyb_cuda_state *state, hyb_device_session *session, size_t n, float *logits, int *not_finite)) \
+    X(session_draw, (hyb_cuda_state *state, hyb_device_session *session, const hyb_device_draw *draw, \
+                     const uint64_t *picks, size_t n, uint32_t *tokens, int *not_finite))
 /* clang-format on */
 
 #define HYB_CUDA_FUNCTIONS(X)                                                                                          \
     HYB_CUDA_CORE(X)                                                                                                   \
     HYB_CUDA_QUANTIZE(X) HYB_CUDA_PACK(X) HYB_CUDA_MATMUL(X) HYB_CUDA_COMPRESS(X) HYB_CUDA_OPTIMIZE(X)                 \
-        HYB_CUDA_CLUSTER(X)
+        HYB_CUDA_CLUSTER(X) HYB_CUDA_SESSION(X)
 
 typedef struct hyb_cuda_table {
     uint32_t version;    /* HYB_CUDA_TABLE_VERSION */

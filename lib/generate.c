@@ -15,14 +15,15 @@ typedef struct stream {
 } stream;
 
 typedef struct generation {
-    hyb_session *session;
-    hyb_language_model *model;
+    const hyb_decoder *decoder;
+    const hyb_language_model *model;
     hyb_generate_options options;
     stream *streams;
     size_t n, n_context;
     float *logits;       /* [n][vocab_size] */
-    uint32_t *sequences; /* [n] active ones of a step, and their tokens */
+    uint32_t *sequences; /* [n] active ones of a step, and their tokens and random numbers */
     uint32_t *tokens;
+    hyb_pick *picks;
     uint32_t *out_tokens;
 } generation;
 
@@ -80,11 +81,12 @@ static void send_text(generation *g, size_t index, size_t n_bytes, uint32_t toke
     memmove(s->held, s->held + n_bytes, s->n_held);
 }
 
-/* Draws the next token of a sequence from its logits, and ends the sequence where it ends. */
-static hyb_status draw_next(generation *g, size_t index, const float *logits) {
+static size_t length_of(const generation *g, size_t index) { return g->decoder->places->lengths[index]; }
+
+/* Takes the next token of a sequence, and ends the sequence where it ends. */
+static hyb_status take_token(generation *g, size_t index, uint32_t token) {
     stream *s = &g->streams[index];
-    HYB_TRY(hyb_sample(g->model->ctx, &g->options.sampler, logits, g->model->config.vocab_size, index, s->n_tokens,
-                       &s->token));
+    s->token = token;
     if (g->out_tokens != NULL) g->out_tokens[index * g->options.max_tokens + s->n_tokens] = s->token;
     s->n_tokens++;
     if (g->options.stop_token >= 0 && s->token == (uint64_t)g->options.stop_token) {
@@ -93,8 +95,8 @@ static hyb_status draw_next(generation *g, size_t index, const float *logits) {
     }
     HYB_TRY(hold_text(g, s, s->token));
     size_t stop = find_stop(g, s);
-    int full = s->n_tokens == g->options.max_tokens ||
-               (!g->options.shift_context && hyb_session_length(g->session, index) == g->n_context);
+    int full =
+        s->n_tokens == g->options.max_tokens || (!g->options.shift_context && length_of(g, index) == g->n_context);
     if (stop < s->n_held)
         send_text(g, index, stop, s->token, 1, HYB_STOP_STRING);
     else if (full)
@@ -104,15 +106,23 @@ static hyb_status draw_next(generation *g, size_t index, const float *logits) {
     return HYB_OK;
 }
 
+/* Draws the next token of each of n sequences from the logits of what was fed last. */
+static hyb_status draw_next(generation *g, const uint32_t *sequences, size_t n) {
+    for (size_t i = 0; i < n; i++) g->picks[i] = (hyb_pick){sequences[i], g->streams[sequences[i]].n_tokens};
+    HYB_TRY(g->decoder->draw(g->decoder->session, &g->options.sampler, g->picks, n, g->logits, g->tokens));
+    for (size_t i = 0; i < n; i++) HYB_TRY(take_token(g, sequences[i], g->tokens[i]));
+    return HYB_OK;
+}
+
 /* Makes room in a full cache: the newer half of its tokens is fed again from position 0. */
 static hyb_status make_room(generation *g, size_t index) {
     stream *s = &g->streams[index];
-    size_t length = hyb_session_length(g->session, index), keep = g->n_context / 2;
+    size_t length = length_of(g, index), keep = g->n_context / 2;
     if (!g->options.shift_context) return HYB_OK;
     if (length == g->n_context) {
         memmove(s->history, s->history + (length - keep), keep * sizeof *s->history);
-        HYB_TRY(hyb_session_truncate(g->session, index, 0));
-        if (keep > 0) HYB_TRY(hyb_session_feed(g->session, index, s->history, keep, NULL));
+        HYB_TRY(g->decoder->truncate(g->decoder->session, index, 0));
+        if (keep > 0) HYB_TRY(g->decoder->feed(g->decoder->session, index, s->history, keep, NULL));
         length = keep;
     }
     s->history[length] = s->token;
@@ -120,12 +130,12 @@ static hyb_status make_room(generation *g, size_t index) {
 }
 
 static hyb_status run_generation(generation *g, const uint32_t *const *prompts, const size_t *prompt_tokens) {
-    size_t vocab_size = g->model->config.vocab_size;
-    for (size_t i = 0; i < g->n; i++) {
-        HYB_TRY(hyb_session_truncate(g->session, i, 0));
-        HYB_TRY(hyb_session_feed(g->session, i, prompts[i], prompt_tokens[i], g->logits));
+    const hyb_decoder *decoder = g->decoder;
+    for (uint32_t i = 0; i < g->n; i++) {
+        HYB_TRY(decoder->truncate(decoder->session, i, 0));
+        HYB_TRY(decoder->feed(decoder->session, i, prompts[i], prompt_tokens[i], g->logits));
         if (g->options.shift_context) memcpy(g->streams[i].history, prompts[i], prompt_tokens[i] * sizeof(uint32_t));
-        HYB_TRY(draw_next(g, i, g->logits));
+        HYB_TRY(draw_next(g, &i, 1));
     }
     for (;;) {
         size_t active = 0;
@@ -136,8 +146,8 @@ static hyb_status run_generation(generation *g, const uint32_t *const *prompts, 
             g->tokens[active++] = g->streams[i].token;
         }
         if (active == 0) return HYB_OK;
-        HYB_TRY(hyb_session_step(g->session, g->sequences, g->tokens, active, g->logits));
-        for (size_t i = 0; i < active; i++) HYB_TRY(draw_next(g, g->sequences[i], g->logits + i * vocab_size));
+        HYB_TRY(decoder->step(decoder->session, g->sequences, g->tokens, active, g->logits));
+        HYB_TRY(draw_next(g, g->sequences, active));
     }
 }
 
@@ -161,7 +171,9 @@ static hyb_status alloc_generation(hyb_ctx *ctx, generation *g) {
     g->logits = hyb_alloc(ctx, g->n * g->model->config.vocab_size, sizeof *g->logits);
     g->sequences = hyb_alloc(ctx, g->n, sizeof *g->sequences);
     g->tokens = hyb_alloc(ctx, g->n, sizeof *g->tokens);
-    int complete = g->streams != NULL && g->logits != NULL && g->sequences != NULL && g->tokens != NULL;
+    g->picks = hyb_alloc(ctx, g->n, sizeof *g->picks);
+    int complete =
+        g->streams != NULL && g->logits != NULL && g->sequences != NULL && g->tokens != NULL && g->picks != NULL;
     for (size_t i = 0; complete && i < g->n; i++) {
         g->streams[i].capacity = 64;
         g->streams[i].held = hyb_alloc(ctx, g->streams[i].capacity, 1);
@@ -176,22 +188,29 @@ static void free_generation(hyb_ctx *ctx, generation *g) {
         hyb_free(ctx, g->streams[i].held);
         hyb_free(ctx, g->streams[i].history);
     }
+    hyb_free(ctx, g->picks);
     hyb_free(ctx, g->tokens);
     hyb_free(ctx, g->sequences);
     hyb_free(ctx, g->logits);
     hyb_free(ctx, g->streams);
 }
 
-hyb_status hyb_generate(hyb_session *session, const uint32_t *const *prompts, const size_t *prompt_tokens, size_t n,
-                        const hyb_generate_options *options, uint32_t *tokens, size_t *n_tokens) {
-    if (session == NULL) return HYB_ERROR_INVALID_ARGUMENT;
-    generation g = {.session = session, .n = n, .out_tokens = tokens};
-    g.model = hyb_session_model(session);
-    g.n_context = hyb_session_context(session);
+hyb_status hyb_draw_from_logits(hyb_ctx *ctx, const hyb_sampler *sampler, const float *logits, size_t vocab_size,
+                                const hyb_pick *picks, size_t n, uint32_t *tokens) {
+    for (size_t i = 0; i < n; i++)
+        HYB_TRY(hyb_sample(ctx, sampler, logits + i * vocab_size, vocab_size, picks[i].stream, picks[i].position,
+                           &tokens[i]));
+    return HYB_OK;
+}
+
+hyb_status hyb_generate_with(const hyb_decoder *decoder, const uint32_t *const *prompts, const size_t *prompt_tokens,
+                             size_t n, const hyb_generate_options *options, uint32_t *tokens, size_t *n_tokens) {
+    generation g = {.decoder = decoder, .model = decoder->model, .n = n, .out_tokens = tokens};
+    g.n_context = decoder->places->n_context;
     hyb_ctx *ctx = g.model->ctx;
-    if (prompts == NULL || prompt_tokens == NULL || options == NULL || n == 0 || n > hyb_session_sequences(session))
+    if (prompts == NULL || prompt_tokens == NULL || options == NULL || n == 0 || n > decoder->places->n_sequences)
         return hyb_fail(ctx, HYB_ERROR_INVALID_ARGUMENT, "1 to %zu prompts and options are needed",
-                        hyb_session_sequences(session));
+                        decoder->places->n_sequences);
     for (size_t i = 0; i < n; i++)
         if (prompts[i] == NULL || prompt_tokens[i] == 0)
             return hyb_fail(ctx, HYB_ERROR_INVALID_ARGUMENT, "prompt %zu is empty: at least one token is needed", i);
@@ -201,4 +220,11 @@ hyb_status hyb_generate(hyb_session *session, const uint32_t *const *prompts, co
     for (size_t i = 0; status == HYB_OK && n_tokens != NULL && i < n; i++) n_tokens[i] = g.streams[i].n_tokens;
     free_generation(ctx, &g);
     return status;
+}
+
+hyb_status hyb_generate(hyb_session *session, const uint32_t *const *prompts, const size_t *prompt_tokens, size_t n,
+                        const hyb_generate_options *options, uint32_t *tokens, size_t *n_tokens) {
+    if (session == NULL) return HYB_ERROR_INVALID_ARGUMENT;
+    hyb_decoder decoder = hyb_session_decoder(session);
+    return hyb_generate_with(&decoder, prompts, prompt_tokens, n, options, tokens, n_tokens);
 }

@@ -88,6 +88,13 @@ hyb_status hyb_sampler_check(hyb_ctx *ctx, const hyb_sampler *given, hyb_sampler
     return HYB_OK;
 }
 
+hyb_sampler_kind hyb_sampler_kind_of(const hyb_sampler *sampler, size_t vocab_size) {
+    if (sampler->temperature == 0.0f || sampler->top_k == 1) return HYB_SAMPLER_GREEDY;
+    int cuts_k = sampler->top_k != 0 && sampler->top_k < vocab_size;
+    int cuts_p = sampler->top_p > 0.0f && sampler->top_p < 1.0f;
+    return cuts_k || cuts_p ? HYB_SAMPLER_CUT : HYB_SAMPLER_WHOLE;
+}
+
 hyb_status hyb_sample(hyb_ctx *ctx, const hyb_sampler *given, const float *logits, size_t vocab_size, uint64_t stream,
                       uint64_t position, uint32_t *token) {
     hyb_sampler sampler;
@@ -97,17 +104,18 @@ hyb_status hyb_sample(hyb_ctx *ctx, const hyb_sampler *given, const float *logit
     if (ctx->kernels.max_abs_bits(logits, vocab_size) >= 0x7f800000u)
         return hyb_fail(ctx, HYB_ERROR_NOT_FINITE, "the logits are not finite");
     size_t first = most_likely(logits, vocab_size);
-    if (sampler.temperature == 0.0f || sampler.top_k == 1) {
+    hyb_sampler_kind kind = hyb_sampler_kind_of(&sampler, vocab_size);
+    if (kind == HYB_SAMPLER_GREEDY) {
         *token = (uint32_t)first;
         return HYB_OK;
     }
     uint64_t bits = hyb_hash64(hyb_hash64(hyb_hash64(sampler.seed) + stream) + position);
     double share = (double)(bits >> 11) * 0x1p-53;
-    size_t k = sampler.top_k == 0 ? vocab_size : hyb_min_size(sampler.top_k, vocab_size);
-    if (k == vocab_size && (sampler.top_p <= 0.0f || sampler.top_p >= 1.0f)) {
+    if (kind == HYB_SAMPLER_WHOLE) {
         *token = draw(logits, NULL, vocab_size, logits[first], sampler.temperature, share);
         return HYB_OK;
     }
+    size_t k = sampler.top_k == 0 ? vocab_size : hyb_min_size(sampler.top_k, vocab_size);
     candidate *best = hyb_scratch(ctx, k * sizeof *best);
     if (best == NULL) return hyb_fail(ctx, HYB_ERROR_OUT_OF_MEMORY, "no memory for %zu candidates", k);
     select_best(logits, vocab_size, best, k);

@@ -10,11 +10,11 @@
 
 struct hyb_session {
     hyb_language_model *model;
-    size_t n_sequences, n_context, n_threads, max_tokens, cache_bytes;
+    hyb_places places;
+    size_t n_threads, max_tokens, cache_bytes;
     int cache_format;
-    void *memory; /* everything below but lengths */
+    void *memory; /* everything below, and the lengths */
     void *work_memory;
-    size_t *lengths;
     hyb_kv *layers; /* [n_layers] */
     uint32_t *tokens, *sequences, *positions;
     float *rms;
@@ -25,9 +25,9 @@ struct hyb_session {
 
 static void layout_caches(hyb_session *s, hyb_arena *arena) {
     const hyb_language_model *m = s->model;
-    size_t places = s->n_sequences * s->n_context, size = places * m->kv_dim;
+    size_t places = s->places.n_sequences * s->places.n_context, size = places * m->kv_dim;
     size_t scales = places * m->config.n_kv_heads;
-    s->lengths = hyb_arena_take(arena, s->n_sequences, sizeof *s->lengths);
+    s->places.lengths = hyb_arena_take(arena, s->places.n_sequences, sizeof *s->places.lengths);
     s->layers = hyb_arena_take(arena, m->config.n_layers, sizeof *s->layers);
     s->tokens = hyb_arena_take(arena, s->max_tokens, sizeof(uint32_t));
     s->sequences = hyb_arena_take(arena, s->max_tokens, sizeof(uint32_t));
@@ -38,9 +38,9 @@ static void layout_caches(hyb_session *s, hyb_arena *arena) {
         hyb_kv measured, *kv = s->layers ? &s->layers[l] : &measured;
         memset(kv, 0, sizeof *kv);
         kv->format = s->cache_format;
-        kv->n_context = s->n_context;
+        kv->n_context = s->places.n_context;
         kv->row_stride = m->head_dim;
-        kv->head_stride = s->n_context * m->head_dim;
+        kv->head_stride = s->places.n_context * m->head_dim;
         if (s->cache_format == HYB_CACHE_F32) {
             kv->keys = hyb_arena_take(arena, size, sizeof(float));
             kv->values = hyb_arena_take(arena, size, sizeof(float));
@@ -60,8 +60,8 @@ static hyb_status make_work(hyb_session *s) {
     if (s->work_memory != NULL && ctx->options.n_threads <= s->n_threads) return HYB_OK;
     hyb_arena arena = {NULL, 0, 0};
     for (int pass = 0; pass < 2; pass++) {
-        hyb_inference_layout(&s->model->config, ctx, s->max_tokens, s->n_context, s->cache_format, &arena, &s->state,
-                             &s->head_input, &s->work);
+        hyb_inference_layout(&s->model->config, ctx, s->max_tokens, s->places.n_context, s->cache_format, &arena,
+                             &s->state, &s->head_input, &s->work);
         if (pass == 1) break;
         hyb_free(ctx, s->work_memory);
         s->work_memory = arena.base = arena.overflow ? NULL : hyb_alloc(ctx, 1, arena.used);
@@ -73,7 +73,7 @@ static hyb_status make_work(hyb_session *s) {
     return HYB_OK;
 }
 
-static hyb_status check_session(hyb_language_model *model, size_t n_sequences, size_t n_context, int cache_format) {
+hyb_status hyb_places_check(hyb_language_model *model, size_t n_sequences, size_t n_context, int cache_format) {
     hyb_ctx *ctx = model->ctx;
     if (n_sequences < 1 || n_sequences > 65536)
         return hyb_fail(ctx, HYB_ERROR_INVALID_ARGUMENT, "n_sequences is %zu, must be 1 to 65536", n_sequences);
@@ -89,20 +89,55 @@ static hyb_status check_session(hyb_language_model *model, size_t n_sequences, s
     return HYB_OK;
 }
 
+static hyb_status check_sequence(hyb_ctx *ctx, const hyb_places *places, size_t sequence) {
+    if (sequence < places->n_sequences) return HYB_OK;
+    return hyb_fail(ctx, HYB_ERROR_INVALID_ARGUMENT, "sequence %zu, the session has %zu", sequence,
+                    places->n_sequences);
+}
+
+hyb_status hyb_places_truncate(hyb_ctx *ctx, const hyb_places *places, size_t sequence, size_t length) {
+    HYB_TRY(check_sequence(ctx, places, sequence));
+    if (length < places->lengths[sequence]) places->lengths[sequence] = length;
+    return HYB_OK;
+}
+
+hyb_status hyb_places_check_feed(const hyb_language_model *model, const hyb_places *places, size_t sequence,
+                                 const uint32_t *tokens, size_t n_tokens) {
+    HYB_TRY(check_sequence(model->ctx, places, sequence));
+    if (n_tokens > places->n_context - places->lengths[sequence])
+        return hyb_fail(model->ctx, HYB_ERROR_INVALID_ARGUMENT, "%zu tokens do not fit: sequence %zu holds %zu of %zu",
+                        n_tokens, sequence, places->lengths[sequence], places->n_context);
+    return hyb_check_tokens(model->ctx, tokens, n_tokens, model->config.vocab_size);
+}
+
+hyb_status hyb_places_check_step(const hyb_language_model *model, const hyb_places *places, const uint32_t *sequences,
+                                 const uint32_t *tokens, size_t n) {
+    for (size_t i = 0; i < n; i++) {
+        HYB_TRY(hyb_places_check_feed(model, places, sequences[i], &tokens[i], 1));
+        for (size_t j = 0; j < i; j++)
+            if (sequences[i] == sequences[j])
+                return hyb_fail(model->ctx, HYB_ERROR_INVALID_ARGUMENT, "sequence %u is named twice", sequences[i]);
+    }
+    return HYB_OK;
+}
+
+size_t hyb_session_pass_tokens(size_t n_sequences, size_t n_context) {
+    return n_sequences > FEED_TOKENS ? n_sequences : hyb_min_size(FEED_TOKENS, n_sequences * n_context);
+}
+
 hyb_status hyb_session_create(hyb_language_model *model, size_t n_sequences, size_t n_context,
                               hyb_cache_format cache_format, hyb_session **session) {
     if (model == NULL || session == NULL)
         return hyb_fail(model ? model->ctx : NULL, HYB_ERROR_INVALID_ARGUMENT, "model and session must not be NULL");
     hyb_ctx *ctx = model->ctx;
-    HYB_TRY(check_session(model, n_sequences, n_context, (int)cache_format));
+    HYB_TRY(hyb_places_check(model, n_sequences, n_context, (int)cache_format));
     HYB_TRY(hyb_model_rotary(model, n_context));
     hyb_session *s = hyb_alloc_zeroed(ctx, 1, sizeof *s);
     if (s == NULL) return hyb_fail(ctx, HYB_ERROR_OUT_OF_MEMORY, "no memory for a session");
     s->model = model;
-    s->n_sequences = n_sequences;
-    s->n_context = n_context;
+    s->places = (hyb_places){n_sequences, n_context, NULL};
     s->cache_format = (int)cache_format;
-    s->max_tokens = n_sequences > FEED_TOKENS ? n_sequences : hyb_min_size(FEED_TOKENS, n_sequences * n_context);
+    s->max_tokens = hyb_session_pass_tokens(n_sequences, n_context);
     hyb_arena arena = {NULL, 0, 0};
     layout_caches(s, &arena);
     s->memory = arena.base = arena.overflow ? NULL : hyb_alloc_zeroed(ctx, 1, arena.used);
@@ -130,27 +165,15 @@ void hyb_session_destroy(hyb_session *session) {
     hyb_free(ctx, session);
 }
 
-hyb_language_model *hyb_session_model(const hyb_session *session) { return session->model; }
-size_t hyb_session_context(const hyb_session *session) { return session->n_context; }
-size_t hyb_session_sequences(const hyb_session *session) { return session->n_sequences; }
-
 size_t hyb_session_bytes(const hyb_session *session) { return session ? session->cache_bytes : 0; }
 
 size_t hyb_session_length(const hyb_session *session, size_t sequence) {
-    return session && sequence < session->n_sequences ? session->lengths[sequence] : 0;
-}
-
-static hyb_status check_sequence(const hyb_session *s, size_t sequence) {
-    if (sequence < s->n_sequences) return HYB_OK;
-    return hyb_fail(s->model->ctx, HYB_ERROR_INVALID_ARGUMENT, "sequence %zu, the session has %zu", sequence,
-                    s->n_sequences);
+    return session && sequence < session->places.n_sequences ? session->places.lengths[sequence] : 0;
 }
 
 hyb_status hyb_session_truncate(hyb_session *session, size_t sequence, size_t length) {
     if (session == NULL) return HYB_ERROR_INVALID_ARGUMENT;
-    HYB_TRY(check_sequence(session, sequence));
-    if (length < session->lengths[sequence]) session->lengths[sequence] = length;
-    return HYB_OK;
+    return hyb_places_truncate(session->model->ctx, &session->places, sequence, length);
 }
 
 /* Runs the n tokens in s->tokens, sequences, positions; residual rows stay in s->state.residual_in. */
@@ -167,26 +190,26 @@ static void run_head(hyb_session *s, size_t first, size_t n, float *logits) {
                      logits);
 }
 
+/* What the next pass works with, once its arguments have been checked. */
+static hyb_status make_ready(hyb_session *s) {
+    HYB_TRY(hyb_model_refresh(s->model, NULL, NULL));
+    return make_work(s);
+}
+
+static hyb_status check_feed(hyb_session *s, size_t sequence, const uint32_t *tokens, size_t n_tokens) {
+    HYB_TRY(hyb_places_check_feed(s->model, &s->places, sequence, tokens, n_tokens));
+    return make_ready(s);
+}
+
 /* Feeds up to max_tokens tokens of one sequence. */
 static void feed_part(hyb_session *s, size_t sequence, const uint32_t *tokens, size_t n) {
     for (size_t i = 0; i < n; i++) {
         s->tokens[i] = tokens[i];
         s->sequences[i] = (uint32_t)sequence;
-        s->positions[i] = (uint32_t)(s->lengths[sequence] + i);
+        s->positions[i] = (uint32_t)(s->places.lengths[sequence] + i);
     }
     run_layers(s, n);
-    s->lengths[sequence] += n;
-}
-
-static hyb_status check_feed(hyb_session *s, size_t sequence, const uint32_t *tokens, size_t n_tokens) {
-    hyb_ctx *ctx = s->model->ctx;
-    HYB_TRY(check_sequence(s, sequence));
-    if (n_tokens > s->n_context - s->lengths[sequence])
-        return hyb_fail(ctx, HYB_ERROR_INVALID_ARGUMENT, "%zu tokens do not fit: sequence %zu holds %zu of %zu",
-                        n_tokens, sequence, s->lengths[sequence], s->n_context);
-    HYB_TRY(hyb_check_tokens(ctx, tokens, n_tokens, s->model->config.vocab_size));
-    HYB_TRY(hyb_model_refresh(s->model, NULL, NULL));
-    return make_work(s);
+    s->places.lengths[sequence] += n;
 }
 
 hyb_status hyb_session_feed(hyb_session *session, size_t sequence, const uint32_t *tokens, size_t n_tokens,
@@ -206,31 +229,49 @@ hyb_status hyb_session_feed(hyb_session *session, size_t sequence, const uint32_
 
 hyb_status hyb_session_step(hyb_session *session, const uint32_t *sequences, const uint32_t *tokens, size_t n,
                             float *logits) {
-    if (session == NULL || sequences == NULL || tokens == NULL || n == 0 || n > session->n_sequences)
+    if (session == NULL || sequences == NULL || tokens == NULL || n == 0 || n > session->places.n_sequences)
         return hyb_fail(session ? session->model->ctx : NULL, HYB_ERROR_INVALID_ARGUMENT,
                         "1 to n_sequences tokens are needed, each with its sequence");
-    for (size_t i = 0; i < n; i++) {
-        HYB_TRY(check_feed(session, sequences[i], &tokens[i], 1));
-        for (size_t j = 0; j < i; j++)
-            if (sequences[i] == sequences[j])
-                return hyb_fail(session->model->ctx, HYB_ERROR_INVALID_ARGUMENT, "sequence %u is named twice",
-                                sequences[i]);
-    }
+    HYB_TRY(hyb_places_check_step(session->model, &session->places, sequences, tokens, n));
+    HYB_TRY(make_ready(session));
     for (size_t i = 0; i < n; i++) {
         session->tokens[i] = tokens[i];
         session->sequences[i] = sequences[i];
-        session->positions[i] = (uint32_t)session->lengths[sequences[i]]++;
+        session->positions[i] = (uint32_t)session->places.lengths[sequences[i]]++;
     }
     run_layers(session, n);
     if (logits != NULL) run_head(session, 0, n, logits);
     return HYB_OK;
 }
 
+/* ---- generation ---- */
+
+static hyb_status decoder_truncate(void *session, size_t sequence, size_t length) {
+    return hyb_session_truncate(session, sequence, length);
+}
+static hyb_status decoder_feed(void *session, size_t sequence, const uint32_t *tokens, size_t n_tokens, float *logits) {
+    return hyb_session_feed(session, sequence, tokens, n_tokens, logits);
+}
+static hyb_status decoder_step(void *session, const uint32_t *sequences, const uint32_t *tokens, size_t n,
+                               float *logits) {
+    return hyb_session_step(session, sequences, tokens, n, logits);
+}
+static hyb_status decoder_draw(void *session, const hyb_sampler *sampler, const hyb_pick *picks, size_t n,
+                               float *logits, uint32_t *tokens) {
+    const hyb_language_model *model = ((hyb_session *)session)->model;
+    return hyb_draw_from_logits(model->ctx, sampler, logits, model->config.vocab_size, picks, n, tokens);
+}
+
+hyb_decoder hyb_session_decoder(hyb_session *session) {
+    return (hyb_decoder){session,      session->model, &session->places, decoder_truncate,
+                         decoder_feed, decoder_step,   decoder_draw};
+}
+
 /* ---- whole sequences ---- */
 
 /* The model's own session of one sequence with room for n_tokens, emptied. */
 static hyb_status evaluation_session(hyb_language_model *model, size_t n_tokens, hyb_session **session) {
-    if (model->evaluation == NULL || model->evaluation->n_context < n_tokens) {
+    if (model->evaluation == NULL || model->evaluation->places.n_context < n_tokens) {
         hyb_session_destroy(model->evaluation);
         model->evaluation = NULL;
         HYB_TRY(hyb_session_create(model, 1, n_tokens, HYB_CACHE_F32, &model->evaluation));

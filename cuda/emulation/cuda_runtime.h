@@ -587,6 +587,27 @@ inline unsigned __ballot_sync(unsigned mask, int predicate) {
 }
 inline int __any_sync(unsigned mask, int predicate) { return __ballot_sync(mask, predicate) != 0; }
 inline int __all_sync(unsigned mask, int predicate) { return __ballot_sync(mask, predicate) == mask; }
+template <class T, class Combine> inline T hyb_reduce_warp(unsigned mask, T value, Combine combine) {
+    unsigned first = hyb_emulation::current & ~31u;
+    T result = value;
+    hyb_emulation::fibers[hyb_emulation::current].given = (uint64_t)(uint32_t)value;
+    hyb_emulation::give_way(hyb_emulation::AT_WARP_BARRIER, mask);
+    for (unsigned lane = 0; lane < 32; ++lane)
+        if ((mask >> lane & 1) && first + lane != hyb_emulation::current)
+            result = combine(result, (T)(uint32_t)hyb_emulation::fibers[first + lane].given);
+    hyb_emulation::give_way(hyb_emulation::AT_WARP_BARRIER, mask);
+    return result;
+}
+/* Of 32-bit integers, as processors from 8.0 on have them. */
+template <class T> inline T __reduce_add_sync(unsigned mask, T value) {
+    return hyb_reduce_warp(mask, value, [](T a, T b) { return (T)((uint32_t)a + (uint32_t)b); });
+}
+template <class T> inline T __reduce_max_sync(unsigned mask, T value) {
+    return hyb_reduce_warp(mask, value, [](T a, T b) { return a < b ? b : a; });
+}
+template <class T> inline T __reduce_min_sync(unsigned mask, T value) {
+    return hyb_reduce_warp(mask, value, [](T a, T b) { return b < a ? b : a; });
+}
 inline int __syncthreads_or(int predicate) {
     using namespace hyb_emulation;
     fibers[current].given = predicate != 0;

@@ -17,6 +17,7 @@
 #include <hybrid/base.h>
 #include <hybrid/cluster.h>
 #include <hybrid/compress.h>
+#include <hybrid/language_model.h>
 #include <hybrid/matmul.h>
 #include <hybrid/optimize.h>
 #include <hybrid/quantize.h>
@@ -304,6 +305,47 @@ HYB_API hyb_status hyb_cuda_cluster_nearest(hyb_cuda *cuda, hyb_device_address p
 HYB_API hyb_status hyb_cuda_kmeans(hyb_cuda *cuda, const hyb_kmeans_options *options, hyb_device_address points,
                                    size_t n, size_t d, hyb_device_address centroids, hyb_device_address labels,
                                    hyb_kmeans_result *result, hyb_stream stream);
+
+/* ---- session ---- */
+
+/* A language model with key-value caches on a device: what hyb_session is on the processor, with the same logits and
+ * tokens, bit for bit. It works on a stream of its own: before a call, synchronise whatever other stream the handle
+ * worked on. Every function waits for its results, but those that say nothing of the device do not use it. */
+typedef struct hyb_cuda_session hyb_cuda_session;
+
+/* Copies the model's weights, as they are now, to the device, and makes caches of n_sequences x n_context positions and
+ * the work memory there: nothing is allocated later, but for what the driver needs to capture a step, once for each
+ * number of sequences that step together. cuda and the model must outlive the session and be of one context, where the
+ * detail of every error is. What the model learns later is not seen. Waits.
+ * Errors: those of hyb_session_create, DEVICE; nothing is left behind then, and the model is as before. */
+HYB_API hyb_status hyb_cuda_session_create(hyb_cuda *cuda, hyb_language_model *model, size_t n_sequences,
+                                           size_t n_context, hyb_cache_format cache_format, hyb_cuda_session **session);
+/* Waits. NULL is allowed. */
+HYB_API void hyb_cuda_session_destroy(hyb_cuda_session *session);
+
+/* Bytes of the session's caches, and the number of positions that a sequence holds. */
+HYB_API size_t hyb_cuda_session_bytes(const hyb_cuda_session *session);
+HYB_API size_t hyb_cuda_session_length(const hyb_cuda_session *session, size_t sequence);
+
+/* Forgets the positions of a sequence from `length` on. */
+HYB_API hyb_status hyb_cuda_session_truncate(hyb_cuda_session *session, size_t sequence, size_t length);
+
+/* hyb_session_feed and hyb_session_step. tokens, sequences: host memory. logits: host fp32 [vocab_size] of the last
+ * token, [n][vocab_size] of all; NULL: none, which saves the head. A step with logits is one launch of a graph, from
+ * its second time with the same n on. Waits.
+ * Errors: INVALID_ARGUMENT; DEVICE; NOT_FINITE (an activation is a NaN or an infinity; the tokens are in the cache,
+ * truncate them). */
+HYB_API hyb_status hyb_cuda_session_feed(hyb_cuda_session *session, size_t sequence, const uint32_t *tokens,
+                                         size_t n_tokens, float *logits);
+HYB_API hyb_status hyb_cuda_session_step(hyb_cuda_session *session, const uint32_t *sequences, const uint32_t *tokens,
+                                         size_t n, float *logits);
+
+/* hyb_generate on a device. Tokens are drawn there at temperature 0, with top_k 1, and from the whole vocabulary; with
+ * any other top_k or top_p logits are copied, [n][vocab_size] a step, and drawn from by the processor. Waits for every
+ * token. Errors: those of hyb_generate, DEVICE. */
+HYB_API hyb_status hyb_cuda_generate(hyb_cuda_session *session, const uint32_t *const *prompts,
+                                     const size_t *prompt_tokens, size_t n, const hyb_generate_options *options,
+                                     uint32_t *tokens, size_t *n_tokens);
 
 /* hyb: cdef end */
 
