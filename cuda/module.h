@@ -32,26 +32,6 @@ typedef struct hyb_cuda_adam {
     float decay;
 } hyb_cuda_adam;
 
-/* A tensor that takes Adam steps, with n >= 1 values. */
-typedef struct hyb_cuda_adam_tensor {
-    size_t n;
-    int32_t is_matrix; /* subject to weight decay */
-    const float *gradient;
-    float *weights, *first_moment, *second_moment, *change;
-    int32_t *is_shortened; /* result, or NULL; with one ball, the first tensor's */
-} hyb_cuda_adam_tensor;
-
-/* A step of a matrix in the spectral norm; names as in hyb_trust_region and hyb_trust_tensor (lib/trust_region.h). */
-typedef struct hyb_cuda_matrix_step {
-    size_t n_rows, n_cols;
-    double learning_rate, radius, weight_decay, row_beta;
-    float beta;             /* of the momentum */
-    int32_t computes_bound; /* of the weights' norm, anew */
-    const float *gradient;
-    float *weights, *momentum, *change, *row_moment, *spectral_bound;
-    int32_t *is_shortened; /* or NULL */
-} hyb_cuda_matrix_step;
-
 /* clang-format off */
 
 /* ---- module.cu ---- */
@@ -134,12 +114,13 @@ typedef struct hyb_cuda_matrix_step {
     /* structs are host memory, read before the return */ \
     X(adamw, (hyb_cuda_state *state, const hyb_cuda_adam *adam, size_t n, const float *gradient, float *weights, \
               float *first_moment, float *second_moment, void *stream)) \
-    X(matrix_step, (hyb_cuda_state *state, const hyb_cuda_matrix_step *step, void *stream)) \
-    X(vector_step, (hyb_cuda_state *state, const hyb_cuda_adam *adam, const hyb_cuda_adam_tensor *tensor, \
+    X(matrix_step, (hyb_cuda_state *state, const hyb_trust_region *options, const hyb_cuda_trust_tensor *tensor, \
+                    void *stream)) \
+    X(vector_step, (hyb_cuda_state *state, const hyb_cuda_adam *adam, const hyb_cuda_trust_tensor *tensor, \
                     void *stream)) \
     /* is_one_ball: of all tensors (L2); else of each, in units of its root mean square (RMS) */ \
     X(ball_step, (hyb_cuda_state *state, const hyb_cuda_adam *matrix, const hyb_cuda_adam *vector, int is_one_ball, \
-                  double radius, size_t n_tensors, const hyb_cuda_adam_tensor *tensors, void *stream))
+                  double radius, size_t n_tensors, const hyb_cuda_trust_tensor *tensors, void *stream))
 
 /* ---- cluster.cu, cluster_lloyd.cu ---- */
 #define HYB_CUDA_CLUSTER(X) \
@@ -169,10 +150,8 @@ typedef struct hyb_device_session hyb_device_session;
                      const uint64_t *picks, size_t n, uint32_t *tokens, int *not_finite))
 /* clang-format on */
 
-#define HYB_CUDA_FUNCTIONS(X)                                                                                          \
-    HYB_CUDA_CORE(X)                                                                                                   \
-    HYB_CUDA_QUANTIZE(X) HYB_CUDA_PACK(X) HYB_CUDA_MATMUL(X) HYB_CUDA_COMPRESS(X) HYB_CUDA_OPTIMIZE(X)                 \
-        HYB_CUDA_CLUSTER(X) HYB_CUDA_SESSION(X)
+#define HYB_CUDA_FUNCTIONS(X) HYB_CUDA_CORE(X) HYB_CUDA_QUANTIZE(X) HYB_CUDA_PACK(X) HYB_CUDA_MATMUL(X)                \
+    HYB_CUDA_COMPRESS(X) HYB_CUDA_OPTIMIZE(X) HYB_CUDA_CLUSTER(X) HYB_CUDA_SESSION(X)
 
 typedef struct hyb_cuda_table {
     uint32_t version;    /* HYB_CUDA_TABLE_VERSION */

@@ -10,6 +10,22 @@
 #include "../lib/step_constants.h"
 #include "orthogonalize.h"
 
+/* The arrays of a tensor, or nullptr. */
+struct tensor_arrays {
+    size_t n;
+    const float *gradient;
+    float *weights, *first_moment, *second_moment, *change, *row_moment, *spectral_bound;
+    int *is_shortened;
+    explicit tensor_arrays(const hyb_cuda_trust_tensor *t)
+        : n(t->n_rows * t->n_cols), gradient(floats(t->gradient)), weights(floats(t->weights)),
+          first_moment(floats(t->first_moment)), second_moment(floats(t->second_moment)), change(floats(t->change)),
+          row_moment(floats(t->row_moment)), spectral_bound(floats(t->spectral_bound)),
+          is_shortened(reinterpret_cast<int *>(t->is_shortened)) {}
+
+  private:
+    static float *floats(hyb_device_address address) { return reinterpret_cast<float *>(address); }
+};
+
 /* What passes tell those that follow, and what is known of a step. */
 struct trust_scalars {
     float scale;         /* of the momentum on its way into the steps; 0: too small to have a direction */
@@ -141,75 +157,89 @@ static __global__ void __launch_bounds__(HYB_SUM_THREADS)
     for (size_t c = threadIdx.x % HYB_WARP; c < n_cols; c += HYB_WARP) x[row * n_cols + c] *= factor;
 }
 
+/* What bounds the step of a matrix. */
+struct matrix_limits {
+    double learning_rate, radius, weight_decay, shape;
+    bool is_new; /* scalars->bound is the weights' */
+    float *spectral_bound;
+    int *is_shortened;
+};
+
 /* One block: the part of a step that the radius leaves, and the bound of the weights behind it. */
 static __global__ void __launch_bounds__(HYB_SUM_THREADS)
-    matrix_plan_kernel(hyb_cuda_matrix_step step, double shape, bool is_new, const double *weight_squares,
-                       size_t n_partials, trust_scalars *scalars) {
-    bool is_unknown = !is_new && step.weight_decay > 0.0 && *step.spectral_bound == 0.0f;
-    double squares;
+    matrix_plan_kernel(matrix_limits l, const double *weight_squares, size_t n_partials, trust_scalars *scalars) {
+    double decay = l.weight_decay, squares, bound = (double)*l.spectral_bound;
+    bool is_unknown = !l.is_new && decay > 0.0 && bound == 0.0;
     hyb_sum_partials<1>(weight_squares, is_unknown ? n_partials : 0, &squares);
     if (threadIdx.x != 0) return;
-    double decay = step.weight_decay, bound = is_new       ? scalars->bound
-                                              : is_unknown ? sqrt(squares)
-                                                           : (double)*step.spectral_bound;
-    double longest = HYB_ORTHOGONAL_BOUND + decay * bound / shape;
-    double rate = fmin(step.learning_rate, step.radius / longest);
-    scalars->factor = (float)(-rate * shape);
+    if (l.is_new) bound = scalars->bound;
+    if (is_unknown) bound = sqrt(squares);
+    double longest = HYB_ORTHOGONAL_BOUND + decay * bound / l.shape;
+    double rate = fmin(l.learning_rate, l.radius / longest);
+    scalars->factor = (float)(-rate * l.shape);
     scalars->decay = (float)(-rate * decay);
     /* The next one, rounded up. */
-    bound = (fabs(1.0 - rate * decay) * bound + rate * shape * HYB_ORTHOGONAL_BOUND) * (1.0 + HYB_TRUST_MARGIN);
-    *step.spectral_bound = decay > 0.0 ? (float)bound : 0.0f;
-    if (step.is_shortened != nullptr) *step.is_shortened = rate < step.learning_rate;
+    bound = (fabs(1.0 - rate * decay) * bound + rate * l.shape * HYB_ORTHOGONAL_BOUND) * (1.0 + HYB_TRUST_MARGIN);
+    *l.spectral_bound = decay > 0.0 ? (float)bound : 0.0f;
+    if (l.is_shortened != nullptr) *l.is_shortened = rate < l.learning_rate;
 }
 
 /* Queues what makes x the direction of the step. */
-static int direction(hyb_cuda_state *state, const hyb_cuda_matrix_step *s, trust_scalars *scalars, double *row_sums,
-                     float **x, hyb_cuda_orthogonal_work *work, void *stream) {
-    size_t n = s->n_rows * s->n_cols;
-    auto momentum = hyb_are_aligned(s->gradient, s->momentum, *x) ? momentum_kernel<true> : momentum_kernel<false>;
-    HYB_LAUNCH(momentum, (unsigned)hyb_sum_blocks(n), HYB_SUM_THREADS, 0, stream, n, s->beta, s->gradient, s->momentum,
-               *x, work->partials);
+static int direction(hyb_cuda_state *state, const hyb_trust_region *o, const hyb_cuda_trust_tensor *t,
+                     trust_scalars *scalars, double *row_sums, float **x, hyb_cuda_orthogonal_work *work,
+                     void *stream) {
+    const tensor_arrays at(t);
+    auto momentum = hyb_are_aligned(at.gradient, at.first_moment, *x) ? momentum_kernel<true> : momentum_kernel<false>;
+    HYB_LAUNCH(momentum, (unsigned)hyb_sum_blocks(at.n), HYB_SUM_THREADS, 0, stream, at.n, o->momentum, at.gradient,
+               at.first_moment, *x, work->partials);
     momentum_plan plan = {scalars, state->not_finite};
-    HYB_CUDA_TRY(hyb_finish<1>(work->partials, hyb_sum_blocks(n), plan, stream));
-    HYB_LAUNCH(scale_kernel, pass_blocks(state, n), HYB_SUM_THREADS, 0, stream, n, scalars, *x);
+    HYB_CUDA_TRY(hyb_finish<1>(work->partials, hyb_sum_blocks(at.n), plan, stream));
+    HYB_LAUNCH(scale_kernel, pass_blocks(state, at.n), HYB_SUM_THREADS, 0, stream, at.n, scalars, *x);
     HYB_CUDA_TRY(cudaGetLastError());
-    HYB_CUDA_TRY(hyb_orthogonal_direction(state, s->n_rows, s->n_cols, x, work, stream));
-    if (!(s->row_beta > 0.0)) return 0;
-    unsigned row_blocks = (unsigned)hyb_blocks_for(s->n_rows, HYB_SUM_THREADS / HYB_WARP);
-    HYB_LAUNCH(row_squares_kernel, row_blocks, HYB_SUM_THREADS, 0, stream, s->n_rows, s->n_cols, *x, row_sums);
-    HYB_LAUNCH(row_moment_kernel, 1, HYB_SUM_THREADS, 0, stream, s->n_rows, s->n_cols, s->row_beta, row_sums,
-               s->row_moment, scalars);
-    HYB_LAUNCH(row_scale_kernel, row_blocks, HYB_SUM_THREADS, 0, stream, s->n_rows, s->n_cols, s->row_moment, scalars,
+    HYB_CUDA_TRY(hyb_orthogonal_direction(state, t->n_rows, t->n_cols, x, work, stream));
+    if (!(o->row_beta > 0.0f)) return 0;
+    unsigned row_blocks = (unsigned)hyb_blocks_for(t->n_rows, HYB_SUM_THREADS / HYB_WARP);
+    HYB_LAUNCH(row_squares_kernel, row_blocks, HYB_SUM_THREADS, 0, stream, t->n_rows, t->n_cols, *x, row_sums);
+    HYB_LAUNCH(row_moment_kernel, 1, HYB_SUM_THREADS, 0, stream, t->n_rows, t->n_cols, (double)o->row_beta, row_sums,
+               at.row_moment, scalars);
+    HYB_LAUNCH(row_scale_kernel, row_blocks, HYB_SUM_THREADS, 0, stream, t->n_rows, t->n_cols, at.row_moment, scalars,
                *x);
     HYB_CUDA_TRY(cudaGetLastError());
-    return hyb_newton_schulz_cubic(state, s->n_rows, s->n_cols, x, work, stream);
+    return hyb_newton_schulz_cubic(state, t->n_rows, t->n_cols, x, work, stream);
 }
 
-int hyb_module_matrix_step(hyb_cuda_state *state, const hyb_cuda_matrix_step *s, void *stream) {
+int hyb_module_matrix_step(hyb_cuda_state *state, const hyb_trust_region *o, const hyb_cuda_trust_tensor *t,
+                           void *stream) {
     HYB_CUDA_BEGIN(state);
-    size_t n = s->n_rows * s->n_cols;
+    const tensor_arrays at(t);
     hyb_cuda_orthogonal_work work;
     trust_scalars *scalars;
     double *row_sums, *weight_squares;
     float *x;
     HYB_CUDA_TRY(hyb_cuda_lay_out(state, [&](hyb_cuda_arena &arena) {
-        hyb_orthogonal_layout(arena, s->n_rows, s->n_cols, &work);
+        hyb_orthogonal_layout(arena, t->n_rows, t->n_cols, &work);
         scalars = arena.take<trust_scalars>(1);
-        row_sums = arena.take<double>(s->n_rows);
-        weight_squares = arena.take<double>(hyb_sum_blocks(n));
-        x = arena.take<float>(n);
+        row_sums = arena.take<double>(t->n_rows);
+        weight_squares = arena.take<double>(hyb_sum_blocks(at.n));
+        x = arena.take<float>(at.n);
     }));
-    double shape = s->n_rows > s->n_cols ? sqrt((double)s->n_rows / (double)s->n_cols) : 1.0;
-    bool has_decay = s->weight_decay > 0.0, is_new = has_decay && s->computes_bound;
-    if (is_new)
-        HYB_CUDA_TRY(hyb_spectral_bound_of(state, s->n_rows, s->n_cols, s->weights, &scalars->bound, &work, stream));
+    bool has_decay = o->weight_decay > 0.0f;
+    matrix_limits limits = {(double)o->learning_rate,
+                            (double)o->radius,
+                            (double)o->weight_decay,
+                            t->n_rows > t->n_cols ? sqrt((double)t->n_rows / (double)t->n_cols) : 1.0,
+                            has_decay && (o->step == 1 || o->step % HYB_TRUST_BOUND_STEPS == 0),
+                            at.spectral_bound,
+                            at.is_shortened};
+    if (limits.is_new)
+        HYB_CUDA_TRY(hyb_spectral_bound_of(state, t->n_rows, t->n_cols, at.weights, &scalars->bound, &work, stream));
     else if (has_decay)
-        HYB_CUDA_TRY(hyb_queue_squares(s->weights, n, s->spectral_bound, weight_squares, stream));
-    HYB_CUDA_TRY(direction(state, s, scalars, row_sums, &x, &work, stream));
-    HYB_LAUNCH(matrix_plan_kernel, 1, HYB_SUM_THREADS, 0, stream, *s, shape, is_new, weight_squares, hyb_sum_blocks(n),
+        HYB_CUDA_TRY(hyb_queue_squares(at.weights, at.n, at.spectral_bound, weight_squares, stream));
+    HYB_CUDA_TRY(direction(state, o, t, scalars, row_sums, &x, &work, stream));
+    HYB_LAUNCH(matrix_plan_kernel, 1, HYB_SUM_THREADS, 0, stream, limits, weight_squares, hyb_sum_blocks(at.n),
                scalars);
     HYB_CUDA_TRY(cudaGetLastError());
-    return apply(state, n, x, scalars, s->weights, s->change, stream);
+    return apply(state, at.n, x, scalars, at.weights, at.change, stream);
 }
 
 /* ---- Adam's direction ---- */
@@ -269,44 +299,44 @@ struct ball_plan {
     }
 };
 
-static int queue_change(const hyb_cuda_adam *adam, const hyb_cuda_adam_tensor *t, double *partials, void *stream) {
-    bool is_aligned = hyb_are_aligned(t->gradient, t->weights, t->first_moment, t->second_moment, t->change);
+static int queue_change(const hyb_cuda_adam *adam, const tensor_arrays &t, double *partials, void *stream) {
+    bool is_aligned = hyb_are_aligned(t.gradient, t.weights, t.first_moment, t.second_moment, t.change);
     auto kernel = is_aligned ? adam_change_kernel<true> : adam_change_kernel<false>;
-    HYB_LAUNCH(kernel, (unsigned)hyb_sum_blocks(t->n), HYB_SUM_THREADS, 0, stream, *adam, t->n, t->gradient, t->weights,
-               t->first_moment, t->second_moment, t->change, partials);
+    HYB_LAUNCH(kernel, (unsigned)hyb_sum_blocks(t.n), HYB_SUM_THREADS, 0, stream, *adam, t.n, t.gradient, t.weights,
+               t.first_moment, t.second_moment, t.change, partials);
     return (int)cudaGetLastError();
 }
 
 int hyb_module_ball_step(hyb_cuda_state *state, const hyb_cuda_adam *matrix, const hyb_cuda_adam *vector,
-                         int is_one_ball, double radius, size_t n_tensors, const hyb_cuda_adam_tensor *tensors,
+                         int is_one_ball, double radius, size_t n_tensors, const hyb_cuda_trust_tensor *tensors,
                          void *stream) {
     HYB_CUDA_BEGIN(state);
     size_t n_blocks = 0;
     double *partials;
     trust_scalars *scalars;
-    for (size_t i = 0; i < n_tensors; ++i) n_blocks += hyb_sum_blocks(tensors[i].n);
+    for (size_t i = 0; i < n_tensors; ++i) n_blocks += hyb_sum_blocks(tensors[i].n_rows * tensors[i].n_cols);
     HYB_CUDA_TRY(hyb_cuda_lay_out(state, [&](hyb_cuda_arena &arena) {
         partials = arena.take<double>(2 * n_blocks);
         scalars = arena.take<trust_scalars>(1);
     }));
     double *at = partials;
     for (size_t i = 0; i < n_tensors; ++i) {
-        const hyb_cuda_adam_tensor *t = &tensors[i];
-        HYB_CUDA_TRY(queue_change(t->is_matrix ? matrix : vector, t, at, stream));
+        const tensor_arrays t(&tensors[i]);
+        HYB_CUDA_TRY(queue_change(tensors[i].kind == HYB_TRUST_MATRIX ? matrix : vector, t, at, stream));
         if (is_one_ball) {
-            at += 2 * hyb_sum_blocks(t->n);
+            at += 2 * hyb_sum_blocks(t.n);
             continue;
         }
-        ball_plan plan = {t->n, radius, scalars, t->is_shortened, state->not_finite};
-        HYB_CUDA_TRY(hyb_finish<2>(partials, hyb_sum_blocks(t->n), plan, stream));
-        HYB_CUDA_TRY(apply(state, t->n, t->change, scalars, t->weights, t->change, stream));
+        ball_plan plan = {t.n, radius, scalars, t.is_shortened, state->not_finite};
+        HYB_CUDA_TRY(hyb_finish<2>(partials, hyb_sum_blocks(t.n), plan, stream));
+        HYB_CUDA_TRY(apply(state, t.n, t.change, scalars, t.weights, t.change, stream));
     }
-    if (!is_one_ball || n_tensors == 0) return 0;
-    ball_plan plan = {0, radius, scalars, tensors[0].is_shortened, state->not_finite};
+    if (!is_one_ball) return 0;
+    ball_plan plan = {0, radius, scalars, tensor_arrays(&tensors[0]).is_shortened, state->not_finite};
     HYB_CUDA_TRY(hyb_finish<2>(partials, n_blocks, plan, stream));
     for (size_t i = 0; i < n_tensors; ++i) {
-        const hyb_cuda_adam_tensor *t = &tensors[i];
-        HYB_CUDA_TRY(apply(state, t->n, t->change, scalars, t->weights, t->change, stream));
+        const tensor_arrays t(&tensors[i]);
+        HYB_CUDA_TRY(apply(state, t.n, t.change, scalars, t.weights, t.change, stream));
     }
     return 0;
 }
@@ -335,12 +365,13 @@ static __global__ void __launch_bounds__(HYB_SUM_THREADS)
     if (!is_finite) *not_finite = 1;
 }
 
-int hyb_module_vector_step(hyb_cuda_state *state, const hyb_cuda_adam *adam, const hyb_cuda_adam_tensor *t,
+int hyb_module_vector_step(hyb_cuda_state *state, const hyb_cuda_adam *adam, const hyb_cuda_trust_tensor *tensor,
                            void *stream) {
     HYB_CUDA_BEGIN(state);
-    auto kernel = hyb_are_aligned(t->gradient, t->weights, t->first_moment, t->second_moment) ? vector_kernel<true>
-                                                                                              : vector_kernel<false>;
-    HYB_LAUNCH(kernel, pass_blocks(state, t->n), HYB_SUM_THREADS, 0, stream, *adam, t->n, t->gradient, t->weights,
-               t->first_moment, t->second_moment, state->not_finite);
+    const tensor_arrays t(tensor);
+    bool is_aligned = hyb_are_aligned(t.gradient, t.weights, t.first_moment, t.second_moment);
+    auto kernel = is_aligned ? vector_kernel<true> : vector_kernel<false>;
+    HYB_LAUNCH(kernel, pass_blocks(state, t.n), HYB_SUM_THREADS, 0, stream, *adam, t.n, t.gradient, t.weights,
+               t.first_moment, t.second_moment, state->not_finite);
     return (int)cudaGetLastError();
 }

@@ -168,42 +168,13 @@ static hyb_status check_tensor(hyb_cuda *cuda, const hyb_trust_region *o, int is
     return check_optional(cuda, name, "is_shortened", t->is_shortened, sizeof(int32_t));
 }
 
-static hyb_cuda_adam_tensor adam_tensor(const hyb_cuda_trust_tensor *t) {
-    return (hyb_cuda_adam_tensor){.n = t->n_rows * t->n_cols,
-                                  .is_matrix = t->kind == HYB_TRUST_MATRIX,
-                                  .gradient = floats(t->gradient),
-                                  .weights = floats(t->weights),
-                                  .first_moment = floats(t->first_moment),
-                                  .second_moment = floats(t->second_moment),
-                                  .change = floats(t->change),
-                                  .is_shortened = hyb_device_pointer(t->is_shortened)};
-}
-
 static hyb_status spectral_step(hyb_cuda *cuda, const hyb_trust_region *o, const hyb_cuda_trust_tensor *t,
                                 hyb_stream stream) {
-    if (t->kind == HYB_TRUST_MATRIX) {
-        const hyb_cuda_matrix_step step = {.n_rows = t->n_rows,
-                                           .n_cols = t->n_cols,
-                                           .learning_rate = (double)o->learning_rate,
-                                           .radius = (double)o->radius,
-                                           .weight_decay = (double)o->weight_decay,
-                                           .row_beta = (double)o->row_beta,
-                                           .beta = o->momentum,
-                                           .computes_bound = o->step == 1 || o->step % HYB_TRUST_BOUND_STEPS == 0,
-                                           .gradient = floats(t->gradient),
-                                           .weights = floats(t->weights),
-                                           .momentum = floats(t->first_moment),
-                                           .change = floats(t->change),
-                                           .row_moment = floats(t->row_moment),
-                                           .spectral_bound = floats(t->spectral_bound),
-                                           .is_shortened = hyb_device_pointer(t->is_shortened)};
-        return HYB_CUDA_CALL(cuda, matrix_step, &step, hyb_device_pointer(stream));
-    }
+    if (t->kind == HYB_TRUST_MATRIX) return HYB_CUDA_CALL(cuda, matrix_step, o, t, hyb_device_pointer(stream));
     hyb_adam_change_job job = {.n = 0};
     hyb_trust_vector_job(o, t->kind == HYB_TRUST_GAIN, &job);
     const hyb_cuda_adam adam = adam_of(&job);
-    const hyb_cuda_adam_tensor tensor = adam_tensor(t);
-    return HYB_CUDA_CALL(cuda, vector_step, &adam, &tensor, hyb_device_pointer(stream));
+    return HYB_CUDA_CALL(cuda, vector_step, &adam, t, hyb_device_pointer(stream));
 }
 
 /* RMS, a tensor at a time; L2, which needs all of them at once. */
@@ -213,15 +184,8 @@ static hyb_status ball_step(hyb_cuda *cuda, const hyb_trust_region *o, int is_on
     hyb_trust_change_job(o, 1, &matrix);
     hyb_trust_change_job(o, 0, &vector);
     const hyb_cuda_adam of_matrix = adam_of(&matrix), of_vector = adam_of(&vector);
-    hyb_cuda_adam_tensor *list = hyb_alloc(cuda->ctx, n_tensors, sizeof *list);
-    if (list == NULL)
-        return hyb_fail(cuda->ctx, HYB_ERROR_OUT_OF_MEMORY, "GPU, trust region: no memory for a list of %zu tensors",
-                        n_tensors);
-    for (size_t i = 0; i < n_tensors; i++) list[i] = adam_tensor(&tensors[i]);
-    hyb_status status = HYB_CUDA_CALL(cuda, ball_step, &of_matrix, &of_vector, is_one_ball, (double)o->radius,
-                                      n_tensors, list, hyb_device_pointer(stream));
-    hyb_free(cuda->ctx, list);
-    return status;
+    return HYB_CUDA_CALL(cuda, ball_step, &of_matrix, &of_vector, is_one_ball, (double)o->radius, n_tensors, tensors,
+                         hyb_device_pointer(stream));
 }
 
 hyb_status hyb_cuda_trust_region_update(hyb_cuda *cuda, const hyb_trust_region *given, hyb_optimizer optimizer,
