@@ -125,9 +125,11 @@ typedef struct hyb_cuda_adam {
 /* ---- cluster.cu, cluster_lloyd.cu ---- */
 #define HYB_CUDA_CLUSTER(X) \
     /* n >= 1; distances may be NULL */ \
-    X(cluster_nearest, (hyb_cuda_state *state, const float *points, size_t n, size_t d, const float *centroids, size_t k, int32_t *labels, double *distances, void *stream)) \
+    X(cluster_nearest, (hyb_cuda_state *state, const float *points, size_t n, size_t d, const float *centroids, \
+                        size_t k, int32_t *labels, double *distances, void *stream)) \
     /* Waits. options: complete and checked. labels may be NULL. HYB_ERROR_NOT_FINITE, HYB_ERROR_CANCELLED */ \
-    X(kmeans, (hyb_cuda_state *state, const hyb_kmeans_options *options, const float *points, size_t n, size_t d, float *centroids, int32_t *labels, hyb_kmeans_result *result, void *stream))
+    X(kmeans, (hyb_cuda_state *state, const hyb_kmeans_options *options, const float *points, size_t n, size_t d, \
+               float *centroids, int32_t *labels, hyb_kmeans_result *result, void *stream))
 
 /* ---- session.cu ---- */
 typedef struct hyb_session_plan hyb_session_plan; /* session.h */

@@ -64,7 +64,7 @@ static void check_nearest(fixture *f, const float *points, size_t n, size_t d, c
 static void test_nearest_shapes(void) {
     fixture f = open_fixture();
     uint64_t state = 1;
-    for (size_t d = 1; d <= 70; ++d) {
+    for (size_t d = 1; d <= 70; d += d < 20 ? 1 : 5) {
         const size_t n = 1 + test_random_below(&state, 140), k = 1 + test_random_below(&state, n < 70 ? n : 70);
         float *points = make_points(&state, n, d, k, 0.5f), *centroids = take_start(points, n, d, k);
         check_nearest(&f, points, n, d, centroids, k, d % 5);
@@ -209,8 +209,7 @@ static void test_kmeans_shapes(void) {
         float *points = make_points(&state, n, d, k, 0.7f), *start = take_start(points, n, d, k);
         hyb_kmeans_options options = options_of(k);
         options.tolerance = s % 2 == 0 ? 1e-4 : 0;
-        check_kmeans(&f, points, n, d, start, &options);
-        options.max_iterations = (uint32_t)(1 + s % 3);
+        options.max_iterations = s % 2 == 0 ? 12 : (uint32_t)(s / 2 + 1); /* some converge, some do not */
         check_kmeans(&f, points, n, d, start, &options);
         free(points);
         free(start);
@@ -241,12 +240,12 @@ static void test_kmeans_empty_clusters(void) {
     fixture f = open_fixture();
     uint64_t state = 6;
     for (size_t d = 1; d <= 9; d += 4) {
-        const size_t n = 150, k = 10;
+        const size_t n = 90, k = 8;
         float *points = make_points(&state, n, d, 4, 0.8f), *start = take_start(points, n, d, k);
         hyb_kmeans_options options = options_of(k);
         for (size_t c = 1; c < k; c += 2) memcpy(start + c * d, start, d * sizeof *start);
         start[4 * d] = 1000;
-        options.max_iterations = d == 5 ? 1 : 300;
+        options.max_iterations = d == 5 ? 1 : 3;
         check_kmeans(&f, points, n, d, start, &options);
         for (size_t i = 0; i < n * d; ++i) points[i] = (float)(i / d % 3);
         check_kmeans(&f, points, n, d, start, &options);
