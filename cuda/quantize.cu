@@ -320,8 +320,8 @@ __device__ __forceinline__ scale_cursor scales_from(const float *scales, size_t 
 /* 2 * clamp(floor(w / (2 scale)), -levels, levels - 1) + 1 */
 __device__ __forceinline__ int odd_code(float w, float scale, int levels) {
     float position = w / (2.0f * scale), low = (float)-levels, high = (float)(levels - 1);
-    position = position < low ? low : position;
-    position = position > high ? high : position;
+    position = position > low ? position : low; /* a NaN as well: it is reported, and has some code */
+    position = position < high ? position : high;
     int whole = (int)position;
     whole -= (float)whole > position; /* towards minus infinity */
     return 2 * whole + 1;
