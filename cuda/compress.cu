@@ -24,6 +24,8 @@
 
 static_assert(HYB_TILE % PIECE == 0, "a tile holds whole pieces");
 
+namespace {
+
 struct compress_job {
     const float *gradient;
     size_t n_rows, n_cols;
@@ -309,7 +311,7 @@ template <int SCHEME> __global__ void __launch_bounds__(THREADS) compress_kernel
     }
 }
 
-template <int SCHEME> static int launch_compress(const compress_job &job, void *stream) {
+template <int SCHEME> int launch_compress(const compress_job &job, void *stream) {
     auto kernel = compress_kernel<SCHEME>;
     size_t n_bytes = hyb_blocks_for(job.n_cols < HYB_TILE ? job.n_cols : HYB_TILE, 4) * 16 + CHUNK + 8;
     compress_job copy = job;
@@ -318,6 +320,8 @@ template <int SCHEME> static int launch_compress(const compress_job &job, void *
     HYB_LAUNCH(kernel, (unsigned)job.n_rows, THREADS, n_bytes, stream, copy);
     return (int)cudaGetLastError();
 }
+
+} // namespace
 
 int hyb_module_compress(hyb_cuda_state *state, int32_t scheme, const hyb_cuda_layout *layout, const float *gradient,
                         size_t n_rows, size_t n_cols, float *residual, uint8_t *bytes, float *values, void *stream) {
@@ -331,6 +335,8 @@ int hyb_module_compress(hyb_cuda_state *state, int32_t scheme, const hyb_cuda_la
 }
 
 /* ---- back to values: 4 bytes written for each, so that reading the codes hardly counts ---- */
+
+namespace {
 
 struct decompress_job {
     const uint8_t *bytes;
@@ -389,6 +395,8 @@ template <bool IS_FIVE> __global__ void __launch_bounds__(THREADS) decompress_ke
     }
     if (!is_valid) *job.malformed = 1;
 }
+
+} // namespace
 
 int hyb_module_decompress(hyb_cuda_state *state, int32_t scheme, const hyb_cuda_layout *layout, const uint8_t *bytes,
                           size_t n_rows, size_t n_cols, float *values, void *stream) {

@@ -7,6 +7,8 @@
 
 /* ---- to bytes ---- */
 
+namespace {
+
 template <int PACKING> __device__ bool is_code(int code) {
     int limit = PACKING == HYB_PACKING_INT2   ? 3
                 : PACKING == HYB_PACKING_INT4 ? 15
@@ -57,12 +59,14 @@ __global__ void __launch_bounds__(HYB_PACK_THREADS)
 }
 
 template <int PACKING>
-static void launch_pack(hyb_cuda_state *state, const int8_t *codes, size_t n_codes, uint8_t *bytes, void *stream) {
+void launch_pack(hyb_cuda_state *state, const int8_t *codes, size_t n_codes, uint8_t *bytes, void *stream) {
     auto kernel = pack_kernel<PACKING>;
     volatile int *malformed = state->malformed;
     HYB_LAUNCH(kernel, (unsigned)hyb_blocks_for(n_codes, HYB_PACK_TILE), HYB_PACK_THREADS, 0, stream, codes, n_codes,
                bytes, malformed);
 }
+
+} // namespace
 
 int hyb_module_pack(hyb_cuda_state *state, int32_t packing, const int8_t *codes, size_t n_codes, uint8_t *bytes,
                     void *stream) {
@@ -72,6 +76,8 @@ int hyb_module_pack(hyb_cuda_state *state, int32_t packing, const int8_t *codes,
 }
 
 /* ---- to codes ---- */
+
+namespace {
 
 /* A byte, or where there is none what stands for the tail's codes. */
 __device__ __forceinline__ uint32_t byte_at(const uint8_t *bytes, size_t i, size_t n_bytes, uint32_t none) {
@@ -139,7 +145,7 @@ __device__ __forceinline__ uint32_t unpack_four(const uint8_t *bytes, size_t n_b
 }
 
 /* Fours that the codes of n_bytes reach into. */
-template <int PACKING> static size_t fours_of(size_t n_bytes, size_t n_codes) {
+template <int PACKING> size_t fours_of(size_t n_bytes, size_t n_codes) {
     switch (PACKING) {
     case HYB_PACKING_TERNARY_2BIT:
     case HYB_PACKING_INT2:
@@ -176,13 +182,15 @@ __global__ void __launch_bounds__(HYB_PACK_THREADS)
 }
 
 template <int PACKING>
-static void launch_unpack(hyb_cuda_state *state, const uint8_t *bytes, size_t n_codes, int8_t *codes, void *stream) {
+void launch_unpack(hyb_cuda_state *state, const uint8_t *bytes, size_t n_codes, int8_t *codes, void *stream) {
     auto kernel = unpack_kernel<PACKING>;
     size_t n_bytes = hyb_bytes_of<PACKING>(n_codes), n_fours = fours_of<PACKING>(n_bytes, n_codes);
     volatile int *malformed = state->malformed;
     HYB_LAUNCH(kernel, (unsigned)hyb_blocks_for(n_fours, HYB_PACK_FOURS * HYB_PACK_THREADS), HYB_PACK_THREADS, 0,
                stream, bytes, n_bytes, n_codes, n_fours, codes, malformed);
 }
+
+} // namespace
 
 int hyb_module_unpack(hyb_cuda_state *state, int32_t packing, const uint8_t *bytes, size_t n_codes, int8_t *codes,
                       void *stream) {

@@ -26,6 +26,8 @@
 #define INT2_SCALE_BY_MEAN (0.996 * GAUSS_SIGMA_BY_MEAN / 2)
 #define INT4_SCALE_BY_MEAN (0.335 * GAUSS_SIGMA_BY_MEAN / 2)
 
+namespace {
+
 /* What a sweep gathers: sums of magnitudes, of those of three of four that are kept, of those above a threshold; or the
  * largest. */
 enum { SUM, SUM_KEPT, SUM_ABOVE, LARGEST };
@@ -318,8 +320,8 @@ __device__ __forceinline__ scale_cursor scales_from(const float *scales, size_t 
 /* 2 * clamp(floor(w / (2 scale)), -levels, levels - 1) + 1 */
 __device__ __forceinline__ int odd_code(float w, float scale, int levels) {
     float position = w / (2.0f * scale), low = (float)-levels, high = (float)(levels - 1);
-    position = position < low ? low : position;
-    position = position > high ? high : position;
+    position = position > low ? position : low; /* a NaN as well: it is reported, and has some code */
+    position = position < high ? position : high;
     int whole = (int)position;
     whole -= (float)whole > position; /* towards minus infinity */
     return 2 * whole + 1;
@@ -416,7 +418,7 @@ __global__ void __launch_bounds__(HYB_PACK_THREADS) packed_kernel(quantize_job j
     hyb_store_packed<PACKING>(tile, bytes + hyb_bytes_of<PACKING>(first), hyb_bytes_of<PACKING>(n));
 }
 
-template <int PACKING> static void launch_packed(const quantize_job &job, uint8_t *bytes, void *stream) {
+template <int PACKING> void launch_packed(const quantize_job &job, uint8_t *bytes, void *stream) {
     auto kernel = packed_kernel<PACKING>;
     quantize_job copy = job;
     HYB_LAUNCH(kernel, (unsigned)hyb_blocks_for(job.n_rows * job.n_cols, HYB_PACK_TILE), HYB_PACK_THREADS, 0, stream,
@@ -425,7 +427,7 @@ template <int PACKING> static void launch_packed(const quantize_job &job, uint8_
 
 /* ---- launches ---- */
 
-template <int WHAT> static int launch_scales(const quantize_job &job, void *stream) {
+template <int WHAT> int launch_scales(const quantize_job &job, void *stream) {
     auto kernel = job.is_per_row ? rows_kernel<WHAT> : tensor_kernel<WHAT>;
     size_t n_floats = job.n_cols <= HYB_TILE ? job.rows_per_block * job.n_cols : HYB_TILE;
     size_t n_bytes = hyb_blocks_for(n_floats, 4) * 16;
@@ -437,7 +439,7 @@ template <int WHAT> static int launch_scales(const quantize_job &job, void *stre
     return (int)cudaGetLastError();
 }
 
-static int find_scales(const quantize_job &job, void *stream) {
+int find_scales(const quantize_job &job, void *stream) {
     if (job.format == HYB_FORMAT_INT8) return launch_scales<LARGEST>(job, stream);
     if (job.is_kept) return launch_scales<SUM_KEPT>(job, stream);
     HYB_CUDA_TRY(launch_scales<SUM>(job, stream));
@@ -447,7 +449,7 @@ static int find_scales(const quantize_job &job, void *stream) {
 }
 
 /* Work memory of a tensor's scale. */
-static int prepare_tensor(hyb_cuda_state *state, quantize_job *job, void *stream) {
+int prepare_tensor(hyb_cuda_state *state, quantize_job *job, void *stream) {
     const size_t head = 256; /* keeps what follows aligned */
     static_assert(sizeof(tensor_state) <= 256, "the head holds the state");
     void *memory = nullptr;
@@ -457,6 +459,8 @@ static int prepare_tensor(hyb_cuda_state *state, quantize_job *job, void *stream
     job->row_counts = reinterpret_cast<uint32_t *>(job->row_sums + job->n_rows);
     return cudaMemsetAsync(memory, 0, sizeof(tensor_state), (cudaStream_t)stream);
 }
+
+} // namespace
 
 int hyb_module_quantize(hyb_cuda_state *state, const hyb_quantizer *q, const float *weights, size_t n_rows,
                         size_t n_cols, int32_t packing, uint8_t *bytes, float *scales, void *stream) {
@@ -487,6 +491,8 @@ int hyb_module_quantize(hyb_cuda_state *state, const hyb_quantizer *q, const flo
 
 #define FOURS_PER_THREAD 4
 
+namespace {
+
 __global__ void __launch_bounds__(THREADS)
     dequantize_kernel(const int8_t *codes, const float *scales, size_t n_cols, size_t n, float *weights) {
     bool is_aligned = hyb_is_aligned(codes, 4) && hyb_is_aligned(weights, 16);
@@ -509,6 +515,8 @@ __global__ void __launch_bounds__(THREADS)
         }
     }
 }
+
+} // namespace
 
 int hyb_module_dequantize(hyb_cuda_state *state, const int8_t *codes, const float *scales, size_t n_scales,
                           size_t n_rows, size_t n_cols, float *weights, void *stream) {

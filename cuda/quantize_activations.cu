@@ -10,7 +10,9 @@
 #define BATCH 4 /* loads of 16 bytes of a thread that are on their way together */
 #define MAX_THREADS 256
 
-/* The block's largest value, or sum, in all threads. */
+namespace {
+
+/* The block's largest value, or sum, in all threads. Each of both has shared memory of its own. */
 template <bool IS_SUM> __device__ int combine(int value) {
     __shared__ int parts[MAX_THREADS / HYB_WARP];
     value = IS_SUM ? hyb_sum_warp(value) : hyb_max_warp(value);
@@ -67,6 +69,8 @@ __global__ void __launch_bounds__(MAX_THREADS)
     if (sums != nullptr) sums[token] = sum;
     if (bits >= 0x7f800000u) *not_finite = 1;
 }
+
+} // namespace
 
 int hyb_launch_quantize_activations(hyb_cuda_state *state, const float *activations, size_t n_tokens, size_t n_cols,
                                     size_t ld_codes, int8_t *codes, int32_t *sums, float *scales, void *stream) {

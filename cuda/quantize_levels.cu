@@ -6,6 +6,8 @@
 #define THREADS 256
 #define VECTORS_PER_THREAD 4 /* of 16 bytes, on their way together */
 
+namespace {
+
 __device__ __forceinline__ float level(float x, float steps, float scale, bool *is_nan) {
     uint32_t bits = __float_as_uint(x), sign = bits & 0x80000000u;
     bits ^= sign;
@@ -55,7 +57,7 @@ __global__ void __launch_bounds__(THREADS)
 }
 
 template <class T, class Vector>
-static int launch(hyb_cuda_state *state, int32_t levels, T scale, size_t n, const T *x, T *out, void *stream) {
+int launch(hyb_cuda_state *state, int32_t levels, T scale, size_t n, const T *x, T *out, void *stream) {
     auto kernel = levels_kernel<T, Vector>;
     T steps = levels == 5 ? T(2) : T(1); /* of |value| = 1 */
     volatile int *not_finite = state->not_finite;
@@ -63,6 +65,8 @@ static int launch(hyb_cuda_state *state, int32_t levels, T scale, size_t n, cons
                0, stream, x, n, steps, scale, out, not_finite);
     return (int)cudaGetLastError();
 }
+
+} // namespace
 
 int hyb_module_quantize_levels_f32(hyb_cuda_state *state, int32_t levels, float scale, size_t n, const float *x,
                                    float *out, void *stream) {

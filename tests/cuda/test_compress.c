@@ -179,8 +179,8 @@ static void check_any_byte(fixture *f, const hyb_compressor *c, size_t n_cols) {
 
 static void test_decompress_any_byte(void) {
     fixture f = open_fixture();
-    for (size_t n_cols = 33; n_cols <= 37; ++n_cols) check_any_byte(&f, &compressors[n_cols % N_COMPRESSORS], n_cols);
-    for (size_t n_cols = 20; n_cols <= 26; ++n_cols) check_any_byte(&f, &compressors[n_cols % 2 ? 0 : 3], n_cols);
+    for (size_t n_cols = 33; n_cols <= 36; ++n_cols) check_any_byte(&f, &compressors[n_cols % N_COMPRESSORS], n_cols);
+    for (size_t n_cols = 21; n_cols <= 25; ++n_cols) check_any_byte(&f, &compressors[n_cols % 2 ? 0 : 3], n_cols);
     close_fixture(&f);
 }
 
