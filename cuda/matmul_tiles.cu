@@ -42,7 +42,8 @@ template <bool TERNARY, int M_TILES, int N_TILES, int WARPS_M, int WARPS_K> stru
     uint32_t n_chunks;
     const uint4 *rows[M_TILES][2];
 
-    __device__ __forceinline__ tile_kernel(const hyb_matmul_task &a_task, uint4 *shared) : task(a_task), staged(shared) {
+    __device__ __forceinline__ tile_kernel(const hyb_matmul_task &a_task, uint4 *shared)
+        : task(a_task), staged(shared) {
         /* All tokens of a tile's rows follow one another, so that weights come from the main memory once. */
         uint32_t n_token_tiles = (uint32_t)((task.n_tokens + TOKENS - 1) / TOKENS);
         first_token = (size_t)(blockIdx.x % n_token_tiles) * TOKENS;
@@ -123,17 +124,17 @@ template <bool TERNARY, int M_TILES, int N_TILES, int WARPS_M, int WARPS_K> stru
         constexpr int N = M_TILES * N_TILES * 4;
         static_assert((WARPS_K - 1) * WARPS_M * N * HYB_WARP * sizeof(int) <= 2 * STAGE_PIECES * sizeof(uint4),
                       "the sums of all warps but the first fit into the stages");
-        int *shared = reinterpret_cast<int *>(staged);
+        int *shared = reinterpret_cast<int *>(staged) + warp_m * N * HYB_WARP + lane;
+        constexpr int FROM_WARP_TO_WARP = WARPS_M * N * HYB_WARP;
+        int *flat = &sums[0][0][0];
 #pragma unroll
         for (int i = 0; i < N; ++i)
-            if (warp_k > 0)
-                shared[(((warp_k - 1) * WARPS_M + warp_m) * N + i) * HYB_WARP + lane] = sums[i / 4 / N_TILES][i / 4 % N_TILES][i % 4];
+            if (warp_k > 0) shared[(warp_k - 1) * FROM_WARP_TO_WARP + i * HYB_WARP] = flat[i];
         __syncthreads();
         if (warp_k > 0) return;
 #pragma unroll
         for (int i = 0; i < N; ++i)
-            for (int k = 0; k < WARPS_K - 1; ++k)
-                sums[i / 4 / N_TILES][i / 4 % N_TILES][i % 4] += shared[((k * WARPS_M + warp_m) * N + i) * HYB_WARP + lane];
+            for (int k = 0; k < WARPS_K - 1; ++k) flat[i] += shared[k * FROM_WARP_TO_WARP + i * HYB_WARP];
     }
 
     __device__ __forceinline__ void store(const accumulators &sums) const {
