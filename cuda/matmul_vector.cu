@@ -1,14 +1,14 @@
 /* matmul_vector.cu - packed weights times one token. Limit: the weights' bytes by the memory's bandwidth.
  *
  * Blocks stay on their multiprocessor and go through the rows; the token lies in shared memory. A thread has 16 bytes
- * of each of ROWS rows under way, which 1024 threads make 64 KB a multiprocessor, and reads the token once for all of
+ * of each of ROWS rows under way, which 768 threads make 48 KB a multiprocessor, and reads the token once for all of
  * them. As many lanes share a row as its length fills.
  */
 #include "matmul_kernels.h"
 #include "tiles.h"
 
 static constexpr int THREADS = 256;
-static constexpr int BLOCKS_PER_MULTIPROCESSOR = 4;
+static constexpr int BLOCKS_PER_MULTIPROCESSOR = 3; /* 4 leave 64 registers, too few on some processors */
 static constexpr int ROWS_IN_FLIGHT = 4;
 /* Below so many warps a multiprocessor, rows are divided among more lanes rather than read side by side. */
 static constexpr size_t MIN_WARPS = 8;

@@ -78,8 +78,8 @@ typedef struct hyb_cuda_adam {
 
 /* ---- weights.cu, matmul.cu ---- */
 #define HYB_CUDA_MATMUL(X) \
-    /* rows first_row .. of weights from codes [n_rows][n_cols] (fp32 values of F32 weights) and scales [n_scales], 1 or \
-     * n_rows; waits. *bad_code, *bad_scale: index of the first that is none of the format's, UINT64_MAX if all are */ \
+    /* rows first_row .. of weights from codes [n_rows][n_cols] (fp32 values of F32 weights) and scales [n_scales], */ \
+    /* 1 or n_rows; waits. *bad_code, *bad_scale: index of the first that is none of the format's, or UINT64_MAX */ \
     X(pack_weights, (hyb_cuda_state *state, const hyb_device_weights *weights, size_t first_row, size_t n_rows, \
                      const void *codes, const float *scales, size_t n_scales, uint64_t *bad_code, uint64_t *bad_scale, \
                      void *stream)) \
