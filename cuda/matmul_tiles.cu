@@ -129,24 +129,12 @@ template <bool TERNARY, int M_TILES, int N_TILES, int WARPS_M, int WARPS_K> stru
         int *flat = &sums[0][0][0];
 #pragma unroll
         for (int i = 0; i < N; ++i)
-<<<<<<< HEAD
-            if (warp_k > 0)
-                shared[(((warp_k - 1) * WARPS_M + warp_m) * N + i) * HYB_WARP + lane] =
-                    sums[i / 4 / N_TILES][i / 4 % N_TILES][i % 4];
-=======
             if (warp_k > 0) shared[(warp_k - 1) * FROM_WARP_TO_WARP + i * HYB_WARP] = flat[i];
->>>>>>> cu-matmul
         __syncthreads();
         if (warp_k > 0) return;
 #pragma unroll
         for (int i = 0; i < N; ++i)
-<<<<<<< HEAD
-            for (int k = 0; k < WARPS_K - 1; ++k)
-                sums[i / 4 / N_TILES][i / 4 % N_TILES][i % 4] +=
-                    shared[((k * WARPS_M + warp_m) * N + i) * HYB_WARP + lane];
-=======
             for (int k = 0; k < WARPS_K - 1; ++k) flat[i] += shared[k * FROM_WARP_TO_WARP + i * HYB_WARP];
->>>>>>> cu-matmul
     }
 
     __device__ __forceinline__ void store(const accumulators &sums) const {

@@ -14,7 +14,7 @@
 
 #include "matmul.h"
 
-#define HYB_CUDA_TABLE_VERSION 2
+#define HYB_CUDA_TABLE_VERSION 1
 #define HYB_CUDA_ENTRY "hyb_cuda_module"
 
 /* The module's side of a hyb_cuda: a device, work memory, what it found out. */
@@ -152,8 +152,11 @@ typedef struct hyb_device_session hyb_device_session;
                      const uint64_t *picks, size_t n, uint32_t *tokens, int *not_finite))
 /* clang-format on */
 
-#define HYB_CUDA_FUNCTIONS(X) HYB_CUDA_CORE(X) HYB_CUDA_QUANTIZE(X) HYB_CUDA_PACK(X) HYB_CUDA_MATMUL(X)                \
-    HYB_CUDA_COMPRESS(X) HYB_CUDA_OPTIMIZE(X) HYB_CUDA_CLUSTER(X) HYB_CUDA_SESSION(X)
+#define HYB_CUDA_FUNCTIONS(X)                                                                                          \
+    HYB_CUDA_CORE(X)                                                                                                   \
+    HYB_CUDA_QUANTIZE(X)                                                                                               \
+    HYB_CUDA_PACK(X) HYB_CUDA_MATMUL(X) HYB_CUDA_COMPRESS(X) HYB_CUDA_OPTIMIZE(X) HYB_CUDA_CLUSTER(X)                  \
+        HYB_CUDA_SESSION(X)
 
 typedef struct hyb_cuda_table {
     uint32_t version;    /* HYB_CUDA_TABLE_VERSION */
