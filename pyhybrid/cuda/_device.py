@@ -102,6 +102,7 @@ class Device:
         """Returns another hyb_cuda of this device, in a context whose lock is held: for what works on objects
         of that context, such as a model.
         """
+        _ = self.handle
         return context.own(self._open(context), lib.hyb_cuda_close)
 
     def own(self, pointer: Any, destroy: Any) -> Any:
