@@ -198,27 +198,30 @@ static __global__ void __launch_bounds__(VALUE_THREADS) values_kernel(attention_
     __shared__ float p[2][QUERIES][TILE], scales[2][TILE], inverse[QUERIES];
     query_place place = place_of(job, QUERIES);
     unsigned n_keys = 0, stage_bytes = TILE * job.cache.width * (IS_INT8 ? 1 : sizeof(float));
-    unsigned seen[QUERIES];
-    float largest[QUERIES], sums[DIMS][QUERIES], lane_sum = 0.0f;
+    static_assert(QUERIES * TILE <= VALUE_THREADS, "a thread makes one weight of a tile");
+    unsigned seen[QUERIES], own = threadIdx.x / TILE; /* the query whose weights it makes, where there is one */
+    float own_largest = 0.0f, sums[DIMS][QUERIES], lane_sum = 0.0f;
+    unsigned own_seen = own < QUERIES ? keys_of(job, place, own) : 0;
+    const float *own_scores = scores_of(job, place, own);
 #pragma unroll
     for (unsigned i = 0; i < QUERIES; ++i) {
         unsigned n = seen[i] = keys_of(job, place, i);
         n_keys = n > n_keys ? n : n_keys;
+#pragma unroll
         for (unsigned s = 0; s < DIMS; ++s) sums[s][i] = 0.0f;
     }
     for (unsigned t = 0; t < STAGES - 1; ++t)
         load_tile<IS_INT8>(job, place.cache_row, t * TILE, n_keys, stages + t * stage_bytes);
 #pragma unroll
-    for (unsigned i = 0; i < QUERIES; ++i) largest[i] = largest_score(scores_of(job, place, i), seen[i]);
+    for (unsigned i = 0; i < QUERIES; ++i) {
+        float largest = largest_score(scores_of(job, place, i), seen[i]);
+        own_largest = i == own ? largest : own_largest;
+    }
     for (unsigned tile = 0; tile * TILE < n_keys; ++tile) {
         unsigned first = tile * TILE, n = n_keys - first < TILE ? n_keys - first : TILE, now = tile % 2;
-#pragma unroll
-        for (unsigned i = 0; i < QUERIES; ++i)
-            if (threadIdx.x / TILE == i % (VALUE_THREADS / TILE)) {
-                unsigned key = first + threadIdx.x % TILE;
-                float score = key < seen[i] ? scores_of(job, place, i)[key] : 0.0f;
-                p[now][i][threadIdx.x % TILE] = key < seen[i] ? hyb_exp_device(score - largest[i]) : 0.0f;
-            }
+        unsigned key = first + threadIdx.x % TILE;
+        if (own < QUERIES)
+            p[now][own][threadIdx.x % TILE] = key < own_seen ? hyb_exp_device(own_scores[key] - own_largest) : 0.0f;
         if (IS_INT8 && threadIdx.x < n)
             scales[now][threadIdx.x] = job.cache.value_scales[place.cache_row + first + threadIdx.x];
         hyb_copies_wait<STAGES - 2>();
