@@ -182,6 +182,17 @@ def _missing_part(args: argparse.Namespace) -> str | None:
     return None
 
 
+def _nothing_chosen(args: argparse.Namespace) -> str:
+    """Why there is no row."""
+    if args.section == "gpu":
+        from pyhybrid.cuda import unavailable
+
+        reason = unavailable()
+        if reason is not None:
+            return f"gpu: not measured, {reason}"
+    return f"no row's name contains {args.filter!r}; see --list"
+
+
 def run(args: argparse.Namespace) -> int:
     """Measures what the arguments choose.
 
@@ -203,9 +214,7 @@ def run(args: argparse.Namespace) -> int:
     if args.list:
         print("\n".join(row.name for row in chosen))
         return 0
-    problem = _missing_part(args) or (
-        None if chosen else f"no row's name contains {args.filter!r}; see --list"
-    )
+    problem = _missing_part(args) or (None if chosen else _nothing_chosen(args))
     if problem:
         print(f"pyhybrid bench: {problem}", file=sys.stderr)
         return 2

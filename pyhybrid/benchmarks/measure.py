@@ -229,7 +229,8 @@ def relative_difference(ours: Any, peer: Any) -> float:
 
 def _compare(row: Row, peer: str, ours: Answer, theirs: Answer) -> dict[str, Any]:
     """The agreement of two answers; sides that disagree are not compared in speed."""
-    bounds = {**row.agreement, **row.peer_agreement.get(peer, {})}
+    chosen = {**row.agreement, **row.peer_agreement.get(peer, {})}
+    bounds = {name: bound for name, bound in chosen.items() if bound is not None}
     differences = {name: relative_difference(ours[name], theirs[name]) for name in bounds}
     wrong = [name for name, bound in bounds.items() if not differences[name] <= bound]
     if wrong:

@@ -29,6 +29,7 @@ SECTIONS: dict[str, str] = {
     "compress": "compress",
     "kmeans": "kmeans",
     "documents": "documents",
+    "gpu": "gpu",
     "train": "training",
     "generate": "generation",
     "scaling": "scaling",
@@ -127,7 +128,8 @@ class Row:
         rounds: measurements of each side.
         agreement: name of an answer's array to the largest relative difference (Euclidean norm of the
             difference by the norm of the peer's) that is accepted; 0: equal.
-        peer_agreement: by peer, bounds in place of those of `agreement`, for peers that round more.
+        peer_agreement: by peer, bounds in place of those of `agreement`, for peers that round more; None for
+            what the peer does not compute.
         peer_environment: by peer, environment variables of its process.
         limits: limits of the machine that bound the figure (better must be 'higher'); the share is that of
             the closest.
@@ -148,7 +150,7 @@ class Row:
     threads: int = 1
     rounds: int = 5
     agreement: Mapping[str, float] = field(default_factory=dict)
-    peer_agreement: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    peer_agreement: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)
     peer_environment: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     limits: tuple[Limit, ...] = ()
     limits_add: bool = False

@@ -64,6 +64,13 @@ _TITLES = {
             "core without them on one thread (C) and the GPU. The notes hold the documents' own figures."
         ),
     ),
+    "gpu": (
+        "GPU",
+        (
+            "The CUDA module on one GPU, timed by the device's events, beside cuBLAS, PyTorch, a copy within "
+            "the device, NumPy and the C core; rows `transfers` count the way there and back."
+        ),
+    ),
     "compress": (
         "Gradient compression",
         (
