@@ -140,6 +140,11 @@ class Copy(_Ours, _Side):
     def call(self) -> None:
         self.device.copy(self.a.address, self.b.address, self.a.nbytes)
 
+    def answer(self) -> Answer:
+        self.device.upload(np.full(self.a.nbytes, 7, np.uint8), self.a)
+        self.call()
+        return {"bytes": self.b.numpy()[-100:]}
+
 
 class CopyTorch(_Torch, _Side):
     """PyTorch's copy."""
@@ -153,6 +158,11 @@ class CopyTorch(_Torch, _Side):
 
     def call(self) -> None:
         self.b.copy_(self.a)
+
+    def answer(self) -> Answer:
+        self.a.fill_(7)
+        self.call()
+        return {"bytes": self.b[-100:].cpu().numpy()}
 
 
 # ---- products ----
@@ -226,6 +236,12 @@ class MatmulInt8(_Torch, _Side):
 # ---- quantising ----
 
 
+def _codes(packed: Any) -> Any:
+    """The first codes in bytes of 2 bits a code."""
+    first = np.asarray(packed[:4096], np.int16)
+    return np.stack([(first >> 2 * i & 3) - 1 for i in range(4)])
+
+
 class QuantizePack(_Ours, _Side):
     """fp32 to packed ternary bytes."""
 
@@ -239,6 +255,9 @@ class QuantizePack(_Ours, _Side):
 
     def call(self) -> Any:
         return self.cuda.quantize_and_pack(self.weights, scale=self.scale, device=self.device)
+
+    def answer(self) -> Answer:
+        return {"codes": _codes(self.call().codes.numpy())}
 
 
 class QuantizePackTorch(_Torch, _Side):
@@ -257,18 +276,28 @@ class QuantizePackTorch(_Torch, _Side):
         codes = ((w / mean).round().clamp(-1, 1) + 1).to(self.torch.uint8).reshape(-1, 4)
         return codes[:, 0] | codes[:, 1] << 2 | codes[:, 2] << 4 | codes[:, 3] << 6
 
+    def answer(self) -> Answer:
+        return {"codes": _codes(self.call().cpu().numpy())}
+
 
 class AdamW(_Ours, _Side):
     """hyb_cuda_adamw_update: 28 bytes a parameter."""
 
     def __init__(self, *, n: int, **_: Any) -> None:
         super().__init__()
-        values = _seed(n).standard_normal((4, n), np.float32) * np.float32(1e-2)
-        self.arrays = [self.device.array(v) for v in (values[0], values[1], values[2], values[3] ** 2)]
-        self.amount = 28e-9 * n
+        values = _seed(n).standard_normal((2, n), np.float32) * np.float32(1e-2)
+        moments = np.zeros((2, n), np.float32)
+        self.arrays = [self.device.array(v) for v in (*values, *moments)]
+        self.amount, self.step = 28e-9 * n, 0
 
     def call(self) -> None:
-        self.cuda.adamw_update(*self.arrays, step=10, learning_rate=1e-4, device=self.device)
+        self.step += 1
+        rates = {"learning_rate": 1e-4, "beta2": 0.999, "weight_decay": 0.01}
+        self.cuda.adamw_update(*self.arrays, step=self.step, **rates, device=self.device)
+
+    def answer(self) -> Answer:
+        self.call()
+        return {"weights": self.arrays[0].numpy()[:1000]}
 
 
 class AdamWTorch(_Torch, _Side):
@@ -277,13 +306,17 @@ class AdamWTorch(_Torch, _Side):
     def __init__(self, *, n: int, **_: Any) -> None:
         super().__init__()
         values = _seed(n).standard_normal((2, n), np.float32) * np.float32(1e-2)
-        weights = self.torch.nn.Parameter(self.torch.from_numpy(values[0]).cuda())
-        weights.grad = self.torch.from_numpy(values[1]).cuda()
-        self.optimizer = self.torch.optim.AdamW([weights], lr=1e-4, fused=True)
+        self.weights = self.torch.nn.Parameter(self.torch.from_numpy(values[0]).cuda())
+        self.weights.grad = self.torch.from_numpy(values[1]).cuda()
+        self.optimizer = self.torch.optim.AdamW([self.weights], lr=1e-4, weight_decay=0.01, fused=True)
         self.amount = 28e-9 * n
 
     def call(self) -> None:
         self.optimizer.step()
+
+    def answer(self) -> Answer:
+        self.call()
+        return {"weights": self.weights.detach().cpu().numpy()[:1000]}
 
 
 # ---- K-means ----
@@ -516,7 +549,7 @@ def rows(options: Options) -> list[Row]:
     if cuda.unavailable() is not None:
         return []
     found = [
-        _row("copy", "GB/s", "Copy", {"PyTorch copy_": "CopyTorch"}, {}),
+        _row("copy", "GB/s", "Copy", {"PyTorch copy_": "CopyTorch"}, {}, agreement={"bytes": 0.0}),
         *_products(),
     ]
     found += [
@@ -526,13 +559,18 @@ def rows(options: Options) -> list[Row]:
             "QuantizePack",
             {"device copy": "Copy", "PyTorch eager": "QuantizePackTorch"},
             {"rows": 8192, "columns": 16384, "scale": scale},
+            # Our scale is a binary16 number: few codes are others.
+            agreement={"codes": 0.05},
+            peer_agreement={"device copy": {"codes": None}},
             goal=_ratio("Quantising and packing: 80 % of the copy bandwidth.", 0.8, "device copy"),
             note="Least traffic: the weights once for each time that they must be read, and the bytes.",
         )
         for scale in ("tensor", "row")
     ]
     peers = {"device copy": "Copy", "PyTorch fused": "AdamWTorch"}
-    found.append(_row("adamw", "GB/s", "AdamW", peers, {"n": 2**27}))
+    adamw: dict[str, Any] = {"agreement": {"weights": 1e-4}}
+    adamw["peer_agreement"] = {"device copy": {"weights": None}}
+    found.append(_row("adamw", "GB/s", "AdamW", peers, {"n": 2**27}, **adamw))
     sizes = {"n": 10**5 if options.quick else 10**6, "d": 128, "k": 1024}
     found.append(
         _row(

@@ -45,6 +45,7 @@ def test_gpu_rows(emulated: cuda.Device) -> None:
     assert len(names) == len(rows) > 20
     assert "gpu/documents/quantize/1000000/transfers" in names
     for row in rows:
+        assert row.agreement
         for path in (row.ours, *row.peers.values()):
             assert hasattr(gpu, path.partition(":")[2])
 
