@@ -705,10 +705,10 @@ def test_tokenizer_comes_with_the_model(tmp_path: Path) -> None:
 
 def test_context_outlives_what_was_made_with_it() -> None:
     """The C context is destroyed by the last of its owners, once, whoever that is."""
-    from pyhybrid._context import _Life
+    from pyhybrid._context import Life
 
     destroyed: list[str] = []
-    life = _Life("context", destroyed.append)
+    life = Life("context", destroyed.append)
     for _ in range(3):
         life.hold()
     for _ in range(4):
