@@ -9,6 +9,7 @@
 #include "tile.h"
 
 #define THREADS 128
+#define BLOCKS 5 /* at least, on a multiprocessor: left alone, the compiler spills registers to have more */
 #define WARPS (THREADS / HYB_WARP)
 #define BATCH 4 /* loads of 16 bytes of a thread, of gradient and residual, that are on their way together */
 #define PIECE ((size_t)8192) /* values of one fp32 sum, as lib/compress.c */
@@ -288,7 +289,7 @@ template <bool IS_FIVE> __device__ void pack_chunk(const row_view &row, size_t n
     __syncthreads();
 }
 
-template <int SCHEME> __global__ void __launch_bounds__(THREADS) compress_kernel(compress_job job) {
+template <int SCHEME> __global__ void __launch_bounds__(THREADS, BLOCKS) compress_kernel(compress_job job) {
     constexpr bool IS_FIVE = SCHEME == HYB_COMPRESSION_FIVE, IS_BLOCK = SCHEME == HYB_COMPRESSION_BLOCK;
     constexpr size_t CHUNK_BYTES = IS_FIVE ? CHUNK / 24 * 7 : CHUNK / 5;
     HYB_DYNAMIC_SHARED(float, tile);

@@ -14,6 +14,7 @@
 #include "tile.h"
 
 #define THREADS 128
+#define BLOCKS 5                /* at least, on a multiprocessor: left alone, the compiler spills to have more */
 #define BATCH 8                 /* loads of 16 bytes of a thread that are on their way together: 16 KiB of a block */
 #define MAX_ROWS (THREADS / 16) /* of a block */
 #define FLOATS_PER_BLOCK 4096   /* of several short rows, about */
@@ -362,7 +363,7 @@ __device__ void store_codes(const quantize_job &job, const float *tile, size_t n
     }
 }
 
-template <int WHAT> __global__ void __launch_bounds__(THREADS) rows_kernel(quantize_job job) {
+template <int WHAT> __global__ void __launch_bounds__(THREADS, BLOCKS) rows_kernel(quantize_job job) {
     HYB_DYNAMIC_SHARED(float, tile);
     __shared__ float scales[MAX_ROWS];
     row_group g = find_group(job, tile);
