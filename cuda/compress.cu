@@ -6,7 +6,7 @@
  */
 #include <cfloat>
 
-#include "tile.h"
+#include "fours.h"
 
 #define THREADS 128
 #define BLOCKS 5 /* at least, on a multiprocessor: left alone, the compiler spills registers to have more */
@@ -71,7 +71,7 @@ __device__ uint32_t load_sum(const row_view &row, size_t first_col, size_t n, fl
     bool g_is_aligned = hyb_is_aligned(g, 16), r_is_aligned = hyb_is_aligned(r, 16);
     uint32_t bits = 0;
     for (size_t first = threadIdx.x; 4 * first < n; first += BATCH * THREADS) {
-        float4 a[BATCH], b[BATCH];
+        hyb_four a[BATCH], b[BATCH];
         hyb_load_fours(g, first, THREADS, n, g_is_aligned, a);
         if (r != nullptr) hyb_load_fours(r, first, THREADS, n, r_is_aligned, b);
 #pragma unroll
@@ -79,10 +79,10 @@ __device__ uint32_t load_sum(const row_view &row, size_t first_col, size_t n, fl
             bits = max(bits, hyb_max_bits(a[k]));
             if (r != nullptr) {
                 bits = max(bits, hyb_max_bits(b[k]));
-                a[k] = make_float4(b[k].x + a[k].x, b[k].y + a[k].y, b[k].z + a[k].z, b[k].w + a[k].w);
+                for (int i = 0; i < 4; ++i) a[k].at[i] = b[k].at[i] + a[k].at[i];
             }
             size_t four = first + (size_t)k * THREADS;
-            if (tile != nullptr && 4 * four < n) reinterpret_cast<float4 *>(tile)[four] = a[k];
+            if (tile != nullptr && 4 * four < n) reinterpret_cast<hyb_four *>(tile)[four] = a[k];
         }
     }
     return bits;
