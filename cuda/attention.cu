@@ -10,7 +10,7 @@
  */
 #include "device.h"
 #include "session.h"
-#include "tiles.h"
+#include "ptx.h"
 
 #define KEY_THREADS 4     /* that share a key: 16 virtual lanes are 4 loads of 4 elements */
 #define SCORE_THREADS 128 /* of a block */
@@ -144,19 +144,13 @@ static __device__ __forceinline__ float from_ordered(uint32_t bits) {
 
 /* The largest score of a query, with +0 for a zero (lib/ref, hyb_max_f32_ref). */
 static __device__ float largest_score(const float *scores, unsigned n_keys) {
-    __shared__ uint32_t of_warp[VALUE_THREADS / HYB_WARP];
     uint32_t largest = 0;
 #pragma unroll 4
     for (unsigned j = threadIdx.x; j < n_keys; j += VALUE_THREADS) {
         uint32_t score = ordered(scores[j]);
         largest = score > largest ? score : largest;
     }
-    largest = __reduce_max_sync(HYB_FULL_MASK, largest);
-    __syncthreads(); /* the query before has been read */
-    if (threadIdx.x % HYB_WARP == 0) of_warp[threadIdx.x / HYB_WARP] = largest;
-    __syncthreads();
-    for (unsigned w = 0; w < VALUE_THREADS / HYB_WARP; ++w) largest = of_warp[w] > largest ? of_warp[w] : largest;
-    return from_ordered(largest) + 0.0f;
+    return from_ordered(hyb_max_block(largest)) + 0.0f;
 }
 
 template <bool IS_INT8>

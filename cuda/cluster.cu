@@ -353,8 +353,7 @@ static __global__ void measure_kernel(const float *a, size_t n, size_t d, const 
 
 /* Blocks for n warps that take the next when they are done with one. */
 static unsigned warps_grid(const hyb_cuda_state *state, size_t n) {
-    const size_t wanted = hyb_blocks_for(n, THREADS / HYB_WARP), most = (size_t)state->n_multiprocessors * 8;
-    return (unsigned)(wanted < most ? wanted : most);
+    return hyb_resident_blocks(state, hyb_blocks_for(n, THREADS / HYB_WARP), 8);
 }
 
 int hyb_cluster_measure(hyb_cuda_state *state, const float *a, size_t n, size_t d, const float *b,
@@ -366,18 +365,18 @@ int hyb_cluster_measure(hyb_cuda_state *state, const float *a, size_t n, size_t 
 
 /* ---- the search ---- */
 
-void hyb_cluster_plan_search(hyb_cluster_search *s, size_t n, size_t d, size_t k, hyb_cluster_pieces *pieces) {
+void hyb_cluster_plan_search(hyb_cluster_search *s, size_t n, size_t d, size_t k, hyb_cuda_arena &arena) {
     s->n = n;
     s->d = d;
     s->k = k;
     s->tile = k <= 64 ? 64 : 128; /* few centroids: less in vain */
     s->n_tiles = hyb_blocks_for(k, s->tile);
     s->d_padded = hyb_blocks_for(d, CHUNK) * CHUNK;
-    pieces->take(s->centre, s->d_padded);
-    pieces->take(s->packed, s->n_tiles * s->tile * s->d_padded);
-    pieces->take(s->offsets, s->n_tiles * s->tile);
-    pieces->take(s->head, 1);
-    pieces->take(s->list, n);
+    arena.take(s->centre, s->d_padded);
+    arena.take(s->packed, s->n_tiles * s->tile * s->d_padded);
+    arena.take(s->offsets, s->n_tiles * s->tile);
+    arena.take(s->head, 1);
+    arena.take(s->list, n);
 }
 
 int hyb_cluster_find(hyb_cuda_state *state, const hyb_cluster_search *s, const float *points, const float *centroids,
@@ -398,12 +397,8 @@ int hyb_module_cluster_nearest(hyb_cuda_state *state, const float *points, size_
                                size_t k, int32_t *labels, double *distances, void *stream) {
     HYB_CUDA_BEGIN(state);
     hyb_cluster_search search;
-    hyb_cluster_pieces sizes(nullptr);
-    void *memory = nullptr;
-    hyb_cluster_plan_search(&search, n, d, k, &sizes);
-    HYB_CUDA_TRY(hyb_cuda_scratch(state, sizes.n_bytes(), &memory));
-    hyb_cluster_pieces pieces(memory);
-    hyb_cluster_plan_search(&search, n, d, k, &pieces);
+    HYB_CUDA_TRY(
+        hyb_cuda_lay_out(state, [&](hyb_cuda_arena &arena) { hyb_cluster_plan_search(&search, n, d, k, arena); }));
     HYB_CUDA_TRY(hyb_cluster_set_centre(&search, centroids, k, stream));
     HYB_CUDA_TRY(hyb_cluster_find(state, &search, points, centroids, labels, stream));
     if (distances == nullptr) return 0;

@@ -1,4 +1,4 @@
-/* cluster.h - what the files of K-means share: work memory in pieces, the search for nearest centroids, sums in the
+/* cluster.h - what the files of K-means share: the search for nearest centroids, sums in the
  * CPU's order, a stable sort, and a run of K-means.
  *
  * cluster.cu finds nearest centroids, cluster_sort.cu sorts, cluster_update.cu makes means and gives points to empty
@@ -11,22 +11,6 @@
 
 /* Points whose squared distances the CPU adds up one by one: HYB_CLUSTER_GROUP of lib/cluster_internal.h. */
 #define HYB_CLUSTER_GROUP 512
-
-/* Work memory in pieces aligned to 256 bytes. Without memory it counts only: one function takes the pieces twice. */
-class hyb_cluster_pieces {
-    unsigned char *memory_;
-    size_t used_;
-
-  public:
-    explicit hyb_cluster_pieces(void *memory) : memory_(static_cast<unsigned char *>(memory)), used_(0) {}
-    template <class T> void take(T *&piece, size_t n) {
-        piece = memory_ != nullptr ? reinterpret_cast<T *>(memory_ + used_) : nullptr;
-        used_ += (n * sizeof(T) + 255) / 256 * 256;
-    }
-    size_t n_bytes() const { return used_; }
-};
-
-__device__ __forceinline__ bool hyb_is_finite(float x) { return (__float_as_uint(x) & 0x7f800000u) != 0x7f800000u; }
 
 /* ---- cluster.cu ---- */
 
@@ -47,7 +31,7 @@ struct hyb_cluster_search {
     uint32_t *list; /* [n]: points that need an exact comparison, in any order */
 };
 
-void hyb_cluster_plan_search(hyb_cluster_search *search, size_t n, size_t d, size_t k, hyb_cluster_pieces *pieces);
+void hyb_cluster_plan_search(hyb_cluster_search *search, size_t n, size_t d, size_t k, hyb_cuda_arena &arena);
 /* centre [search->d_padded]: the mean of some of the rows [n][d], as hyb_cluster_centre has it. */
 int hyb_cluster_set_centre(const hyb_cluster_search *search, const float *rows, size_t n, void *stream);
 /* labels [n]: the nearest centroids, exactly. The centre must be set. */
@@ -170,7 +154,7 @@ struct hyb_cluster_line {
     uint32_t *begin, *end;                /* [k]: intervals of sorted points */
 };
 
-void hyb_cluster_plan_line(hyb_cluster_line *line, size_t n, size_t k, hyb_cluster_pieces *pieces);
+void hyb_cluster_plan_line(hyb_cluster_line *line, size_t n, size_t k, hyb_cuda_arena &arena);
 int hyb_cluster_run_line(hyb_cluster_run *run, hyb_cluster_line *line);
 
 #endif /* HYB_CUDA_CLUSTER_H */

@@ -211,17 +211,17 @@ static int iterate_once(hyb_cluster_run *run, const hyb_cluster_line *line, bool
     return 0;
 }
 
-void hyb_cluster_plan_line(hyb_cluster_line *line, size_t n, size_t k, hyb_cluster_pieces *pieces) {
-    pieces->take(line->points.keys, n);
-    pieces->take(line->points.values, n);
-    pieces->take(line->sums, n + 1);
-    pieces->take(line->tile_sums, hyb_blocks_for(n, TILE));
+void hyb_cluster_plan_line(hyb_cluster_line *line, size_t n, size_t k, hyb_cuda_arena &arena) {
+    arena.take(line->points.keys, n);
+    arena.take(line->points.values, n);
+    arena.take(line->sums, n + 1);
+    arena.take(line->tile_sums, hyb_blocks_for(n, TILE));
     for (hyb_cluster_sorted *sorted : {&line->centroids, &line->buffer}) {
-        pieces->take(sorted->keys, k);
-        pieces->take(sorted->values, k);
+        arena.take(sorted->keys, k);
+        arena.take(sorted->values, k);
     }
-    pieces->take(line->begin, k);
-    pieces->take(line->end, k);
+    arena.take(line->begin, k);
+    arena.take(line->end, k);
 }
 
 int hyb_cluster_run_line(hyb_cluster_run *run, hyb_cluster_line *line) {

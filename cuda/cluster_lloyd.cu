@@ -83,29 +83,29 @@ static int run_lloyd(hyb_cluster_run *run) {
 
 /* ---- the run ---- */
 
-static void plan(hyb_cluster_run *run, hyb_cluster_line *line, hyb_cluster_pieces *pieces) {
+static void plan(hyb_cluster_run *run, hyb_cluster_line *line, hyb_cuda_arena &arena) {
     const size_t n = run->n, d = run->d, k = run->k;
     const size_t n_chunk_rows = hyb_cluster_chunks_of(n, k).n * k, n_all_rows = hyb_cluster_chunks_of(n, 1).n;
-    pieces->take(run->centroids, k * d);
-    pieces->take(run->next_centroids, k * d);
-    pieces->take(run->labels, n);
-    pieces->take(run->next_labels, n);
+    arena.take(run->centroids, k * d);
+    arena.take(run->next_centroids, k * d);
+    arena.take(run->labels, n);
+    arena.take(run->next_labels, n);
     for (hyb_cluster_sorted &buffer : run->buffers) {
-        pieces->take(buffer.keys, n);
-        pieces->take(buffer.values, n);
+        arena.take(buffer.keys, n);
+        arena.take(buffer.values, n);
     }
-    pieces->take(run->sort_counts, hyb_cluster_sort_counts(n));
-    pieces->take(run->starts, k + 1);
-    pieces->take(run->counts, k);
-    pieces->take(run->chunk_sums, (n_chunk_rows > n_all_rows ? n_chunk_rows : n_all_rows) * d);
-    pieces->take(run->totals, k * d);
-    pieces->take(run->distances, n);
-    pieces->take(run->inertia, k);
-    pieces->take(run->moved, k);
-    pieces->take(run->group_sums, hyb_blocks_for(n, HYB_CLUSTER_GROUP));
-    pieces->take(run->found, 1);
-    hyb_cluster_plan_search(&run->search, n, d, k, pieces);
-    if (d == 1) hyb_cluster_plan_line(line, n, k, pieces);
+    arena.take(run->sort_counts, hyb_cluster_sort_counts(n));
+    arena.take(run->starts, k + 1);
+    arena.take(run->counts, k);
+    arena.take(run->chunk_sums, (n_chunk_rows > n_all_rows ? n_chunk_rows : n_all_rows) * d);
+    arena.take(run->totals, k * d);
+    arena.take(run->distances, n);
+    arena.take(run->inertia, k);
+    arena.take(run->moved, k);
+    arena.take(run->group_sums, hyb_blocks_for(n, HYB_CLUSTER_GROUP));
+    arena.take(run->found, 1);
+    hyb_cluster_plan_search(&run->search, n, d, k, arena);
+    if (d == 1) hyb_cluster_plan_line(line, n, k, arena);
 }
 
 static __global__ void check_kernel(const float *values, size_t n, volatile int *not_finite) {
@@ -153,8 +153,6 @@ int hyb_module_kmeans(hyb_cuda_state *state, const hyb_kmeans_options *options, 
     HYB_CUDA_BEGIN(state);
     hyb_cluster_run run = {};
     hyb_cluster_line line = {};
-    hyb_cluster_pieces sizes(nullptr);
-    void *memory = nullptr;
     run.state = state;
     run.stream = stream;
     run.options = options;
@@ -162,10 +160,7 @@ int hyb_module_kmeans(hyb_cuda_state *state, const hyb_kmeans_options *options, 
     run.n = n;
     run.d = d;
     run.k = options->n_clusters;
-    plan(&run, &line, &sizes);
-    HYB_CUDA_TRY(hyb_cuda_scratch(state, sizes.n_bytes(), &memory));
-    hyb_cluster_pieces pieces(memory);
-    plan(&run, &line, &pieces);
+    HYB_CUDA_TRY(hyb_cuda_lay_out(state, [&](hyb_cuda_arena &arena) { plan(&run, &line, arena); }));
     HYB_CUDA_TRY(prepare(&run, centroids));
     HYB_CUDA_TRY(d == 1 ? hyb_cluster_run_line(&run, &line) : run_lloyd(&run));
     HYB_CUDA_TRY(finish(&run, centroids, labels));

@@ -6,9 +6,10 @@
  */
 #include <cfloat>
 
-#include "tile.h"
+#include "fours.h"
 
 #define THREADS 128
+#define BLOCKS 5 /* at least, on a multiprocessor: left alone, the compiler spills registers to have more */
 #define WARPS (THREADS / HYB_WARP)
 #define BATCH 4 /* loads of 16 bytes of a thread, of gradient and residual, that are on their way together */
 #define PIECE ((size_t)8192) /* values of one fp32 sum, as lib/compress.c */
@@ -70,7 +71,7 @@ __device__ uint32_t load_sum(const row_view &row, size_t first_col, size_t n, fl
     bool g_is_aligned = hyb_is_aligned(g, 16), r_is_aligned = hyb_is_aligned(r, 16);
     uint32_t bits = 0;
     for (size_t first = threadIdx.x; 4 * first < n; first += BATCH * THREADS) {
-        float4 a[BATCH], b[BATCH];
+        hyb_four a[BATCH], b[BATCH];
         hyb_load_fours(g, first, THREADS, n, g_is_aligned, a);
         if (r != nullptr) hyb_load_fours(r, first, THREADS, n, r_is_aligned, b);
 #pragma unroll
@@ -78,10 +79,10 @@ __device__ uint32_t load_sum(const row_view &row, size_t first_col, size_t n, fl
             bits = max(bits, hyb_max_bits(a[k]));
             if (r != nullptr) {
                 bits = max(bits, hyb_max_bits(b[k]));
-                a[k] = make_float4(b[k].x + a[k].x, b[k].y + a[k].y, b[k].z + a[k].z, b[k].w + a[k].w);
+                for (int i = 0; i < 4; ++i) a[k].at[i] = b[k].at[i] + a[k].at[i];
             }
             size_t four = first + (size_t)k * THREADS;
-            if (tile != nullptr && 4 * four < n) reinterpret_cast<float4 *>(tile)[four] = a[k];
+            if (tile != nullptr && 4 * four < n) reinterpret_cast<hyb_four *>(tile)[four] = a[k];
         }
     }
     return bits;
@@ -288,7 +289,7 @@ template <bool IS_FIVE> __device__ void pack_chunk(const row_view &row, size_t n
     __syncthreads();
 }
 
-template <int SCHEME> __global__ void __launch_bounds__(THREADS) compress_kernel(compress_job job) {
+template <int SCHEME> __global__ void __launch_bounds__(THREADS, BLOCKS) compress_kernel(compress_job job) {
     constexpr bool IS_FIVE = SCHEME == HYB_COMPRESSION_FIVE, IS_BLOCK = SCHEME == HYB_COMPRESSION_BLOCK;
     constexpr size_t CHUNK_BYTES = IS_FIVE ? CHUNK / 24 * 7 : CHUNK / 5;
     HYB_DYNAMIC_SHARED(float, tile);

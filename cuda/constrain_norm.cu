@@ -183,9 +183,9 @@ static int constrain(hyb_cuda_state *state, double radius, size_t n, const T *x,
     double *sums, *largest;
     verdict *found;
     HYB_CUDA_TRY(hyb_cuda_lay_out(state, [&](hyb_cuda_arena &arena) {
-        sums = arena.take<double>(n_chunks);
-        largest = arena.take<double>(n_chunks);
-        found = arena.take<verdict>(1);
+        arena.take(sums, n_chunks);
+        arena.take(largest, n_chunks);
+        arena.take(found, 1);
     }));
     if (!IS_F64) largest = nullptr;
     ball_plan plan = {n, radius, IS_F64, false, found, norm, is_active, state->not_finite};
@@ -198,8 +198,8 @@ static int constrain(hyb_cuda_state *state, double radius, size_t n, const T *x,
     }
     if (n == 0) return 0;
     auto kernel = constrain_kernel<T>;
-    size_t n_blocks = hyb_blocks_for(n, HYB_SUM_VALUES), most = (size_t)state->n_multiprocessors * 8;
-    HYB_LAUNCH(kernel, (unsigned)(n_blocks < most ? n_blocks : most), HYB_SUM_THREADS, 0, stream, n, x, found, out);
+    unsigned grid = hyb_resident_blocks(state, hyb_blocks_for(n, HYB_SUM_VALUES), 8);
+    HYB_LAUNCH(kernel, grid, HYB_SUM_THREADS, 0, stream, n, x, found, out);
     return (int)cudaGetLastError();
 }
 
@@ -229,8 +229,7 @@ struct total_plan {
 int hyb_module_sum_squares(hyb_cuda_state *state, size_t n, const float *values, double *sum, void *stream) {
     HYB_CUDA_BEGIN(state);
     double *sums;
-    HYB_CUDA_TRY(
-        hyb_cuda_lay_out(state, [&](hyb_cuda_arena &arena) { sums = arena.take<double>(hyb_blocks_for(n, CHUNK)); }));
+    HYB_CUDA_TRY(hyb_cuda_lay_out(state, [&](hyb_cuda_arena &arena) { arena.take(sums, hyb_blocks_for(n, CHUNK)); }));
     total_plan plan = {sum, state->not_finite};
     HYB_CUDA_TRY(queue_sums(values, n, nullptr, sums, nullptr, stream));
     return queue_total(sums, nullptr, n, nullptr, plan, stream);

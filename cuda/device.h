@@ -79,12 +79,54 @@ class hyb_device_scope {
  * the device: not while a graph is captured. */
 int hyb_cuda_scratch(hyb_cuda_state *state, size_t n_bytes, void **memory);
 
-inline size_t hyb_blocks_for(size_t n, size_t per_block) { return (n + per_block - 1) / per_block; }
+/* Hands out parts of a block of memory, each aligned to 256; without memory it counts. */
+class hyb_cuda_arena {
+    char *memory_;
+    size_t used_ = 0;
+
+  public:
+    explicit hyb_cuda_arena(void *memory) : memory_(static_cast<char *>(memory)) {}
+    size_t used() const { return used_; }
+    template <class T> void take(T *&part, size_t n) {
+        part = memory_ != nullptr ? reinterpret_cast<T *>(memory_ + used_) : nullptr;
+        used_ += (n * sizeof(T) + 255) / 256 * 256;
+    }
+};
+
+/* Work memory in the parts that `layout(arena)` takes; it is called twice. */
+template <class Layout> inline int hyb_cuda_lay_out(hyb_cuda_state *state, const Layout &layout) {
+    hyb_cuda_arena counted(nullptr);
+    layout(counted);
+    void *memory = nullptr;
+    HYB_CUDA_TRY(hyb_cuda_scratch(state, counted.used(), &memory));
+    hyb_cuda_arena arena(memory);
+    layout(arena);
+    return 0;
+}
+
+/* ---- sizes of launches ---- */
 
 #define HYB_WARP 32
 #define HYB_FULL_MASK 0xffffffffu
 
-/* ---- the contract's arithmetic ---- */
+inline size_t hyb_blocks_for(size_t n, size_t per_block) { return (n + per_block - 1) / per_block; }
+
+/* As many blocks of a kernel that goes over its work in strides as there is work, or as the device holds at once. */
+inline unsigned hyb_resident_blocks(const hyb_cuda_state *state, size_t n_blocks, size_t per_multiprocessor) {
+    size_t most = (size_t)state->n_multiprocessors * per_multiprocessor;
+    return (unsigned)(n_blocks < most ? n_blocks : most);
+}
+
+/* Whether addresses are multiples of 16, or one of n_bytes. */
+template <class... P> __host__ __device__ __forceinline__ bool hyb_are_aligned(const P *...pointers) {
+    return ((uintptr_t)0 | ... | reinterpret_cast<uintptr_t>(pointers)) % 16 == 0;
+}
+
+__device__ __forceinline__ bool hyb_is_aligned(const void *p, size_t n_bytes) {
+    return reinterpret_cast<uintptr_t>(p) % n_bytes == 0;
+}
+
+/* ---- what threads find out together ---- */
 
 /* lanes[l] += lanes[l + 8], 4, 2, 1: the sum of 16 neighbouring threads' values, in the first of them. `mask`: threads
  * of the warp that take part, whole sixteens. */
@@ -102,23 +144,48 @@ template <class T> __device__ __forceinline__ T hyb_max_warp(T value) {
     return value;
 }
 
-/* Sum of a warp's values in all of its threads; for integers, whose order does not matter. */
+__device__ __forceinline__ uint32_t hyb_max_warp(uint32_t value) { return __reduce_max_sync(HYB_FULL_MASK, value); }
+
+/* Sum of a warp's values in all of its threads: neighbours 16 apart first, then 8, 4, 2, 1. */
 template <class T> __device__ __forceinline__ T hyb_sum_warp(T value) {
     for (int width = 16; width > 0; width /= 2) value += __shfl_xor_sync(HYB_FULL_MASK, value, width);
     return value;
 }
 
-/* 4 products of unsigned bytes of a and signed bytes of b, added to c. */
-__device__ __forceinline__ int hyb_dp4a_us(uint32_t a, uint32_t b, int c) {
-#if HYB_EMULATED
-    for (int i = 0; i < 4; ++i) c += (int)(a >> (8 * i) & 255) * (int)(int8_t)(b >> (8 * i));
-    return c;
-#else
-    int sum;
-    asm("dp4a.u32.s32 %0, %1, %2, %3;" : "=r"(sum) : "r"(a), "r"(b), "r"(c));
-    return sum;
-#endif
+__device__ __forceinline__ int hyb_sum_warp(int value) { return __reduce_add_sync(HYB_FULL_MASK, value); }
+
+/* Largest value of a block's threads, and their sum (warps in ascending order), in all of them. All threads call, whole
+ * warps, 1024 at most. */
+template <class T> static __device__ __forceinline__ T hyb_max_block(T value) {
+    __shared__ T of_warp[32];
+    value = hyb_max_warp(value);
+    if (blockDim.x == HYB_WARP) return value;
+    __syncthreads(); /* the last call's readers are done */
+    if (threadIdx.x % HYB_WARP == 0) of_warp[threadIdx.x / HYB_WARP] = value;
+    __syncthreads();
+    for (unsigned w = 0; w < blockDim.x / HYB_WARP; ++w) value = of_warp[w] > value ? of_warp[w] : value;
+    return value;
 }
+
+template <class T> static __device__ __forceinline__ T hyb_sum_block(T value) {
+    __shared__ T of_warp[32];
+    value = hyb_sum_warp(value);
+    if (blockDim.x == HYB_WARP) return value;
+    __syncthreads(); /* the last call's readers are done */
+    if (threadIdx.x % HYB_WARP == 0) of_warp[threadIdx.x / HYB_WARP] = value;
+    __syncthreads();
+    value = of_warp[0];
+    for (unsigned w = 1; w < blockDim.x / HYB_WARP; ++w) value += of_warp[w];
+    return value;
+}
+
+/* ---- floats ---- */
+
+#define HYB_INFINITE 0x7f800000u /* bits of infinity; of a magnitude that is not finite, these or more */
+
+__device__ __forceinline__ uint32_t hyb_magnitude_bits(float value) { return __float_as_uint(value) & 0x7fffffffu; }
+
+__device__ __forceinline__ bool hyb_is_finite(float value) { return hyb_magnitude_bits(value) < HYB_INFINITE; }
 
 /* Adding and subtracting 1.5 * 2^23 rounds a float of magnitude below 2^22 to an integer, ties to even. */
 #define HYB_ROUND_MAGIC 12582912.0f

@@ -6,32 +6,8 @@
  * launches, which is why everything between two matrices is one kernel.
  * The CPU's side: lib/nn/forward.c, lib/nn/linear.c, lib/ref/vector_ref.c.
  */
-#include "device.h"
+#include "quantize.h"
 #include "session.h"
-
-/* ---- quantisation ---- */
-
-/* hyb_quantize_token (lib/matmul.h): from the largest bit pattern of |x|, by what values are multiplied, and the scale.
- * Codes are 0 for an inverse of 0. */
-struct token_scale {
-    float inverse, scale;
-};
-static __device__ __forceinline__ token_scale scale_of(uint32_t max_bits, int *not_finite) {
-    if (max_bits >= 0x7f800000u) {
-        *not_finite = 1;
-        return {0.0f, __uint_as_float(0x7fc00000u)};
-    }
-    float largest = __uint_as_float(max_bits), inverse = max_bits == 0 ? 0.0f : 127.0f / largest;
-    if (max_bits == 0 || __float_as_uint(inverse) >= 0x7f800000u) return {0.0f, 0.0f};
-    return {inverse, largest / 127.0f};
-}
-
-/* 0 for an inverse of 0, even where the value is infinite. */
-static __device__ __forceinline__ int code_of(float value, token_scale s) {
-    return s.inverse == 0.0f ? 0 : hyb_round_i8(value * s.inverse);
-}
-
-static __device__ __forceinline__ uint32_t magnitude_bits(float value) { return __float_as_uint(value) & 0x7fffffffu; }
 
 /* ---- embedding ---- */
 
@@ -73,26 +49,6 @@ static __device__ __forceinline__ float gated(const hyb_device_source &s, size_t
     return (positive * positive) * up;
 }
 
-/* Largest of the threads' values, and their sum, in all threads of the block. */
-static __device__ uint32_t block_max(uint32_t value) {
-    __shared__ uint32_t of_warp[MOST_THREADS / HYB_WARP];
-    value = __reduce_max_sync(HYB_FULL_MASK, value);
-    if (threadIdx.x % HYB_WARP == 0) of_warp[threadIdx.x / HYB_WARP] = value;
-    __syncthreads();
-    for (unsigned w = 0; w < blockDim.x / HYB_WARP; ++w) value = of_warp[w] > value ? of_warp[w] : value;
-    return value;
-}
-
-static __device__ int block_sum(int value) {
-    __shared__ int of_warp[MOST_THREADS / HYB_WARP];
-    int sum = 0;
-    value = __reduce_add_sync(HYB_FULL_MASK, value);
-    if (threadIdx.x % HYB_WARP == 0) of_warp[threadIdx.x / HYB_WARP] = value;
-    __syncthreads();
-    for (unsigned w = 0; w < blockDim.x / HYB_WARP; ++w) sum += of_warp[w];
-    return sum;
-}
-
 /* Makes the gated values of a row, in place of its gates, and with a gain returns 1 / sqrt(mean square + epsilon):
  * products are made by all threads, the lanes' sums by the first 16, while the others make the next products. */
 static __device__ float prepare_row(const hyb_device_source &s, const float *x, size_t row, unsigned n_cols) {
@@ -128,27 +84,29 @@ static __global__ void input_kernel(hyb_device_source s, unsigned n_cols, size_t
     /* Every thread reads what it wrote itself. */
     for (unsigned i = threadIdx.x; i < n_cols; i += blockDim.x) {
         float y = s.gain != nullptr ? (x[i] * r) * s.gain[i] : x[i];
-        uint32_t bits = magnitude_bits(y);
+        uint32_t bits = hyb_magnitude_bits(y);
         max_bits = bits > max_bits ? bits : max_bits;
         if (to.values != nullptr) to.values[row * n_cols + i] = y;
     }
     if (to.values != nullptr) {
-        if (max_bits >= 0x7f800000u) *not_finite = 1;
+        if (max_bits >= HYB_INFINITE) *not_finite = 1;
         return;
     }
-    token_scale scale = scale_of(block_max(max_bits), not_finite);
+    max_bits = hyb_max_block(max_bits);
+    if (max_bits >= HYB_INFINITE) *not_finite = 1;
+    hyb_token_scale scale = hyb_token_scale_of(max_bits);
     int sum = 0;
     for (unsigned first = 4 * threadIdx.x; first < ld; first += 4 * blockDim.x) {
         uint32_t word = 0;
         for (unsigned i = 0; i < 4 && first + i < n_cols; ++i) {
             float value = x[first + i];
-            int code = code_of(s.gain != nullptr ? (value * r) * s.gain[first + i] : value, scale);
+            int code = hyb_token_code(s.gain != nullptr ? (value * r) * s.gain[first + i] : value, scale);
             word |= (uint32_t)(uint8_t)code << (8 * i);
             sum += code;
         }
         *reinterpret_cast<uint32_t *>(to.codes + row * ld + first) = word;
     }
-    sum = block_sum(sum);
+    sum = hyb_sum_block(sum);
     if (threadIdx.x == 0) {
         to.sums[row] = sum;
         to.scales[row] = scale.scale;
@@ -197,11 +155,13 @@ static __device__ void store_head(const float *x, const hyb_device_cache &cache,
     int8_t *row = static_cast<int8_t *>(to) + at * cache.width;
     uint32_t max_bits = 0;
     for (unsigned i = lane; i < cache.head_dim; i += HYB_WARP) {
-        uint32_t bits = magnitude_bits(x[i]);
+        uint32_t bits = hyb_magnitude_bits(x[i]);
         max_bits = bits > max_bits ? bits : max_bits;
     }
-    token_scale scale = scale_of(__reduce_max_sync(HYB_FULL_MASK, max_bits), not_finite);
-    for (unsigned i = lane; i < cache.head_dim; i += HYB_WARP) row[i] = (int8_t)code_of(x[i], scale);
+    max_bits = hyb_max_warp(max_bits);
+    if (max_bits >= HYB_INFINITE) *not_finite = 1;
+    hyb_token_scale scale = hyb_token_scale_of(max_bits);
+    for (unsigned i = lane; i < cache.head_dim; i += HYB_WARP) row[i] = (int8_t)hyb_token_code(x[i], scale);
     if (lane == 0) scales[at] = scale.scale;
 }
 

@@ -38,6 +38,9 @@ enum { HYB_MATMUL_CHOOSE = 0, HYB_MATMUL_PLAIN, HYB_MATMUL_VECTOR, HYB_MATMUL_TI
 #ifdef __cplusplus
 struct hyb_cuda_state;
 
+/* Bytes from a token's codes to the next. */
+inline size_t hyb_device_codes_ld(size_t n_cols) { return (n_cols + 63) / 64 * 64; }
+
 /* y[t][r] = (float)sum * (x_scale[t] * row_scale[r]) into y, or with y NULL the sums into y_i32; ld_y elements from one
  * token to the next; with accumulate (y only) y += instead. Asynchronous; needs no work memory. n_cols at most
  * HYB_MATMUL_MAX_COLS. */

@@ -2,7 +2,6 @@
  * multiply-add (lib/kernels.h, dot_f32). Limit: the weights' bytes by the memory's bandwidth, for few tokens.
  */
 #include "matmul_kernels.h"
-#include "tiles.h"
 
 static constexpr int THREADS = 256;
 static constexpr int BLOCKS_PER_MULTIPROCESSOR = 4;
@@ -70,8 +69,8 @@ template <int TOKENS> static int launch(hyb_cuda_state *state, const f32_task &t
     auto kernel = f32_kernel<TOKENS>;
     size_t n_items = task.weights.n_rows * hyb_blocks_for(task.n_tokens, TOKENS);
     size_t n_blocks = hyb_blocks_for(n_items, THREADS / LANES);
-    size_t most = (size_t)state->n_multiprocessors * BLOCKS_PER_MULTIPROCESSOR;
-    HYB_LAUNCH(kernel, (unsigned)(n_blocks < most ? n_blocks : most), THREADS, 0, stream, task, n_items);
+    unsigned grid = hyb_resident_blocks(state, n_blocks, BLOCKS_PER_MULTIPROCESSOR);
+    HYB_LAUNCH(kernel, grid, THREADS, 0, stream, task, n_items);
     return (int)cudaGetLastError();
 }
 

@@ -6,6 +6,7 @@
 
 #include "device.h"
 #include "matmul.h"
+#include "ptx.h"
 
 /* Columns in 16 bytes of a row. */
 #define HYB_CHUNK_COLS(is_ternary) ((is_ternary) ? 64u : 16u)

@@ -7,7 +7,6 @@
  * limit; with many tokens the tensor cores are.
  */
 #include "matmul_kernels.h"
-#include "tiles.h"
 
 /* A slice is what a warp multiplies between two barriers. */
 static constexpr int SLICE_COLS = 256;

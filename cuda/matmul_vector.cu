@@ -5,7 +5,6 @@
  * them. As many lanes share a row as its length fills.
  */
 #include "matmul_kernels.h"
-#include "tiles.h"
 
 static constexpr int THREADS = 256;
 static constexpr int BLOCKS_PER_MULTIPROCESSOR = 3; /* 4 leave 64 registers, too few on some processors */
@@ -103,13 +102,12 @@ static int launch(hyb_cuda_state *state, const hyb_matmul_task *task, size_t n_w
                   void *stream) {
     auto kernel = vector_kernel<TERNARY, LANES, ROWS>;
     hyb_matmul_task copy = *task;
-    size_t most = (size_t)state->n_multiprocessors * BLOCKS_PER_MULTIPROCESSOR;
     size_t n_blocks = hyb_blocks_for(n_warps, THREADS / HYB_WARP);
-    if (n_blocks > most) n_blocks = most;
+    unsigned grid = hyb_resident_blocks(state, n_blocks, BLOCKS_PER_MULTIPROCESSOR);
     if (shared_bytes > 48 << 10) /* as much as a kernel has without asking */
         HYB_CUDA_TRY(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared_bytes));
     for (size_t token = 0; token < task->n_tokens; ++token)
-        HYB_LAUNCH(kernel, (unsigned)n_blocks, THREADS, shared_bytes, stream, copy, token);
+        HYB_LAUNCH(kernel, grid, THREADS, shared_bytes, stream, copy, token);
     return (int)cudaGetLastError();
 }
 

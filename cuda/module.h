@@ -155,8 +155,8 @@ typedef struct hyb_device_session hyb_device_session;
 #define HYB_CUDA_FUNCTIONS(X)                                                                                          \
     HYB_CUDA_CORE(X)                                                                                                   \
     HYB_CUDA_QUANTIZE(X)                                                                                               \
-    HYB_CUDA_PACK(X) HYB_CUDA_MATMUL(X) HYB_CUDA_COMPRESS(X) HYB_CUDA_OPTIMIZE(X) HYB_CUDA_CLUSTER(X)                  \
-        HYB_CUDA_SESSION(X)
+    HYB_CUDA_PACK(X)                                                                                                   \
+    HYB_CUDA_MATMUL(X) HYB_CUDA_COMPRESS(X) HYB_CUDA_OPTIMIZE(X) HYB_CUDA_CLUSTER(X) HYB_CUDA_SESSION(X)
 
 typedef struct hyb_cuda_table {
     uint32_t version;    /* HYB_CUDA_TABLE_VERSION */

@@ -35,10 +35,10 @@ int hyb_module_adamw(hyb_cuda_state *state, const hyb_cuda_adam *adam, size_t n,
                      float *first_moment, float *second_moment, void *stream) {
     HYB_CUDA_BEGIN(state);
     /* 8 blocks of 256 threads fill a processor; each thread has 64 bytes on their way. */
-    size_t n_blocks = hyb_blocks_for(n, 4 * HYB_SUM_THREADS), most = (size_t)state->n_multiprocessors * 8;
+    unsigned grid = hyb_resident_blocks(state, hyb_blocks_for(n, 4 * HYB_SUM_THREADS), 8);
     auto kernel =
         hyb_are_aligned(gradient, weights, first_moment, second_moment) ? adamw_kernel<true> : adamw_kernel<false>;
-    HYB_LAUNCH(kernel, (unsigned)(n_blocks < most ? n_blocks : most), HYB_SUM_THREADS, 0, stream, *adam, n, gradient,
-               weights, first_moment, second_moment, state->not_finite);
+    HYB_LAUNCH(kernel, grid, HYB_SUM_THREADS, 0, stream, *adam, n, gradient, weights, first_moment, second_moment,
+               state->not_finite);
     return (int)cudaGetLastError();
 }

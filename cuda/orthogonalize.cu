@@ -24,13 +24,13 @@ struct hyb_orthogonal_scalars {
 
 void hyb_orthogonal_layout(hyb_cuda_arena &arena, size_t n_rows, size_t n_cols, hyb_cuda_orthogonal_work *work) {
     size_t m = n_rows < n_cols ? n_rows : n_cols;
-    work->next = arena.take<float>(n_rows * n_cols);
-    work->gram = arena.take<float>(m * m);
-    work->factor = arena.take<float>(m * m);
-    work->product = arena.take<float>(m * m);
-    work->spare = arena.take<float>(m * m);
-    work->partials = arena.take<double>(hyb_sum_blocks(n_rows * n_cols));
-    work->scalars = arena.take<hyb_orthogonal_scalars>(1);
+    arena.take(work->next, n_rows * n_cols);
+    arena.take(work->gram, m * m);
+    arena.take(work->factor, m * m);
+    arena.take(work->product, m * m);
+    arena.take(work->spare, m * m);
+    arena.take(work->partials, hyb_sum_blocks(n_rows * n_cols));
+    arena.take(work->scalars, 1);
 }
 
 /* ---- sums of squares ---- */
@@ -202,9 +202,8 @@ static __global__ void scale_kernel(size_t n, const float *x, const float *facto
 static int divide_by_trace(hyb_cuda_state *state, size_t m, float *a, bool is_first, hyb_orthogonal_scalars *scalars,
                            void *stream) {
     HYB_LAUNCH(trace_kernel, 1, HYB_SUM_THREADS, 0, stream, m, a, is_first, scalars);
-    size_t n_blocks = hyb_blocks_for(m * m, HYB_SUM_VALUES), most = (size_t)state->n_multiprocessors * 8;
-    HYB_LAUNCH(scale_kernel, (unsigned)(n_blocks < most ? n_blocks : most), HYB_SUM_THREADS, 0, stream, m * m, a,
-               &scalars->inverse_trace, a);
+    unsigned grid = hyb_resident_blocks(state, hyb_blocks_for(m * m, HYB_SUM_VALUES), 8);
+    HYB_LAUNCH(scale_kernel, grid, HYB_SUM_THREADS, 0, stream, m * m, a, &scalars->inverse_trace, a);
     return (int)cudaGetLastError();
 }
 
@@ -268,14 +267,13 @@ int hyb_module_orthogonalize(hyb_cuda_state *state, size_t n_rows, size_t n_cols
     size_t n = n_rows * n_cols;
     HYB_CUDA_TRY(hyb_cuda_lay_out(state, [&](hyb_cuda_arena &arena) {
         hyb_orthogonal_layout(arena, n_rows, n_cols, &work);
-        values = arena.take<float>(n);
+        arena.take(values, n);
     }));
     inverse_norm_plan plan = {&work.scalars->squares, state->not_finite};
     HYB_CUDA_TRY(hyb_queue_squares(x, n, nullptr, work.partials, stream));
     HYB_CUDA_TRY(hyb_finish<1>(work.partials, hyb_sum_blocks(n), plan, stream));
-    size_t n_blocks = hyb_sum_blocks(n), most = (size_t)state->n_multiprocessors * 8;
-    HYB_LAUNCH(normalize_kernel, (unsigned)(n_blocks < most ? n_blocks : most), HYB_SUM_THREADS, 0, stream, n, x,
-               &work.scalars->squares, values);
+    unsigned grid = hyb_resident_blocks(state, hyb_sum_blocks(n), 8);
+    HYB_LAUNCH(normalize_kernel, grid, HYB_SUM_THREADS, 0, stream, n, x, &work.scalars->squares, values);
     HYB_CUDA_TRY(cudaGetLastError());
     for (int i = 0; i < HYB_ORTHOGONAL_ROUNDS; ++i)
         HYB_CUDA_TRY(through_steps(state, n_rows, n_cols, three_quintics, N_THREE, &values, &work, stream));

@@ -42,7 +42,7 @@ __global__ void __launch_bounds__(HYB_PACK_THREADS)
     pack_kernel(const int8_t *codes, size_t n_codes, uint8_t *bytes, volatile int *malformed) {
     __shared__ uint32_t tile[HYB_PACK_TILE / 4];
     size_t first = (size_t)blockIdx.x * HYB_PACK_TILE, n = min((size_t)HYB_PACK_TILE, n_codes - first);
-    bool is_aligned = reinterpret_cast<uintptr_t>(codes) % 4 == 0, bad = false;
+    bool is_aligned = hyb_is_aligned(codes, 4), bad = false;
     uint32_t fours[HYB_PACK_FOURS];
 #pragma unroll
     for (int k = 0; k < HYB_PACK_FOURS; ++k)
@@ -163,7 +163,7 @@ template <int PACKING>
 __global__ void __launch_bounds__(HYB_PACK_THREADS)
     unpack_kernel(const uint8_t *bytes, size_t n_bytes, size_t n_codes, size_t n_fours, int8_t *codes,
                   volatile int *malformed) {
-    bool is_aligned = reinterpret_cast<uintptr_t>(codes) % 4 == 0, bad = false;
+    bool is_aligned = hyb_is_aligned(codes, 4), bad = false;
     size_t first = (size_t)blockIdx.x * (HYB_PACK_FOURS * HYB_PACK_THREADS) + threadIdx.x;
 #pragma unroll
     for (size_t k = 0; k < HYB_PACK_FOURS; ++k) {

@@ -100,7 +100,7 @@ template <int PACKING> __device__ __forceinline__ uint32_t hyb_pack_word(const u
 /* Stores the n_bytes of a tile whose codes, the tail's behind them, lie in shared memory. */
 template <int PACKING>
 __device__ __forceinline__ void hyb_store_packed(const uint32_t *codes, uint8_t *bytes, size_t n_bytes) {
-    bool is_aligned = reinterpret_cast<uintptr_t>(bytes) % 4 == 0;
+    bool is_aligned = hyb_is_aligned(bytes, 4);
     for (size_t w = threadIdx.x; 4 * w < n_bytes; w += HYB_PACK_THREADS) {
         uint32_t word = hyb_pack_word<PACKING>(codes, w);
         if (is_aligned && 4 * w + 4 <= n_bytes)

@@ -11,15 +11,15 @@
 
 #include "pack.h"
 #include "quantize.h"
-#include "tile.h"
+#include "fours.h"
 
 #define THREADS 128
+#define BLOCKS 5                /* at least, on a multiprocessor: left alone, the compiler spills to have more */
 #define BATCH 8                 /* loads of 16 bytes of a thread that are on their way together: 16 KiB of a block */
 #define MAX_ROWS (THREADS / 16) /* of a block */
 #define FLOATS_PER_BLOCK 4096   /* of several short rows, about */
 #define LLOYD_MAX_ROUNDS 64     /* as lib/quantize.c */
 #define HALF_MAX 65504.0f       /* the largest binary16 */
-#define INFINITE 0x7f800000u    /* bits of infinity; of what is not finite these or more */
 #define ORDERED_FLOATS 256      /* staged for one thread that adds in order */
 /* As lib/quantize.c: half the step of Max's quantisers, by the mean magnitude of a Gaussian. */
 #define GAUSS_SIGMA_BY_MEAN 1.2533141
@@ -59,19 +59,18 @@ struct quantize_job {
 /* ---- rows to shared memory ---- */
 
 /* Three of four: the smallest magnitude, of equals the first, becomes 0, and nothing else is 0. */
-__device__ __forceinline__ float4 keep_three(float4 v) {
-    float w[4] = {v.x, v.y, v.z, v.w};
+__device__ __forceinline__ hyb_four keep_three(hyb_four v) {
     int least = 0;
-    float smallest = fabsf(w[0]);
+    float smallest = fabsf(v.at[0]);
 #pragma unroll
     for (int i = 1; i < 4; ++i) {
-        bool is_less = fabsf(w[i]) < smallest;
+        bool is_less = fabsf(v.at[i]) < smallest;
         least = is_less ? i : least;
-        smallest = is_less ? fabsf(w[i]) : smallest;
+        smallest = is_less ? fabsf(v.at[i]) : smallest;
     }
 #pragma unroll
-    for (int i = 0; i < 4; ++i) w[i] = i == least ? 0.0f : w[i] == 0.0f ? FLT_MIN : w[i];
-    return make_float4(w[0], w[1], w[2], w[3]);
+    for (int i = 0; i < 4; ++i) v.at[i] = i == least ? 0.0f : v.at[i] == 0.0f ? FLT_MIN : v.at[i];
+    return v;
 }
 
 /* n floats, and zeros up to a multiple of 4. */
@@ -79,17 +78,17 @@ __device__ void load_tile(const quantize_job &job, const float *x, size_t n, flo
     bool is_aligned = hyb_is_aligned(x, 16);
     uint32_t largest = 0;
     for (size_t first = threadIdx.x; 4 * first < n; first += BATCH * THREADS) {
-        float4 v[BATCH];
+        hyb_four v[BATCH];
         hyb_load_fours(x, first, THREADS, n, is_aligned, v);
 #pragma unroll
         for (size_t k = 0; k < BATCH; ++k) {
             size_t four = first + k * THREADS;
             if (4 * four >= n) break;
             largest = max(largest, hyb_max_bits(v[k]));
-            reinterpret_cast<float4 *>(tile)[four] = job.is_kept ? keep_three(v[k]) : v[k];
+            reinterpret_cast<hyb_four *>(tile)[four] = job.is_kept ? keep_three(v[k]) : v[k];
         }
     }
-    if (largest >= INFINITE) *job.not_finite = 1;
+    if (largest >= HYB_INFINITE) *job.not_finite = 1;
 }
 
 /* The rows of a block. They stay in the tile if they fit; otherwise it is one row, and every sweep loads it. */
@@ -338,11 +337,12 @@ __device__ __forceinline__ int code_of(const quantize_job &job, float w, float s
 }
 
 /* Codes of n values, at most 4, of a four that keep_three has seen. */
-__device__ __forceinline__ uint32_t codes_of_four(const quantize_job &job, float4 v, size_t n, scale_cursor cursor) {
-    uint32_t codes = (uint32_t)(uint8_t)code_of(job, v.x, cursor.take());
-    if (n > 1) codes |= (uint32_t)(uint8_t)code_of(job, v.y, cursor.take()) << 8;
-    if (n > 2) codes |= (uint32_t)(uint8_t)code_of(job, v.z, cursor.take()) << 16;
-    if (n > 3) codes |= (uint32_t)(uint8_t)code_of(job, v.w, cursor.take()) << 24;
+__device__ __forceinline__ uint32_t codes_of_four(const quantize_job &job, const hyb_four &v, size_t n,
+                                                  scale_cursor cursor) {
+    uint32_t codes = (uint32_t)(uint8_t)code_of(job, v.at[0], cursor.take());
+    if (n > 1) codes |= (uint32_t)(uint8_t)code_of(job, v.at[1], cursor.take()) << 8;
+    if (n > 2) codes |= (uint32_t)(uint8_t)code_of(job, v.at[2], cursor.take()) << 16;
+    if (n > 3) codes |= (uint32_t)(uint8_t)code_of(job, v.at[3], cursor.take()) << 24;
     return codes;
 }
 
@@ -354,7 +354,7 @@ __device__ void store_codes(const quantize_job &job, const float *tile, size_t n
     for (size_t four = threadIdx.x; 4 * four < n; four += THREADS) {
         size_t n_here = min((size_t)4, n - 4 * four);
         scale_cursor cursor = scales_from(scales, job.rows_per_block > 1 ? job.n_cols : 0, 4 * four);
-        uint32_t word = codes_of_four(job, reinterpret_cast<const float4 *>(tile)[four], n_here, cursor);
+        uint32_t word = codes_of_four(job, reinterpret_cast<const hyb_four *>(tile)[four], n_here, cursor);
         if (is_aligned && n_here == 4)
             reinterpret_cast<uint32_t *>(codes)[four] = word;
         else
@@ -362,7 +362,7 @@ __device__ void store_codes(const quantize_job &job, const float *tile, size_t n
     }
 }
 
-template <int WHAT> __global__ void __launch_bounds__(THREADS) rows_kernel(quantize_job job) {
+template <int WHAT> __global__ void __launch_bounds__(THREADS, BLOCKS) rows_kernel(quantize_job job) {
     HYB_DYNAMIC_SHARED(float, tile);
     __shared__ float scales[MAX_ROWS];
     row_group g = find_group(job, tile);
@@ -401,7 +401,7 @@ __global__ void __launch_bounds__(HYB_PACK_THREADS) packed_kernel(quantize_job j
     size_t first = (size_t)(gridDim.x - 1 - blockIdx.x) * HYB_PACK_TILE;
     size_t n = min((size_t)HYB_PACK_TILE, job.n_rows * job.n_cols - first);
     const float *x = job.weights + first;
-    float4 v[HYB_PACK_FOURS];
+    hyb_four v[HYB_PACK_FOURS];
     hyb_load_fours(x, threadIdx.x, HYB_PACK_THREADS, n, hyb_is_aligned(x, 16), v);
 #pragma unroll
     for (int k = 0; k < HYB_PACK_FOURS; ++k) {
@@ -450,14 +450,12 @@ int find_scales(const quantize_job &job, void *stream) {
 
 /* Work memory of a tensor's scale. */
 int prepare_tensor(hyb_cuda_state *state, quantize_job *job, void *stream) {
-    const size_t head = 256; /* keeps what follows aligned */
-    static_assert(sizeof(tensor_state) <= 256, "the head holds the state");
-    void *memory = nullptr;
-    HYB_CUDA_TRY(hyb_cuda_scratch(state, head + job->n_rows * (sizeof(float) + sizeof(uint32_t)), &memory));
-    job->tensor = static_cast<tensor_state *>(memory);
-    job->row_sums = reinterpret_cast<float *>(static_cast<char *>(memory) + head);
-    job->row_counts = reinterpret_cast<uint32_t *>(job->row_sums + job->n_rows);
-    return cudaMemsetAsync(memory, 0, sizeof(tensor_state), (cudaStream_t)stream);
+    HYB_CUDA_TRY(hyb_cuda_lay_out(state, [&](hyb_cuda_arena &arena) {
+        arena.take(job->tensor, 1);
+        arena.take(job->row_sums, job->n_rows);
+        arena.take(job->row_counts, job->n_rows);
+    }));
+    return cudaMemsetAsync(job->tensor, 0, sizeof(tensor_state), (cudaStream_t)stream);
 }
 
 } // namespace
@@ -476,7 +474,7 @@ int hyb_module_quantize(hyb_cuda_state *state, const hyb_quantizer *q, const flo
     job.is_lloyd = is_ternary && q->threshold == HYB_THRESHOLD_LLOYD;
     job.is_kept = is_ternary && q->threshold == HYB_THRESHOLD_THREE_OF_FOUR;
     job.dead_zone = job.is_kept ? 0.0f : q->dead_zone != 0.0f ? q->dead_zone : 0.5f;
-    job.zero_threshold = packing == HYB_PACKING_TERNARY_3OF4 ? 0 : INFINITE; /* nothing exceeds infinity */
+    job.zero_threshold = packing == HYB_PACKING_TERNARY_3OF4 ? 0 : HYB_INFINITE; /* nothing exceeds infinity */
     job.scales = scales;
     job.is_per_row = is_per_row;
     job.not_finite = state->not_finite;
@@ -504,12 +502,12 @@ __global__ void __launch_bounds__(THREADS)
         scale_cursor cursor = scales_from(scales, n_cols, i);
         if (is_aligned && i + 4 <= n) {
             char4 c = *reinterpret_cast<const char4 *>(codes + i);
-            float4 v;
-            v.x = (float)c.x * cursor.take();
-            v.y = (float)c.y * cursor.take();
-            v.z = (float)c.z * cursor.take();
-            v.w = (float)c.w * cursor.take();
-            *reinterpret_cast<float4 *>(weights + i) = v;
+            hyb_four v;
+            v.at[0] = (float)c.x * cursor.take();
+            v.at[1] = (float)c.y * cursor.take();
+            v.at[2] = (float)c.z * cursor.take();
+            v.at[3] = (float)c.w * cursor.take();
+            *reinterpret_cast<hyb_four *>(weights + i) = v;
         } else {
             for (size_t end = min(i + 4, n); i < end; ++i) weights[i] = (float)codes[i] * cursor.take();
         }

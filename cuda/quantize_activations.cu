@@ -5,33 +5,21 @@
  * few tokens the time of a launch.
  */
 #include "quantize.h"
-#include "tile.h"
+#include "fours.h"
 
 #define BATCH 4 /* loads of 16 bytes of a thread that are on their way together */
 #define MAX_THREADS 256
 
 namespace {
 
-/* The block's largest value, or sum, in all threads. Each of both has shared memory of its own. */
-template <bool IS_SUM> __device__ int combine(int value) {
-    __shared__ int parts[MAX_THREADS / HYB_WARP];
-    value = IS_SUM ? hyb_sum_warp(value) : hyb_max_warp(value);
-    if (blockDim.x == HYB_WARP) return value;
-    if (threadIdx.x % HYB_WARP == 0) parts[threadIdx.x / HYB_WARP] = value;
-    __syncthreads();
-    value = parts[0];
-    for (unsigned i = 1; i < blockDim.x / HYB_WARP; ++i) value = IS_SUM ? value + parts[i] : max(value, parts[i]);
-    return value;
-}
-
 __device__ uint32_t largest_bits(const float *x, size_t n, bool is_aligned) {
     uint32_t bits = 0;
     for (size_t first = threadIdx.x; 4 * first < n; first += BATCH * blockDim.x) {
-        float4 v[BATCH];
+        hyb_four v[BATCH];
         hyb_load_fours(x, first, blockDim.x, n, is_aligned, v);
         for (int k = 0; k < BATCH; ++k) bits = max(bits, hyb_max_bits(v[k]));
     }
-    return (uint32_t)combine<false>((int)bits);
+    return hyb_max_block(bits);
 }
 
 __global__ void __launch_bounds__(MAX_THREADS)
@@ -42,20 +30,13 @@ __global__ void __launch_bounds__(MAX_THREADS)
     int8_t *codes = all_codes + token * ld_codes;
     bool is_aligned = hyb_is_aligned(x, 16), can_store = hyb_is_aligned(codes, 4);
     uint32_t bits = largest_bits(x, n_cols, is_aligned);
-    float absmax = __uint_as_float(bits), inverse = bits == 0 ? 0.0f : 127.0f / absmax, scale = absmax / 127.0f;
-    if (bits >= 0x7f800000u || __float_as_uint(inverse) >= 0x7f800000u) {
-        /* An infinity or a NaN; or so small that there is no inverse. */
-        scale = __uint_as_float(bits >= 0x7f800000u ? 0x7fc00000u : 0u);
-        inverse = 0.0f;
-    }
-    bool is_zero = inverse == 0.0f; /* also with an infinity or a NaN, of which a product is no code */
+    hyb_token_scale scale = hyb_token_scale_of(bits);
     int sum = 0;
     for (size_t i = 4 * threadIdx.x; i < ld_codes; i += 4 * blockDim.x) {
-        float4 v = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-        if (!is_zero)
-            v = is_aligned && i + 4 <= n_cols ? *reinterpret_cast<const float4 *>(x + i) : hyb_load_part(x, i, n_cols);
-        int a = hyb_round_i8(v.x * inverse), b = hyb_round_i8(v.y * inverse);
-        int c = hyb_round_i8(v.z * inverse), d = hyb_round_i8(v.w * inverse);
+        size_t n_left = i < n_cols ? n_cols - i : 0;
+        hyb_four v = is_aligned ? hyb_load_four<true>(x + i, n_left) : hyb_load_four<false>(x + i, n_left);
+        int a = hyb_token_code(v.at[0], scale), b = hyb_token_code(v.at[1], scale);
+        int c = hyb_token_code(v.at[2], scale), d = hyb_token_code(v.at[3], scale);
         sum += a + b + c + d;
         uint32_t word = (uint32_t)(a & 255) | (uint32_t)(b & 255) << 8 | (uint32_t)(c & 255) << 16 | (uint32_t)d << 24;
         if (can_store && i + 4 <= ld_codes)
@@ -63,11 +44,11 @@ __global__ void __launch_bounds__(MAX_THREADS)
         else
             for (size_t k = 0; k < 4 && i + k < ld_codes; ++k) codes[i + k] = (int8_t)(word >> (8 * k));
     }
-    sum = combine<true>(sum);
+    sum = hyb_sum_block(sum);
     if (threadIdx.x != 0) return;
-    scales[token] = scale;
+    scales[token] = scale.scale;
     if (sums != nullptr) sums[token] = sum;
-    if (bits >= 0x7f800000u) *not_finite = 1;
+    if (bits >= HYB_INFINITE) *not_finite = 1;
 }
 
 } // namespace

@@ -1,7 +1,7 @@
 /* quantize_levels.cu - rounds vectors to 3 or 5 evenly spaced levels, floats to floats, as lib/ref/levels_ref.c says
  * it. One read and one write: memory is the limit.
  */
-#include "tile.h"
+#include "fours.h"
 
 #define THREADS 256
 #define VECTORS_PER_THREAD 4 /* of 16 bytes, on their way together */
@@ -11,8 +11,8 @@ namespace {
 __device__ __forceinline__ float level(float x, float steps, float scale, bool *is_nan) {
     uint32_t bits = __float_as_uint(x), sign = bits & 0x80000000u;
     bits ^= sign;
-    if (bits > 0x7f800000u) *is_nan = true;
-    if (bits > 0x3f800000u && bits <= 0x7f800000u) bits = 0x3f800000u; /* above 1, infinity as well */
+    if (bits > HYB_INFINITE) *is_nan = true;
+    if (bits > 0x3f800000u && bits <= HYB_INFINITE) bits = 0x3f800000u; /* above 1, infinity as well */
     float whole = (__uint_as_float(bits) * steps + 0x1p23f) - 0x1p23f;
     return __uint_as_float(__float_as_uint(whole) | sign) * (1.0f / steps) * scale;
 }

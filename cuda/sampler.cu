@@ -56,20 +56,15 @@ static __device__ __forceinline__ uint64_t key_of(float logit, uint32_t token) {
 
 /* The token, in all threads; *not_finite = 1 where a logit is none. */
 static __device__ uint32_t most_likely(const float *logits, uint32_t vocab_size, int *not_finite) {
-    __shared__ uint64_t of_warp[THREADS / HYB_WARP];
     uint64_t best = 0;
 #pragma unroll 4
     for (uint32_t i = threadIdx.x; i < vocab_size; i += THREADS) {
         float logit = logits[i];
         uint64_t key = key_of(logit, i);
         best = key > best ? key : best;
-        if ((__float_as_uint(logit) & 0x7fffffffu) >= 0x7f800000u) *not_finite = 1;
+        if (!hyb_is_finite(logit)) *not_finite = 1;
     }
-    best = hyb_max_warp(best);
-    if (threadIdx.x % HYB_WARP == 0) of_warp[threadIdx.x / HYB_WARP] = best;
-    __syncthreads();
-    for (unsigned w = 0; w < THREADS / HYB_WARP; ++w) best = of_warp[w] > best ? of_warp[w] : best;
-    return ~(uint32_t)best;
+    return ~(uint32_t)hyb_max_block(best);
 }
 
 /* ---- drawing ---- */

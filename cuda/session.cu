@@ -47,17 +47,7 @@ static size_t qkv_width(const hyb_session_plan &p) { return p.dim + 2 * head_dim
 static size_t widest(const hyb_session_plan &p) { return p.dim > p.ffn_dim ? p.dim : p.ffn_dim; }
 static int linear_format(const hyb_session_plan &p) { return p.layers[0].qkv.format; }
 
-/* Places of parts in a block of memory; without a block (base 0) only measures. */
-struct arena {
-    unsigned char *base;
-    size_t used;
-    template <class T> void take(T *&to, size_t n) {
-        to = base != nullptr ? reinterpret_cast<T *>(base + used) : nullptr;
-        used += (n * sizeof(T) + 255) / 256 * 256;
-    }
-};
-
-static void place_cache(const hyb_session_plan &p, arena *memory, hyb_device_cache *cache) {
+static void place_cache(const hyb_session_plan &p, hyb_cuda_arena &memory, hyb_device_cache *cache) {
     size_t dim = head_dim(p), width = (dim + 15) / 16 * 16, n = p.n_sequences * p.n_kv_heads * p.n_context;
     *cache = {};
     cache->format = p.cache_format;
@@ -67,13 +57,13 @@ static void place_cache(const hyb_session_plan &p, arena *memory, hyb_device_cac
     cache->width = (unsigned)width;
     size_t n_bytes = n * width * (p.cache_format == HYB_CACHE_INT8 ? 1 : sizeof(float));
     unsigned char *keys, *values;
-    memory->take(keys, n_bytes);
-    memory->take(values, n_bytes);
+    memory.take(keys, n_bytes);
+    memory.take(values, n_bytes);
     cache->keys = keys;
     cache->values = values;
     if (p.cache_format != HYB_CACHE_INT8) return;
-    memory->take(cache->key_scales, n);
-    memory->take(cache->value_scales, n);
+    memory.take(cache->key_scales, n);
+    memory.take(cache->value_scales, n);
 }
 
 static size_t score_rows(const hyb_session_plan &p) {
@@ -83,26 +73,26 @@ static size_t score_rows(const hyb_session_plan &p) {
 }
 
 /* Returns the bytes of the caches, which come first. */
-static size_t place(hyb_device_session *s, arena *memory) {
+static size_t place(hyb_device_session *s, hyb_cuda_arena &memory) {
     const hyb_session_plan &p = s->plan;
     size_t n = p.max_tokens, has_f32 = linear_format(p) == HYB_FORMAT_F32 || p.head.format == HYB_FORMAT_F32;
     for (uint32_t l = 0; l < p.n_layers; ++l) place_cache(p, memory, &s->caches[l]);
-    size_t cache_bytes = memory->used;
-    memory->take(s->rows, 3 * n);
-    memory->take(s->picks, 2 * p.n_sequences);
-    memory->take(s->residual, n * p.dim);
-    memory->take(s->qkv, n * qkv_width(p));
-    memory->take(s->attended, n * p.dim);
-    memory->take(s->gate_up, n * 2 * p.ffn_dim);
-    memory->take(s->input.values, has_f32 ? n * widest(p) : 0);
-    memory->take(s->input.codes, n * hyb_device_codes_ld(widest(p)));
-    memory->take(s->input.sums, n);
-    memory->take(s->input.scales, n);
+    size_t cache_bytes = memory.used();
+    memory.take(s->rows, 3 * n);
+    memory.take(s->picks, 2 * p.n_sequences);
+    memory.take(s->residual, n * p.dim);
+    memory.take(s->qkv, n * qkv_width(p));
+    memory.take(s->attended, n * p.dim);
+    memory.take(s->gate_up, n * 2 * p.ffn_dim);
+    memory.take(s->input.values, has_f32 ? n * widest(p) : 0);
+    memory.take(s->input.codes, n * hyb_device_codes_ld(widest(p)));
+    memory.take(s->input.sums, n);
+    memory.take(s->input.scales, n);
     s->score_rows = score_rows(p);
-    memory->take(s->scores, s->score_rows * hyb_attention_scores(p.n_heads, p.n_context));
-    memory->take(s->logits, p.n_sequences * p.vocab_size);
+    memory.take(s->scores, s->score_rows * hyb_attention_scores(p.n_heads, p.n_context));
+    memory.take(s->logits, p.n_sequences * p.vocab_size);
     unsigned char *work;
-    memory->take(work, p.n_sequences * hyb_sampler_bytes(p.vocab_size));
+    memory.take(work, p.n_sequences * hyb_sampler_bytes(p.vocab_size));
     s->sampler_work = work;
     return cache_bytes;
 }
@@ -127,11 +117,11 @@ int hyb_module_session_destroy(hyb_cuda_state *state, hyb_device_session *s) {
 
 /* Caches begin as zeros: the padding of their rows stays so. */
 static int create_memory(hyb_device_session *s, size_t *cache_bytes) {
-    arena memory = {nullptr, 0};
-    place(s, &memory);
-    HYB_CUDA_TRY(cudaMalloc(reinterpret_cast<void **>(&s->memory), memory.used));
-    memory = {s->memory, 0};
-    *cache_bytes = place(s, &memory);
+    hyb_cuda_arena counted(nullptr);
+    place(s, counted);
+    HYB_CUDA_TRY(cudaMalloc(reinterpret_cast<void **>(&s->memory), counted.used()));
+    hyb_cuda_arena memory(s->memory);
+    *cache_bytes = place(s, memory);
     void *results = nullptr;
     size_t results_bytes = sizeof(host_results) + s->plan.n_sequences * sizeof(uint32_t);
     HYB_CUDA_TRY(cudaMallocHost(&results, results_bytes));

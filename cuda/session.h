@@ -71,9 +71,6 @@ struct hyb_device_source {
     int activation;
 };
 
-/* Codes of a row take so many bytes. */
-inline size_t hyb_device_codes_ld(size_t n_cols) { return (n_cols + 63) / 64 * 64; }
-
 /* The rows that a pass works on, in device memory. */
 struct hyb_device_rows {
     const uint32_t *tokens, *sequences, *positions;

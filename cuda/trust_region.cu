@@ -56,8 +56,7 @@ static __global__ void __launch_bounds__(HYB_SUM_THREADS)
 
 /* Blocks for a pass of groups of four values in turn. */
 static unsigned pass_blocks(const hyb_cuda_state *state, size_t n) {
-    size_t n_blocks = hyb_blocks_for(n, 4 * HYB_SUM_THREADS), most = (size_t)state->n_multiprocessors * 8;
-    return (unsigned)(n_blocks < most ? n_blocks : most);
+    return hyb_resident_blocks(state, hyb_blocks_for(n, 4 * HYB_SUM_THREADS), 8);
 }
 
 static int apply(const hyb_cuda_state *state, size_t n, const float *x, const trust_scalars *scalars, float *weights,
@@ -218,10 +217,10 @@ int hyb_module_matrix_step(hyb_cuda_state *state, const hyb_trust_region *o, con
     float *x;
     HYB_CUDA_TRY(hyb_cuda_lay_out(state, [&](hyb_cuda_arena &arena) {
         hyb_orthogonal_layout(arena, t->n_rows, t->n_cols, &work);
-        scalars = arena.take<trust_scalars>(1);
-        row_sums = arena.take<double>(t->n_rows);
-        weight_squares = arena.take<double>(hyb_sum_blocks(at.n));
-        x = arena.take<float>(at.n);
+        arena.take(scalars, 1);
+        arena.take(row_sums, t->n_rows);
+        arena.take(weight_squares, hyb_sum_blocks(at.n));
+        arena.take(x, at.n);
     }));
     bool has_decay = o->weight_decay > 0.0f;
     matrix_limits limits = {(double)o->learning_rate,
@@ -316,8 +315,8 @@ int hyb_module_ball_step(hyb_cuda_state *state, const hyb_cuda_adam *matrix, con
     trust_scalars *scalars;
     for (size_t i = 0; i < n_tensors; ++i) n_blocks += hyb_sum_blocks(tensors[i].n_rows * tensors[i].n_cols);
     HYB_CUDA_TRY(hyb_cuda_lay_out(state, [&](hyb_cuda_arena &arena) {
-        partials = arena.take<double>(2 * n_blocks);
-        scalars = arena.take<trust_scalars>(1);
+        arena.take(partials, 2 * n_blocks);
+        arena.take(scalars, 1);
     }));
     double *at = partials;
     for (size_t i = 0; i < n_tensors; ++i) {

@@ -41,7 +41,7 @@ static __global__ void pack_values(hyb_device_weights w, uint8_t *to, size_t n_r
     for (size_t i = (size_t)blockIdx.x * blockDim.x + threadIdx.x; i < n_rows * n_words; i += step) {
         size_t column = i % n_words, at = i / n_words * w.n_cols + column;
         float value = column < w.n_cols ? values[at] : 0.0f;
-        if ((__float_as_uint(value) & 0x7f800000u) == 0x7f800000u) atomicMin(&bad->code, (unsigned long long)at);
+        if (!hyb_is_finite(value)) atomicMin(&bad->code, (unsigned long long)at);
         reinterpret_cast<float *>(to)[i] = value;
     }
 }
@@ -51,14 +51,13 @@ static __global__ void spread_scales(const float *scales, size_t n_scales, size_
     for (size_t i = (size_t)blockIdx.x * blockDim.x + threadIdx.x; i < n_rows; i += step) {
         size_t from = n_scales == 1 ? 0 : i;
         float scale = scales[from];
-        if ((__float_as_uint(scale) & 0x7f800000u) == 0x7f800000u) atomicMin(&bad->scale, (unsigned long long)from);
+        if (!hyb_is_finite(scale)) atomicMin(&bad->scale, (unsigned long long)from);
         to[i] = scale;
     }
 }
 
 static unsigned blocks_of(const hyb_cuda_state *state, size_t n) {
-    size_t n_blocks = hyb_blocks_for(n, 256), most = (size_t)state->n_multiprocessors * 8;
-    return (unsigned)(n_blocks < most ? n_blocks : most);
+    return hyb_resident_blocks(state, hyb_blocks_for(n, 256), 8);
 }
 
 int hyb_module_pack_weights(hyb_cuda_state *state, const hyb_device_weights *weights, size_t first_row, size_t n_rows,

@@ -1,12 +1,14 @@
-/* tiles.h - what kernels of products read and multiply with: loads that leave the first-level cache to others, copies
- * from global to shared memory that run beside the arithmetic, the tensor cores' integer product of a warp.
+/* ptx.h - instructions that CUDA has no function for, each beside what it does in the emulation: loads that leave the
+ * first-level cache to others, copies from global to shared memory that run beside the arithmetic, products of bytes.
  *
- * Source: PTX ISA, "Matrix Fragments for mma.m16n8k32", "cp.async".
+ * Source: PTX ISA, "dp4a", "cp.async", "Matrix Fragments for mma.m16n8k32".
  */
-#ifndef HYB_CUDA_TILES_H
-#define HYB_CUDA_TILES_H
+#ifndef HYB_CUDA_PTX_H
+#define HYB_CUDA_PTX_H
 
 #include "device.h"
+
+/* ---- memory ---- */
 
 /* 16 bytes that are read once. */
 __device__ __forceinline__ uint4 hyb_load_streamed(const uint4 *p) {
@@ -57,6 +59,20 @@ template <int PENDING> __device__ __forceinline__ void hyb_copies_wait() {
 #endif
 }
 
+/* ---- products ---- */
+
+/* 4 products of unsigned bytes of a and signed bytes of b, added to c. */
+__device__ __forceinline__ int hyb_dp4a_us(uint32_t a, uint32_t b, int c) {
+#if HYB_EMULATED
+    for (int i = 0; i < 4; ++i) c += (int)(a >> (8 * i) & 255) * (int)(int8_t)(b >> (8 * i));
+    return c;
+#else
+    int sum;
+    asm("dp4a.u32.s32 %0, %1, %2, %3;" : "=r"(sum) : "r"(a), "r"(b), "r"(c));
+    return sum;
+#endif
+}
+
 /* A warp's c += a b with a 16 x 32 and b 32 x 8 of int8, c of int32. With g = lane / 4 and t = lane % 4, a lane holds,
  * four consecutive k in a word:
  *   a[0] row g, k 4t ..;  a[1] row g + 8;  a[2] row g, k 16 + 4t ..;  a[3] row g + 8, k 16 + 4t ..
@@ -75,4 +91,4 @@ __device__ __forceinline__ void hyb_mma_s8(int (&c)[4], const uint32_t (&a)[4], 
 #endif
 }
 
-#endif /* HYB_CUDA_TILES_H */
+#endif /* HYB_CUDA_PTX_H */
