@@ -22,6 +22,8 @@
 #define MOST_QUERIES 4
 #define MOST_GRID_ROWS 65532u /* of a grid's second and third size; a multiple of 4 */
 
+namespace {
+
 /* What the kernels of a layer need. A block's queries are `token_step` rows and `head_step` heads apart: one is 0. */
 struct attention_job {
     hyb_device_rows rows;
@@ -42,7 +44,7 @@ struct query_place {
     unsigned token, head, kv_head;
     size_t cache_row; /* the first of the sequence and head */
 };
-static __device__ __forceinline__ query_place place_of(const attention_job &job, unsigned n_queries) {
+__device__ __forceinline__ query_place place_of(const attention_job &job, unsigned n_queries) {
     query_place p;
     p.token = blockIdx.z * (job.token_step != 0 ? n_queries : 1);
     p.head = blockIdx.y * (job.head_step != 0 ? n_queries : 1);
@@ -52,12 +54,12 @@ static __device__ __forceinline__ query_place place_of(const attention_job &job,
 }
 
 /* Keys of query i; 0 for those beyond the last row. */
-static __device__ __forceinline__ unsigned keys_of(const attention_job &job, const query_place &p, unsigned i) {
+__device__ __forceinline__ unsigned keys_of(const attention_job &job, const query_place &p, unsigned i) {
     unsigned token = p.token + i * job.token_step;
     return token < job.rows.n ? job.rows.positions[token] + 1 : 0;
 }
 
-static __device__ __forceinline__ float *scores_of(const attention_job &job, const query_place &p, unsigned i) {
+__device__ __forceinline__ float *scores_of(const attention_job &job, const query_place &p, unsigned i) {
     size_t row = (size_t)(p.token + i * job.token_step) * job.n_heads + p.head + i * job.head_step;
     return job.scores + row * job.ld_scores;
 }
@@ -66,8 +68,7 @@ static __device__ __forceinline__ float *scores_of(const attention_job &job, con
 
 /* Elements 16 k + 4 part .. + 3 of a key. */
 template <bool IS_INT8>
-static __device__ __forceinline__ float4 load_key(const hyb_device_cache &cache, size_t row, unsigned column,
-                                                  float scale) {
+__device__ __forceinline__ float4 load_key(const hyb_device_cache &cache, size_t row, unsigned column, float scale) {
     size_t at = row * cache.width + column;
     if (!IS_INT8) return *reinterpret_cast<const float4 *>(static_cast<const float *>(cache.keys) + at);
     char4 codes = *reinterpret_cast<const char4 *>(static_cast<const int8_t *>(cache.keys) + at);
@@ -76,7 +77,7 @@ static __device__ __forceinline__ float4 load_key(const hyb_device_cache &cache,
 
 /* The tree over 16 lanes, of which each of 4 neighbouring threads has 4 side by side: lane + 8 is two threads on. Each
  * thread gives away the half that its partner finishes, so that 5 exchanges do; the sum is in all of them. */
-static __device__ __forceinline__ float sum_of_lanes(float4 s, unsigned part) {
+__device__ __forceinline__ float sum_of_lanes(float4 s, unsigned part) {
     bool high = (part & 2) != 0;
     float give0 = high ? s.x : s.z, give1 = high ? s.y : s.w;
     float u0 = (high ? s.z : s.x) + __shfl_xor_sync(HYB_FULL_MASK, give0, 2);
@@ -87,8 +88,7 @@ static __device__ __forceinline__ float sum_of_lanes(float4 s, unsigned part) {
     return v + __shfl_xor_sync(HYB_FULL_MASK, v, 1);
 }
 
-template <int QUERIES, bool IS_INT8>
-static __global__ void __launch_bounds__(SCORE_THREADS) scores_kernel(attention_job job) {
+template <int QUERIES, bool IS_INT8> __global__ void __launch_bounds__(SCORE_THREADS) scores_kernel(attention_job job) {
     __shared__ float4 queries[QUERIES][MOST_HEAD_DIM / 4];
     query_place p = place_of(job, QUERIES);
     unsigned n_keys = 0, seen[QUERIES], width = job.cache.width, part = threadIdx.x % KEY_THREADS;
@@ -134,16 +134,16 @@ static __global__ void __launch_bounds__(SCORE_THREADS) scores_kernel(attention_
 /* ---- values ---- */
 
 /* Floats as integers of the same order, and back. */
-static __device__ __forceinline__ uint32_t ordered(float x) {
+__device__ __forceinline__ uint32_t ordered(float x) {
     uint32_t bits = __float_as_uint(x);
     return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
 }
-static __device__ __forceinline__ float from_ordered(uint32_t bits) {
+__device__ __forceinline__ float from_ordered(uint32_t bits) {
     return __uint_as_float(bits & 0x80000000u ? bits & 0x7fffffffu : ~bits);
 }
 
 /* The largest score of a query, with +0 for a zero (lib/ref, hyb_max_f32_ref). */
-static __device__ float largest_score(const float *scores, unsigned n_keys) {
+__device__ float largest_score(const float *scores, unsigned n_keys) {
     uint32_t largest = 0;
 #pragma unroll 4
     for (unsigned j = threadIdx.x; j < n_keys; j += VALUE_THREADS) {
@@ -154,8 +154,8 @@ static __device__ float largest_score(const float *scores, unsigned n_keys) {
 }
 
 template <bool IS_INT8>
-static __device__ void load_tile(const attention_job &job, size_t cache_row, unsigned first, unsigned n_keys,
-                                 unsigned char *stage) {
+__device__ void load_tile(const attention_job &job, size_t cache_row, unsigned first, unsigned n_keys,
+                          unsigned char *stage) {
     size_t row_bytes = (size_t)job.cache.width * (IS_INT8 ? 1 : sizeof(float));
     unsigned n = first < n_keys ? n_keys - first : 0;
     n = n < TILE ? n : TILE;
@@ -167,9 +167,8 @@ static __device__ void load_tile(const attention_job &job, size_t cache_row, uns
 
 /* A tile's contribution to the dimensions of a thread, key by key. */
 template <int QUERIES, bool IS_INT8>
-static __device__ __forceinline__ void add_tile(const attention_job &job, const unsigned char *stage,
-                                                const float (*p)[TILE], const float *scales, unsigned n,
-                                                float (*sums)[QUERIES]) {
+__device__ __forceinline__ void add_tile(const attention_job &job, const unsigned char *stage, const float (*p)[TILE],
+                                         const float *scales, unsigned n, float (*sums)[QUERIES]) {
 #pragma unroll
     for (unsigned s = 0; s < DIMS; ++s) {
         unsigned d = threadIdx.x + s * VALUE_THREADS;
@@ -186,8 +185,7 @@ static __device__ __forceinline__ void add_tile(const attention_job &job, const 
 }
 
 /* A key that a query does not see has a weight of 0, which changes no sum: sums are never -0. */
-template <int QUERIES, bool IS_INT8>
-static __global__ void __launch_bounds__(VALUE_THREADS) values_kernel(attention_job job) {
+template <int QUERIES, bool IS_INT8> __global__ void __launch_bounds__(VALUE_THREADS) values_kernel(attention_job job) {
     HYB_DYNAMIC_SHARED(unsigned char, stages);
     __shared__ float p[2][QUERIES][TILE], scales[2][TILE], inverse[QUERIES];
     query_place place = place_of(job, QUERIES);
@@ -244,14 +242,16 @@ static __global__ void __launch_bounds__(VALUE_THREADS) values_kernel(attention_
 
 /* ---- launches ---- */
 
-static size_t tile_bytes(const hyb_device_cache *cache) {
+size_t tile_bytes(const hyb_device_cache *cache) {
     return (size_t)STAGES * TILE * cache->width * (cache->format == HYB_CACHE_INT8 ? 1 : sizeof(float));
 }
 
-template <int QUERIES, bool IS_INT8> static int allow_shared(size_t n_bytes) {
+template <int QUERIES, bool IS_INT8> int allow_shared(size_t n_bytes) {
     auto kernel = values_kernel<QUERIES, IS_INT8>;
     return cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)n_bytes);
 }
+
+} // namespace
 
 /* More than 48 KiB must be asked for; the largest head in fp32 takes 96 KiB, which every processor from 8.0 on has. */
 int hyb_attention_prepare(const hyb_device_cache *cache) {

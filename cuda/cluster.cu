@@ -8,6 +8,7 @@
 #include <cmath>
 
 #include "cluster.h"
+#include "ptx.h"
 
 #define THREADS 256
 /* Points of a block, and of a thread. */
@@ -22,9 +23,10 @@
 
 /* ---- the centre ---- */
 
+namespace {
+
 /* Any centre is right. This is the CPU's, since the variance of the points is measured from it. */
-static __global__ void centre_kernel(const float *rows, size_t n, size_t step, size_t d, size_t d_padded,
-                                     float *centre) {
+__global__ void centre_kernel(const float *rows, size_t n, size_t step, size_t d, size_t d_padded, float *centre) {
     const size_t j = (size_t)blockIdx.x * blockDim.x + threadIdx.x;
     if (j >= d_padded) return;
     double sum = 0;
@@ -32,6 +34,8 @@ static __global__ void centre_kernel(const float *rows, size_t n, size_t step, s
     for (size_t i = 0; i < n; i += step) sum += j < d ? (double)rows[i * d + j] : 0.0;
     centre[j] = (float)(sum / (double)((n + step - 1) / step));
 }
+
+} // namespace
 
 int hyb_cluster_set_centre(const hyb_cluster_search *search, const float *rows, size_t n, void *stream) {
     HYB_LAUNCH(centre_kernel, (unsigned)hyb_blocks_for(search->d_padded, 64), 64, 0, stream, rows, n,
@@ -41,8 +45,10 @@ int hyb_cluster_set_centre(const hyb_cluster_search *search, const float *rows, 
 
 /* ---- centroids ---- */
 
+namespace {
+
 /* A warp packs a centroid. */
-static __global__ void pack_kernel(hyb_cluster_search s, const float *centroids, volatile int *not_finite) {
+__global__ void pack_kernel(hyb_cluster_search s, const float *centroids, volatile int *not_finite) {
     const size_t c = ((size_t)blockIdx.x * blockDim.x + threadIdx.x) / HYB_WARP;
     const unsigned lane = threadIdx.x % HYB_WARP;
     if (c >= s.n_tiles * s.tile) return;
@@ -77,22 +83,6 @@ struct score_job {
     double rate;  /* of rounding, in proportion to |x| R + R^2; infinite where there is no bound */
     bool aligned; /* rows begin at multiples of 16 bytes */
 };
-
-__device__ __forceinline__ void copy_16_async(float *shared, const float *global) {
-#if HYB_EMULATED
-    memcpy(shared, global, 16);
-#else
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"((unsigned)__cvta_generic_to_shared(shared)),
-                 "l"(global)
-                 : "memory");
-#endif
-}
-
-__device__ __forceinline__ void wait_for_copies() {
-#if !HYB_EMULATED
-    asm volatile("cp.async.wait_all;" ::: "memory");
-#endif
-}
 
 /* Where dimension j of point p is in shared memory: threads that store 4 dimensions of 8 points each, and those that
  * read 4 points of a dimension, meet 32 different banks. */
@@ -228,14 +218,16 @@ __device__ __forceinline__ void add_squares(const float *slice, int n_dims, floa
     squares[threadIdx.x] = square;
 }
 
+/* Begins to copy a chunk of centroids. */
 template <int COLS> __device__ __forceinline__ void copy_chunk(float *shared, const float *packed) {
 #pragma unroll
     for (int i = 0; i < CHUNK * 16 * COLS; i += 4 * THREADS)
-        copy_16_async(shared + i + 4 * threadIdx.x, packed + i + 4 * threadIdx.x);
+        hyb_copy_async_16(shared + i + 4 * threadIdx.x, packed + i + 4 * threadIdx.x, true);
+    hyb_copies_commit();
 }
 
 /* A block finds the nearest of all centroids for POINTS points. COLS: centroids of a thread, so 16 COLS of a tile. */
-template <int COLS> static __global__ void __launch_bounds__(THREADS, 2) nearest_kernel(score_job job) {
+template <int COLS> __global__ void __launch_bounds__(THREADS, 2) nearest_kernel(score_job job) {
     HYB_DYNAMIC_SHARED(float, shared);
     __shared__ float squares[THREADS];
     constexpr int CHUNK_FLOATS = CHUNK * 16 * COLS;
@@ -269,7 +261,7 @@ template <int COLS> static __global__ void __launch_bounds__(THREADS, 2) nearest
                 __syncthreads(); /* the last slice may still be read */
                 if (!load_slice(job, (size_t)chunk * CHUNK, n_dims, slice)) *job.not_finite = 1;
             }
-            wait_for_copies();
+            hyb_copies_wait<0>();
             __syncthreads();
             packed += CHUNK_FLOATS;
             if (chunk + 1 < n_chunks || tile + 1 < n_tiles) /* all have left the chunk before this one */
@@ -284,7 +276,7 @@ template <int COLS> static __global__ void __launch_bounds__(THREADS, 2) nearest
     finish_points(job, memory, squares);
 }
 
-template <int COLS> static int launch_scores(const score_job &job, void *stream) {
+template <int COLS> int launch_scores(const score_job &job, void *stream) {
     auto kernel = nearest_kernel<COLS>;
     const size_t n_dims = job.s.d_padded < SLICE ? job.s.d_padded : SLICE;
     const size_t n_bytes = (2 * CHUNK * 16 * COLS + n_dims * POINTS) * sizeof(float) + sizeof(best_memory);
@@ -296,8 +288,7 @@ template <int COLS> static int launch_scores(const score_job &job, void *stream)
 /* ---- exactly ---- */
 
 /* A warp compares a point with all centroids: each half of it with 4 at a time, by 16-lane sums in fp64. */
-static __global__ void exact_kernel(hyb_cluster_search s, const float *points, const float *centroids,
-                                    int32_t *labels) {
+__global__ void exact_kernel(hyb_cluster_search s, const float *points, const float *centroids, int32_t *labels) {
     const size_t n_warps = (size_t)gridDim.x * (blockDim.x / HYB_WARP), n_left = s.head->n_left;
     const unsigned lane = threadIdx.x % 16, half = threadIdx.x / 16 % 2;
     size_t i = ((size_t)blockIdx.x * blockDim.x + threadIdx.x) / HYB_WARP;
@@ -332,8 +323,8 @@ static __global__ void exact_kernel(hyb_cluster_search s, const float *points, c
 }
 
 /* Half a warp measures a distance; both halves go the same number of rounds. */
-static __global__ void measure_kernel(const float *a, size_t n, size_t d, const float *b, const int32_t *labels,
-                                      double *distances) {
+__global__ void measure_kernel(const float *a, size_t n, size_t d, const float *b, const int32_t *labels,
+                               double *distances) {
     const size_t n_warps = (size_t)gridDim.x * (blockDim.x / HYB_WARP);
     const unsigned lane = threadIdx.x % 16, half = threadIdx.x / 16 % 2;
     size_t pair = ((size_t)blockIdx.x * blockDim.x + threadIdx.x) / HYB_WARP;
@@ -352,9 +343,11 @@ static __global__ void measure_kernel(const float *a, size_t n, size_t d, const 
 }
 
 /* Blocks for n warps that take the next when they are done with one. */
-static unsigned warps_grid(const hyb_cuda_state *state, size_t n) {
+unsigned warps_grid(const hyb_cuda_state *state, size_t n) {
     return hyb_resident_blocks(state, hyb_blocks_for(n, THREADS / HYB_WARP), 8);
 }
+
+} // namespace
 
 int hyb_cluster_measure(hyb_cuda_state *state, const float *a, size_t n, size_t d, const float *b,
                         const int32_t *labels, double *distances, void *stream) {

@@ -1,5 +1,5 @@
-/* cluster.h - what the files of K-means share: the search for nearest centroids, sums in the
- * CPU's order, a stable sort, and a run of K-means.
+/* cluster.h - what the files of K-means share: the search for nearest centroids, sums in the CPU's order, a
+ * stable sort, and a run of K-means.
  *
  * cluster.cu finds nearest centroids, cluster_sort.cu sorts, cluster_update.cu makes means and gives points to empty
  * clusters, cluster_lloyd.cu runs, and cluster_line.cu does so for d = 1. Numbers of points are below 2^31.

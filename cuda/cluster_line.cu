@@ -10,6 +10,8 @@
 #define VALUES_PER_THREAD 16
 #define TILE (THREADS * VALUES_PER_THREAD)
 
+namespace {
+
 /* Bits in the order of the values; -0 is 0. */
 __device__ __forceinline__ uint32_t key_of(float value) {
     const uint32_t bits = __float_as_uint(value + 0.0f);
@@ -19,16 +21,16 @@ __device__ __forceinline__ double value_of(uint32_t key) {
     return (double)__uint_as_float(key >> 31 != 0 ? key & 0x7fffffffu : ~key);
 }
 
-static __global__ void keys_kernel(const float *values, size_t n, uint32_t *keys) {
+__global__ void keys_kernel(const float *values, size_t n, uint32_t *keys) {
     const size_t i = (size_t)blockIdx.x * THREADS + threadIdx.x;
     if (i < n) keys[i] = key_of(values[i]);
 }
 
-static unsigned blocks_for(size_t n) { return (unsigned)hyb_blocks_for(n, THREADS); }
+unsigned blocks_for(size_t n) { return (unsigned)hyb_blocks_for(n, THREADS); }
 
 /* target: values in ascending order, equal ones in theirs. */
-static int sort_values(const float *values, size_t n, const hyb_cluster_sorted &work, const hyb_cluster_sorted &target,
-                       uint32_t *counts, void *stream) {
+int sort_values(const float *values, size_t n, const hyb_cluster_sorted &work, const hyb_cluster_sorted &target,
+                uint32_t *counts, void *stream) {
     const hyb_cluster_sorted buffers[2] = {work, target};
     hyb_cluster_sorted sorted; /* four passes end in the second buffer, which is the target */
     HYB_LAUNCH(keys_kernel, blocks_for(n), THREADS, 0, stream, values, n, target.keys);
@@ -50,7 +52,7 @@ __device__ __forceinline__ double load_values(const uint32_t *keys, size_t n, do
     return sum;
 }
 
-static __global__ void add_tiles_kernel(const uint32_t *keys, size_t n, const float *middle, double *tile_sums) {
+__global__ void add_tiles_kernel(const uint32_t *keys, size_t n, const float *middle, double *tile_sums) {
     __shared__ double shared[THREADS / HYB_WARP];
     double values[VALUES_PER_THREAD], total;
     hyb_scan_block(load_values(keys, n, (double)*middle, values), shared, &total);
@@ -58,7 +60,7 @@ static __global__ void add_tiles_kernel(const uint32_t *keys, size_t n, const fl
 }
 
 /* Makes of the tiles' sums those of the tiles before; one block. */
-static __global__ void scan_tiles_kernel(double *tile_sums, size_t n_tiles) {
+__global__ void scan_tiles_kernel(double *tile_sums, size_t n_tiles) {
     __shared__ double shared[THREADS / HYB_WARP];
     double before = 0;
     for (size_t first = 0; first < n_tiles; first += THREADS) {
@@ -69,8 +71,8 @@ static __global__ void scan_tiles_kernel(double *tile_sums, size_t n_tiles) {
     }
 }
 
-static __global__ void write_sums_kernel(const uint32_t *keys, size_t n, const float *middle, const double *tile_sums,
-                                         double *sums) {
+__global__ void write_sums_kernel(const uint32_t *keys, size_t n, const float *middle, const double *tile_sums,
+                                  double *sums) {
     __shared__ double shared[THREADS / HYB_WARP];
     double values[VALUES_PER_THREAD], total;
     const size_t first = (size_t)blockIdx.x * TILE + (size_t)threadIdx.x * VALUES_PER_THREAD;
@@ -80,7 +82,7 @@ static __global__ void write_sums_kernel(const uint32_t *keys, size_t n, const f
     for (size_t i = 0; i < VALUES_PER_THREAD && first + i < n; ++i) sums[first + i + 1] = sum += values[i];
 }
 
-static int make_line(const hyb_cluster_run *run, const hyb_cluster_line *line) {
+int make_line(const hyb_cluster_run *run, const hyb_cluster_line *line) {
     const size_t n = run->n, n_tiles = hyb_blocks_for(n, TILE);
     const float *middle = run->search.centre;
     HYB_CUDA_TRY(sort_values(run->points, n, run->buffers[0], line->points, run->sort_counts, run->stream));
@@ -128,7 +130,7 @@ __device__ uint32_t boundary(const hyb_cluster_line &line, uint32_t n, uint32_t 
 }
 
 /* The interval of each sorted centroid. Of equal centroids the first one gets the points. */
-static __global__ void intervals_kernel(hyb_cluster_line line, size_t n, size_t k, unsigned *n_changed) {
+__global__ void intervals_kernel(hyb_cluster_line line, size_t n, size_t k, unsigned *n_changed) {
     const uint32_t p = blockIdx.x * THREADS + threadIdx.x, n_points = (uint32_t)n, n_centroids = (uint32_t)k;
     if (p >= k) return;
     const uint32_t *keys = line.centroids.keys, c = line.centroids.values[p];
@@ -145,8 +147,8 @@ static __global__ void intervals_kernel(hyb_cluster_line line, size_t n, size_t 
     line.end[c] = end;
 }
 
-static __global__ void line_means_kernel(hyb_cluster_line line, size_t k, const float *middle, const float *centroids,
-                                         double *totals, uint32_t *counts, float *next_centroids) {
+__global__ void line_means_kernel(hyb_cluster_line line, size_t k, const float *middle, const float *centroids,
+                                  double *totals, uint32_t *counts, float *next_centroids) {
     const size_t c = (size_t)blockIdx.x * THREADS + threadIdx.x;
     if (c >= k) return;
     const double weight = (double)(line.end[c] - line.begin[c]),
@@ -157,7 +159,7 @@ static __global__ void line_means_kernel(hyb_cluster_line line, size_t k, const 
 }
 
 /* A thread finds the interval of a sorted point: ends of the sorted centroids ascend. */
-static __global__ void line_labels_kernel(hyb_cluster_line line, size_t n, size_t k, int32_t *labels) {
+__global__ void line_labels_kernel(hyb_cluster_line line, size_t n, size_t k, int32_t *labels) {
     const size_t i = (size_t)blockIdx.x * THREADS + threadIdx.x;
     if (i >= n) return;
     uint32_t low = 0, high = (uint32_t)k - 1;
@@ -172,7 +174,7 @@ static __global__ void line_labels_kernel(hyb_cluster_line line, size_t n, size_
 }
 
 /* Intervals of the centroids; found->n_changed. */
-static int assign_intervals(hyb_cluster_run *run, const hyb_cluster_line *line) {
+int assign_intervals(hyb_cluster_run *run, const hyb_cluster_line *line) {
     HYB_CUDA_TRY(cudaMemsetAsync(run->found, 0, sizeof *run->found, (cudaStream_t)run->stream));
     HYB_CUDA_TRY(sort_values(run->centroids, run->k, line->buffer, line->centroids, run->sort_counts, run->stream));
     HYB_LAUNCH(intervals_kernel, blocks_for(run->k), THREADS, 0, run->stream, *line, run->n, run->k,
@@ -180,13 +182,13 @@ static int assign_intervals(hyb_cluster_run *run, const hyb_cluster_line *line) 
     return (int)cudaGetLastError();
 }
 
-static int write_labels(hyb_cluster_run *run, const hyb_cluster_line *line) {
+int write_labels(hyb_cluster_run *run, const hyb_cluster_line *line) {
     HYB_LAUNCH(line_labels_kernel, blocks_for(run->n), THREADS, 0, run->stream, *line, run->n, run->k, run->labels);
     return (int)cudaGetLastError();
 }
 
 /* One iteration; *repaired: an empty cluster got a point. The means are not taken if nothing changed. */
-static int iterate_once(hyb_cluster_run *run, const hyb_cluster_line *line, bool *settled, bool *repaired) {
+int iterate_once(hyb_cluster_run *run, const hyb_cluster_line *line, bool *settled, bool *repaired) {
     HYB_CUDA_TRY(assign_intervals(run, line));
     HYB_LAUNCH(line_means_kernel, blocks_for(run->k), THREADS, 0, run->stream, *line, run->k, run->search.centre,
                run->centroids, run->totals, run->counts, run->next_centroids);
@@ -210,6 +212,8 @@ static int iterate_once(hyb_cluster_run *run, const hyb_cluster_line *line, bool
     run->next_centroids = centroids;
     return 0;
 }
+
+} // namespace
 
 void hyb_cluster_plan_line(hyb_cluster_line *line, size_t n, size_t k, hyb_cuda_arena &arena) {
     arena.take(line->points.keys, n);

@@ -25,20 +25,22 @@ int hyb_cluster_report(const hyb_cluster_run *run, uint32_t iteration, double sh
 
 /* ---- iterations ---- */
 
-static __global__ void count_changes_kernel(const int32_t *a, const int32_t *b, size_t n, unsigned *n_changed) {
+namespace {
+
+__global__ void count_changes_kernel(const int32_t *a, const int32_t *b, size_t n, unsigned *n_changed) {
     const size_t i = (size_t)blockIdx.x * THREADS + threadIdx.x;
     const unsigned votes = __ballot_sync(HYB_FULL_MASK, i < n && a[i] != b[i]);
     if (votes != 0 && threadIdx.x % HYB_WARP == 0) atomicAdd(n_changed, (unsigned)__popc(votes));
 }
 
-template <class T> static void swap(T *&a, T *&b) {
+template <class T> void swap(T *&a, T *&b) {
     T *c = a;
     a = b;
     b = c;
 }
 
 /* labels, from centroids; found->n_changed. */
-static int assign(hyb_cluster_run *run) {
+int assign(hyb_cluster_run *run) {
     HYB_CUDA_TRY(
         hyb_cluster_find(run->state, &run->search, run->points, run->centroids, run->next_labels, run->stream));
     HYB_CUDA_TRY(cudaMemsetAsync(run->found, 0, sizeof *run->found, (cudaStream_t)run->stream));
@@ -49,7 +51,7 @@ static int assign(hyb_cluster_run *run) {
 }
 
 /* One iteration. The means are queued before it is known whether any label changed; if none did, they are not taken. */
-static int iterate_once(hyb_cluster_run *run, bool *settled) {
+int iterate_once(hyb_cluster_run *run, bool *settled) {
     HYB_CUDA_TRY(assign(run));
     HYB_CUDA_TRY(hyb_cluster_sort_labels(run));
     HYB_CUDA_TRY(hyb_cluster_make_means(run));
@@ -66,7 +68,7 @@ static int iterate_once(hyb_cluster_run *run, bool *settled) {
     return 0;
 }
 
-static int run_lloyd(hyb_cluster_run *run) {
+int run_lloyd(hyb_cluster_run *run) {
     const double enough = run->options->tolerance * run->mean_variance;
     bool settled = false;
     /* -1: no cluster */
@@ -83,7 +85,7 @@ static int run_lloyd(hyb_cluster_run *run) {
 
 /* ---- the run ---- */
 
-static void plan(hyb_cluster_run *run, hyb_cluster_line *line, hyb_cuda_arena &arena) {
+void plan(hyb_cluster_run *run, hyb_cluster_line *line, hyb_cuda_arena &arena) {
     const size_t n = run->n, d = run->d, k = run->k;
     const size_t n_chunk_rows = hyb_cluster_chunks_of(n, k).n * k, n_all_rows = hyb_cluster_chunks_of(n, 1).n;
     arena.take(run->centroids, k * d);
@@ -108,13 +110,13 @@ static void plan(hyb_cluster_run *run, hyb_cluster_line *line, hyb_cuda_arena &a
     if (d == 1) hyb_cluster_plan_line(line, n, k, arena);
 }
 
-static __global__ void check_kernel(const float *values, size_t n, volatile int *not_finite) {
+__global__ void check_kernel(const float *values, size_t n, volatile int *not_finite) {
     const size_t i = (size_t)blockIdx.x * THREADS + threadIdx.x;
     if (i < n && !hyb_is_finite(values[i])) *not_finite = 1;
 }
 
 /* Takes the start, looks at every number once, and measures the variance. */
-static int prepare(hyb_cluster_run *run, const float *start) {
+int prepare(hyb_cluster_run *run, const float *start) {
     const size_t n_floats = run->k * run->d;
     HYB_CUDA_TRY(cudaMemcpyAsync(run->centroids, start, n_floats * sizeof *start, cudaMemcpyDeviceToDevice,
                                  (cudaStream_t)run->stream));
@@ -135,7 +137,7 @@ static int prepare(hyb_cluster_run *run, const float *start) {
 }
 
 /* Hands the result over. */
-static int finish(hyb_cluster_run *run, float *centroids, int32_t *labels) {
+int finish(hyb_cluster_run *run, float *centroids, int32_t *labels) {
     cudaStream_t stream = (cudaStream_t)run->stream;
     HYB_CUDA_TRY(hyb_cluster_measure_result(run));
     HYB_CUDA_TRY(cudaMemcpyAsync(centroids, run->centroids, run->k * run->d * sizeof *centroids,
@@ -147,6 +149,8 @@ static int finish(hyb_cluster_run *run, float *centroids, int32_t *labels) {
     run->result.n_empty = run->seen.n_empty;
     return 0;
 }
+
+} // namespace
 
 int hyb_module_kmeans(hyb_cuda_state *state, const hyb_kmeans_options *options, const float *points, size_t n, size_t d,
                       float *centroids, int32_t *labels, hyb_kmeans_result *result, void *stream) {

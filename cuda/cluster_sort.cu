@@ -11,7 +11,9 @@
 #define KEYS_PER_THREAD 16
 #define TILE (THREADS * KEYS_PER_THREAD)
 
-static __global__ void count_digits_kernel(const uint32_t *keys, size_t n, unsigned shift, uint32_t *counts) {
+namespace {
+
+__global__ void count_digits_kernel(const uint32_t *keys, size_t n, unsigned shift, uint32_t *counts) {
     __shared__ uint32_t own[RADIX];
     own[threadIdx.x] = 0;
     __syncthreads();
@@ -25,7 +27,7 @@ static __global__ void count_digits_kernel(const uint32_t *keys, size_t n, unsig
 }
 
 /* A warp makes of one digit's counts [n_tiles] those of the tiles before, and their total. */
-static __global__ void scan_digits_kernel(uint32_t *counts, size_t n_tiles, uint32_t *totals) {
+__global__ void scan_digits_kernel(uint32_t *counts, size_t n_tiles, uint32_t *totals) {
     const unsigned lane = threadIdx.x % HYB_WARP, digit = blockIdx.x * WARPS + threadIdx.x / HYB_WARP;
     uint32_t *own = counts + digit * n_tiles, before = 0;
     for (size_t first = 0; first < n_tiles; first += 4 * HYB_WARP) {
@@ -55,7 +57,7 @@ __device__ __forceinline__ unsigned lanes_with(unsigned digit, bool is_active) {
 
 /* A warp takes neighbouring keys, 32 at a time; places are counted up in that order, so that equal keys keep theirs.
  * values NULL: the places of the keys. */
-static __global__ void __launch_bounds__(THREADS)
+__global__ void __launch_bounds__(THREADS)
     move_keys_kernel(const uint32_t *keys, const uint32_t *values, size_t n, unsigned shift, const uint32_t *counts,
                      const uint32_t *totals, uint32_t *to_keys, uint32_t *to_values) {
     __shared__ uint32_t next[WARPS][RADIX], shared[WARPS];
@@ -95,6 +97,8 @@ static __global__ void __launch_bounds__(THREADS)
         to_values[target] = values != nullptr ? values[i] : (uint32_t)i;
     }
 }
+
+} // namespace
 
 size_t hyb_cluster_sort_counts(size_t n) { return RADIX * (hyb_blocks_for(n, TILE) + 1); }
 

@@ -30,8 +30,10 @@ hyb_cluster_chunks hyb_cluster_chunks_of(size_t n, size_t k) {
 
 /* ---- sums in order ---- */
 
+namespace {
+
 /* A block adds n values up, one by one. */
-static __global__ void add_in_order_kernel(const double *values, size_t n, double *sum) {
+__global__ void add_in_order_kernel(const double *values, size_t n, double *sum) {
     __shared__ double here[1024];
     double all = 0;
     for (size_t first = 0; first < n; first += 1024) {
@@ -46,7 +48,7 @@ static __global__ void add_in_order_kernel(const double *values, size_t n, doubl
     if (threadIdx.x == 0) *sum = all;
 }
 
-static int add_in_order(const double *values, size_t n, double *sum, void *stream) {
+int add_in_order(const double *values, size_t n, double *sum, void *stream) {
     HYB_LAUNCH(add_in_order_kernel, 1, THREADS, 0, stream, values, n, sum);
     return (int)cudaGetLastError();
 }
@@ -62,7 +64,7 @@ __device__ __forceinline__ void add_group(const double *here, size_t n, double *
     group_sums[blockIdx.x] = sum;
 }
 
-static __global__ void add_groups_kernel(const double *values, size_t n, double *group_sums) {
+__global__ void add_groups_kernel(const double *values, size_t n, double *group_sums) {
     __shared__ double here[HYB_CLUSTER_GROUP];
     const size_t first = (size_t)blockIdx.x * HYB_CLUSTER_GROUP;
     for (unsigned i = threadIdx.x; i < HYB_CLUSTER_GROUP; i += THREADS) here[i] = first + i < n ? values[first + i] : 0;
@@ -72,9 +74,8 @@ static __global__ void add_groups_kernel(const double *values, size_t n, double 
 /* ---- how far the points spread ---- */
 
 /* Sums of squared norms of groups of points less the centre; a norm is the CPU's float, added up by one lane. */
-static __global__ void __launch_bounds__(THREADS)
-    norms_kernel(const float *points, size_t n, size_t d, const float *centre, double *group_sums,
-                 volatile int *not_finite) {
+__global__ void __launch_bounds__(THREADS) norms_kernel(const float *points, size_t n, size_t d, const float *centre,
+                                                        double *group_sums, volatile int *not_finite) {
     __shared__ float tiles[THREADS / HYB_WARP][HYB_WARP][HYB_WARP + 1];
     __shared__ double squares[HYB_CLUSTER_GROUP];
     const unsigned lane = threadIdx.x % HYB_WARP;
@@ -106,8 +107,8 @@ static __global__ void __launch_bounds__(THREADS)
 }
 
 /* Squares of the differences between the points' mean and the centre. */
-static __global__ void centre_errors_kernel(const double *chunk_sums, size_t n_chunks, size_t n, size_t d,
-                                            const float *centre, double *errors) {
+__global__ void centre_errors_kernel(const double *chunk_sums, size_t n_chunks, size_t n, size_t d, const float *centre,
+                                     double *errors) {
     const size_t j = (size_t)blockIdx.x * THREADS + threadIdx.x;
     if (j >= d) return;
     double total = 0;
@@ -139,7 +140,7 @@ __device__ __forceinline__ uint32_t find_point(const uint32_t *order, uint32_t b
     return begin;
 }
 
-static __global__ void add_chunks_kernel(sums_job job) {
+__global__ void add_chunks_kernel(sums_job job) {
     const size_t number = ((size_t)blockIdx.x * THREADS + threadIdx.x) / job.lanes;
     const size_t chunk = number / job.k, c = number % job.k, first = chunk * job.chunks.n_points;
     if (chunk >= job.chunks.n) return;
@@ -166,7 +167,7 @@ static __global__ void add_chunks_kernel(sums_job job) {
     }
 }
 
-static int add_chunks(hyb_cluster_run *run, const uint32_t *order, const uint32_t *starts, size_t k) {
+int add_chunks(hyb_cluster_run *run, const uint32_t *order, const uint32_t *starts, size_t k) {
     sums_job job = {run->points, run->n, run->d,          k, hyb_cluster_chunks_of(run->n, k),
                     order,       starts, run->chunk_sums, 1};
     while (job.lanes < MAX_LANES && job.lanes < run->d) job.lanes *= 2;
@@ -176,6 +177,8 @@ static int add_chunks(hyb_cluster_run *run, const uint32_t *order, const uint32_
     HYB_LAUNCH(add_chunks_kernel, grid, THREADS, 0, run->stream, job);
     return (int)cudaGetLastError();
 }
+
+} // namespace
 
 int hyb_cluster_spread(hyb_cluster_run *run) {
     const unsigned n_groups = (unsigned)hyb_blocks_for(run->n, HYB_CLUSTER_GROUP);
@@ -193,13 +196,17 @@ int hyb_cluster_spread(hyb_cluster_run *run) {
 
 /* ---- means ---- */
 
+namespace {
+
 /* starts[c]: the first place whose key is not below c; places go up to n. */
-static __global__ void starts_kernel(const uint32_t *keys, size_t n, size_t k, uint32_t *starts) {
+__global__ void starts_kernel(const uint32_t *keys, size_t n, size_t k, uint32_t *starts) {
     const size_t i = (size_t)blockIdx.x * THREADS + threadIdx.x;
     if (i > n) return;
     const size_t before = i > 0 ? (size_t)keys[i - 1] + 1 : 0, here = i < n ? keys[i] : k;
     for (size_t c = before; c <= here; ++c) starts[c] = (uint32_t)i;
 }
+
+} // namespace
 
 int hyb_cluster_sort_labels(hyb_cluster_run *run) {
     unsigned n_bits = 1;
@@ -211,9 +218,10 @@ int hyb_cluster_sort_labels(hyb_cluster_run *run) {
     return (int)cudaGetLastError();
 }
 
-static __global__ void means_kernel(const double *chunk_sums, size_t n_chunks, size_t d, size_t k,
-                                    const uint32_t *starts, const float *centroids, double *totals, uint32_t *counts,
-                                    float *next_centroids) {
+namespace {
+
+__global__ void means_kernel(const double *chunk_sums, size_t n_chunks, size_t d, size_t k, const uint32_t *starts,
+                             const float *centroids, double *totals, uint32_t *counts, float *next_centroids) {
     const size_t at = (size_t)blockIdx.x * THREADS + threadIdx.x, c = at / d;
     if (c >= k) return;
     const uint32_t count = starts[c + 1] - starts[c];
@@ -224,6 +232,8 @@ static __global__ void means_kernel(const double *chunk_sums, size_t n_chunks, s
     next_centroids[at] = count > 0 ? (float)(total / (double)count) : centroids[at];
     if (at % d == 0) counts[c] = count;
 }
+
+} // namespace
 
 int hyb_cluster_make_means(hyb_cluster_run *run) {
     HYB_CUDA_TRY(add_chunks(run, run->by_label.values, run->starts, run->k));
@@ -242,10 +252,14 @@ int hyb_cluster_measure_shift(hyb_cluster_run *run) {
 
 /* ---- empty clusters ---- */
 
-static __global__ void count_empty_kernel(const uint32_t *counts, size_t k, unsigned *n_empty) {
+namespace {
+
+__global__ void count_empty_kernel(const uint32_t *counts, size_t k, unsigned *n_empty) {
     const size_t c = (size_t)blockIdx.x * THREADS + threadIdx.x;
     if (c < k && counts[c] == 0) atomicAdd(n_empty, 1u);
 }
+
+} // namespace
 
 int hyb_cluster_count_empty(hyb_cluster_run *run) {
     HYB_CUDA_TRY(cudaMemsetAsync(&run->found->n_empty, 0, sizeof run->found->n_empty, (cudaStream_t)run->stream));
@@ -254,9 +268,11 @@ int hyb_cluster_count_empty(hyb_cluster_run *run) {
     return (int)cudaGetLastError();
 }
 
+namespace {
+
 /* A thread adds up a cluster's inertia, in the order of the points. */
-static __global__ void inertia_kernel(const double *distances, const uint32_t *order, const uint32_t *starts, size_t k,
-                                      double *inertia) {
+__global__ void inertia_kernel(const double *distances, const uint32_t *order, const uint32_t *starts, size_t k,
+                               double *inertia) {
     const size_t c = (size_t)blockIdx.x * THREADS + threadIdx.x;
     if (c >= k) return;
     double sum = 0;
@@ -327,7 +343,7 @@ __device__ uint32_t choose_point(const repair_job &job, uint32_t *from) {
 }
 
 /* One block gives every empty cluster a point; the next choice depends on the last. */
-static __global__ void repair_kernel(repair_job job) {
+__global__ void repair_kernel(repair_job job) {
     for (size_t c = 0; c < job.k; ++c) {
         if (job.counts[c] != 0) continue;
         uint32_t from;
@@ -354,6 +370,8 @@ static __global__ void repair_kernel(repair_job job) {
     }
 }
 
+} // namespace
+
 int hyb_cluster_repair(hyb_cluster_run *run) {
     HYB_CUDA_TRY(hyb_cluster_measure(run->state, run->points, run->n, run->d, run->next_centroids, run->labels,
                                      run->distances, run->stream));
@@ -370,10 +388,14 @@ int hyb_cluster_repair(hyb_cluster_run *run) {
 
 /* ---- the result ---- */
 
-static __global__ void count_labels_kernel(const int32_t *labels, size_t n, uint32_t *counts) {
+namespace {
+
+__global__ void count_labels_kernel(const int32_t *labels, size_t n, uint32_t *counts) {
     const size_t i = (size_t)blockIdx.x * THREADS + threadIdx.x;
     if (i < n) atomicAdd(&counts[labels[i]], 1u);
 }
+
+} // namespace
 
 int hyb_cluster_measure_result(hyb_cluster_run *run) {
     const size_t n_groups = hyb_blocks_for(run->n, HYB_CLUSTER_GROUP);

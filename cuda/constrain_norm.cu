@@ -20,6 +20,8 @@
 #define SMALLEST_SUM 1e-280
 #define LARGEST_SUM 1e300
 
+namespace {
+
 /* What is known of a vector, and what becomes of it. */
 struct verdict {
     double unit;   /* doubles are multiplied by this power of 2 before they are squared */
@@ -31,7 +33,7 @@ struct verdict {
 /* ---- sums ---- */
 
 /* Reads a thread's values of a tile, zeros from n on: neighbours by neighbours, wherever x begins. */
-template <class T> static __device__ __forceinline__ void read_values(const T *x, size_t first, size_t n, T *values) {
+template <class T> __device__ __forceinline__ void read_values(const T *x, size_t first, size_t n, T *values) {
 #pragma unroll
     for (int v = 0; v < PER_THREAD; ++v) {
         size_t i = first + (size_t)v * TILE_THREADS + threadIdx.x;
@@ -40,7 +42,7 @@ template <class T> static __device__ __forceinline__ void read_values(const T *x
 }
 
 /* The larger of a magnitude so far and |x|; a NaN becomes infinite, as in no maximum would it stay. */
-static __device__ __forceinline__ double larger(double largest, double x) {
+__device__ __forceinline__ double larger(double largest, double x) {
     double magnitude = fabs(x);
     return magnitude <= largest ? largest : magnitude <= HYB_DBL_MAX ? magnitude : (double)INFINITY;
 }
@@ -48,7 +50,7 @@ static __device__ __forceinline__ double larger(double largest, double x) {
 /* sums[chunk], and for doubles largest[chunk]. `known`: of the first pass, which says whether another is needed; or
  * nullptr in the first. A zero added to a sum of squares leaves its bits: a tile may be filled up with them. */
 template <class T>
-static __global__ void __launch_bounds__(TILE_THREADS)
+__global__ void __launch_bounds__(TILE_THREADS)
     chunk_kernel(const T *x, size_t n, const verdict *known, double *sums, double *largest) {
     __shared__ double squares[TILE];
     __shared__ double of_warps[TILE_THREADS / HYB_WARP];
@@ -86,7 +88,7 @@ static __global__ void __launch_bounds__(TILE_THREADS)
 /* One block; what its first thread finds in the chunks' sums, added in ascending order, and in the largest magnitude,
  * goes to `plan`. skip: a verdict that needs no second pass. */
 template <class Plan>
-static __global__ void __launch_bounds__(HYB_SUM_THREADS)
+__global__ void __launch_bounds__(HYB_SUM_THREADS)
     total_kernel(const double *sums, const double *largest, size_t n_chunks, const verdict *skip, Plan plan) {
     __shared__ double some[HYB_SUM_THREADS], magnitudes[HYB_SUM_THREADS];
     double total = 0.0, most = 0.0;
@@ -107,7 +109,7 @@ static __global__ void __launch_bounds__(HYB_SUM_THREADS)
 }
 
 template <class T>
-static int queue_sums(const T *x, size_t n, const verdict *known, double *sums, double *largest, void *stream) {
+int queue_sums(const T *x, size_t n, const verdict *known, double *sums, double *largest, void *stream) {
     auto kernel = chunk_kernel<T>;
     if (n == 0) return 0;
     HYB_LAUNCH(kernel, (unsigned)hyb_blocks_for(n, CHUNK), TILE_THREADS, 0, stream, x, n, known, sums, largest);
@@ -115,8 +117,8 @@ static int queue_sums(const T *x, size_t n, const verdict *known, double *sums, 
 }
 
 template <class Plan>
-static int queue_total(const double *sums, const double *largest, size_t n, const verdict *skip, const Plan &plan,
-                       void *stream) {
+int queue_total(const double *sums, const double *largest, size_t n, const verdict *skip, const Plan &plan,
+                void *stream) {
     auto kernel = total_kernel<Plan>;
     HYB_LAUNCH(kernel, 1, HYB_SUM_THREADS, 0, stream, sums, largest, hyb_blocks_for(n, CHUNK), skip, plan);
     return (int)cudaGetLastError();
@@ -125,7 +127,7 @@ static int queue_total(const double *sums, const double *largest, size_t n, cons
 /* ---- the ball ---- */
 
 /* lib/constrain_norm.c: safe_factor. */
-static __device__ double safe_factor(size_t n, bool is_f64, double radius, double norm, double unit) {
+__device__ double safe_factor(size_t n, bool is_f64, double radius, double norm, double unit) {
     double additions = (double)((n < CHUNK ? n : CHUNK) / LANES + n / CHUNK + 64);
     double slack = additions * 0x1p-52 + (is_f64 ? 0.0 : 0.5 * 0x1p-23);
     double factor = radius / norm * (1.0 - slack) * unit;
@@ -167,7 +169,7 @@ struct ball_plan {
     }
 };
 
-template <class T> static __global__ void constrain_kernel(size_t n, const T *x, const verdict *found, T *out) {
+template <class T> __global__ void constrain_kernel(size_t n, const T *x, const verdict *found, T *out) {
     if (!found->is_finite || (!found->is_longer && x == out)) return;
     bool is_longer = found->is_longer;
     T factor = (T)found->factor;
@@ -176,8 +178,8 @@ template <class T> static __global__ void constrain_kernel(size_t n, const T *x,
 }
 
 template <class T>
-static int constrain(hyb_cuda_state *state, double radius, size_t n, const T *x, T *out, double *norm, int *is_active,
-                     void *stream) {
+int constrain(hyb_cuda_state *state, double radius, size_t n, const T *x, T *out, double *norm, int *is_active,
+              void *stream) {
     constexpr bool IS_F64 = sizeof(T) == 8;
     size_t n_chunks = hyb_blocks_for(n, CHUNK);
     double *sums, *largest;
@@ -203,6 +205,8 @@ static int constrain(hyb_cuda_state *state, double radius, size_t n, const T *x,
     return (int)cudaGetLastError();
 }
 
+} // namespace
+
 /* ---- the table's ---- */
 
 int hyb_module_constrain_norm_f32(hyb_cuda_state *state, double radius, size_t n, const float *x, float *out,
@@ -217,6 +221,8 @@ int hyb_module_constrain_norm_f64(hyb_cuda_state *state, double radius, size_t n
     return constrain(state, radius, n, x, out, norm, is_active, stream);
 }
 
+namespace {
+
 struct total_plan {
     double *sum;
     volatile int *not_finite;
@@ -225,6 +231,8 @@ struct total_plan {
         if (!(total <= HYB_DBL_MAX)) *not_finite = 1;
     }
 };
+
+} // namespace
 
 int hyb_module_sum_squares(hyb_cuda_state *state, size_t n, const float *values, double *sum, void *stream) {
     HYB_CUDA_BEGIN(state);

@@ -76,10 +76,12 @@ void hyb_cuda_gemm_close(hyb_cuda_state *state) {
     state->blas = nullptr;
 }
 
-static bool fits(size_t value) { return value <= 0x7fffffff; }
+namespace {
 
-static int blas_gemm(const hyb_cuda_blas *blas, hyb_transpose transpose, size_t m, size_t n, size_t k, const float *a,
-                     size_t lda, const float *b, size_t ldb, int accumulate, float *c, size_t ldc, void *stream) {
+bool fits(size_t value) { return value <= 0x7fffffff; }
+
+int blas_gemm(const hyb_cuda_blas *blas, hyb_transpose transpose, size_t m, size_t n, size_t k, const float *a,
+              size_t lda, const float *b, size_t ldb, int accumulate, float *c, size_t ldc, void *stream) {
     const float one = 1.0f, beta = accumulate ? 1.0f : 0.0f;
     int error = blas->set_stream(blas->handle, (cudaStream_t)stream);
     if (error == 0)
@@ -94,19 +96,19 @@ static int blas_gemm(const hyb_cuda_blas *blas, hyb_transpose transpose, size_t 
 #define GEMM_THREADS 256 /* 16 x 16 */
 #define GEMM_DEPTH 8     /* of k that a tile holds: a sector of 32 bytes where k runs along the row */
 
-typedef struct gemm_problem {
+struct gemm_problem {
     size_t m, n, k, lda, ldb, ldc;
     const float *a, *b;
     float *c;
     int accumulate;
-} gemm_problem;
+};
 
 /* This thread's share of a tile [GEMM_DEPTH][SIDE] of op(A)^T or op(B), which begins at `first` and `key`: values
  * beyond the matrix are 0. Threads next to each other read values next to each other. KEYS_FIRST: stored with k as the
  * row. */
 template <bool KEYS_FIRST, int SIDE>
-static __device__ __forceinline__ void read_tile(const float *x, size_t ld, size_t first, size_t n, size_t key,
-                                                 size_t n_keys, float *values) {
+__device__ __forceinline__ void read_tile(const float *x, size_t ld, size_t first, size_t n, size_t key, size_t n_keys,
+                                          float *values) {
     constexpr int ACROSS = KEYS_FIRST ? SIDE : GEMM_DEPTH, DOWN = GEMM_THREADS / ACROSS;
     int row = (int)threadIdx.x / ACROSS, col = (int)threadIdx.x % ACROSS;
     int n_left = (int)(n - first < SIDE ? n - first : SIDE);
@@ -120,7 +122,7 @@ static __device__ __forceinline__ void read_tile(const float *x, size_t ld, size
 
 /* Rows are SIDE + 4 floats apart: threads of a warp that write columns meet at no bank, and a row stays aligned. */
 template <bool KEYS_FIRST, int SIDE>
-static __device__ __forceinline__ void store_tile(const float *values, float (*tile)[SIDE + 4]) {
+__device__ __forceinline__ void store_tile(const float *values, float (*tile)[SIDE + 4]) {
 #pragma unroll
     for (int v = 0; v < SIDE * GEMM_DEPTH / GEMM_THREADS; ++v) {
         int place = v * GEMM_THREADS + (int)threadIdx.x;
@@ -132,7 +134,7 @@ static __device__ __forceinline__ void store_tile(const float *values, float (*t
 }
 
 /* A thread's values of a row of a tile: groups of 4, 64 apart. */
-template <int PER> static __device__ __forceinline__ void read_row(const float *row, int group, float *values) {
+template <int PER> __device__ __forceinline__ void read_row(const float *row, int group, float *values) {
 #pragma unroll
     for (int g = 0; g < PER / 4; ++g) {
         float4 four = *reinterpret_cast<const float4 *>(row + 64 * g + 4 * group);
@@ -145,7 +147,7 @@ template <int PER> static __device__ __forceinline__ void read_row(const float *
 
 /* visit(place in C, i, j) for a thread's elements that are in C. */
 template <int PER, class Visit>
-static __device__ __forceinline__ void visit_elements(const gemm_problem &p, size_t row, size_t col, Visit visit) {
+__device__ __forceinline__ void visit_elements(const gemm_problem &p, size_t row, size_t col, Visit visit) {
     row += 4 * (threadIdx.x / 16);
     col += 4 * (threadIdx.x % 16);
     float *to = p.c + row * p.ldc + col;
@@ -163,7 +165,7 @@ static __device__ __forceinline__ void visit_elements(const gemm_problem &p, siz
 
 /* A block makes a tile of 16 PER x 16 PER elements; the next tiles of A and B are on their way while it multiplies. */
 template <int PER, bool A_KEYS_FIRST, bool B_KEYS_FIRST>
-static __global__ void __launch_bounds__(GEMM_THREADS, PER == 8 ? 2 : 4) gemm_kernel(gemm_problem p) {
+__global__ void __launch_bounds__(GEMM_THREADS, PER == 8 ? 2 : 4) gemm_kernel(gemm_problem p) {
     constexpr int SIDE = 16 * PER, N_READ = SIDE * GEMM_DEPTH / GEMM_THREADS;
     alignas(16) __shared__ float a_tile[GEMM_DEPTH][SIDE + 4];
     alignas(16) __shared__ float b_tile[GEMM_DEPTH][SIDE + 4];
@@ -196,13 +198,13 @@ static __global__ void __launch_bounds__(GEMM_THREADS, PER == 8 ? 2 : 4) gemm_ke
 
 typedef void (*gemm_function)(gemm_problem);
 
-template <int PER> static gemm_function kernel_of(hyb_transpose transpose) {
+template <int PER> gemm_function kernel_of(hyb_transpose transpose) {
     return transpose == HYB_GEMM_NN   ? gemm_kernel<PER, false, true>
            : transpose == HYB_GEMM_NT ? gemm_kernel<PER, false, false>
                                       : gemm_kernel<PER, true, true>;
 }
 
-static int plain_gemm(const hyb_cuda_state *state, hyb_transpose transpose, const gemm_problem &problem, void *stream) {
+int plain_gemm(const hyb_cuda_state *state, hyb_transpose transpose, const gemm_problem &problem, void *stream) {
     size_t large_tiles = hyb_blocks_for(problem.m, 128) * hyb_blocks_for(problem.n, 128);
     bool is_large = large_tiles >= 2 * (size_t)state->n_multiprocessors;
     size_t side = is_large ? 128 : 64;
@@ -211,6 +213,8 @@ static int plain_gemm(const hyb_cuda_state *state, hyb_transpose transpose, cons
     HYB_LAUNCH(kernel, (unsigned)n_tiles, GEMM_THREADS, 0, stream, problem);
     return (int)cudaGetLastError();
 }
+
+} // namespace
 
 /* ---- the table's and other files' ---- */
 

@@ -11,7 +11,9 @@
 
 /* ---- embedding ---- */
 
-static __device__ float embedding_value(const hyb_device_weights &w, uint32_t token, unsigned column) {
+namespace {
+
+__device__ float embedding_value(const hyb_device_weights &w, uint32_t token, unsigned column) {
     const uint8_t *row = static_cast<const uint8_t *>(w.codes) + token * w.ld_bytes;
     if (w.format == HYB_FORMAT_F32) return reinterpret_cast<const float *>(row)[column];
     int code;
@@ -22,11 +24,13 @@ static __device__ float embedding_value(const hyb_device_weights &w, uint32_t to
     return (float)code * w.row_scales[token];
 }
 
-static __global__ void embedding_kernel(hyb_device_weights w, hyb_device_rows rows, float *x) {
+__global__ void embedding_kernel(hyb_device_weights w, hyb_device_rows rows, float *x) {
     uint32_t token = rows.tokens[blockIdx.x];
     for (unsigned c = threadIdx.x; c < w.n_cols; c += blockDim.x)
         x[(size_t)blockIdx.x * w.n_cols + c] = embedding_value(w, token, c);
 }
+
+} // namespace
 
 int hyb_launch_embedding(const hyb_device_weights *embedding, const hyb_device_rows *rows, float *x, void *stream) {
     hyb_device_weights w = *embedding;
@@ -41,8 +45,10 @@ int hyb_launch_embedding(const hyb_device_weights *embedding, const hyb_device_r
 #define STAGED 2048
 #define MOST_THREADS 512
 
+namespace {
+
 /* Element i of a row: what the matrix reads before the norm. */
-static __device__ __forceinline__ float gated(const hyb_device_source &s, size_t at) {
+__device__ __forceinline__ float gated(const hyb_device_source &s, size_t at) {
     float gate = s.gate[at], up = s.up[at];
     if (s.activation == HYB_ACTIVATION_SILU) return gate / (1.0f + hyb_exp_device(-gate)) * up;
     float positive = 0.0f > gate ? 0.0f : gate;
@@ -51,7 +57,7 @@ static __device__ __forceinline__ float gated(const hyb_device_source &s, size_t
 
 /* Makes the gated values of a row, in place of its gates, and with a gain returns 1 / sqrt(mean square + epsilon):
  * products are made by all threads, the lanes' sums by the first 16, while the others make the next products. */
-static __device__ float prepare_row(const hyb_device_source &s, const float *x, size_t row, unsigned n_cols) {
+__device__ float prepare_row(const hyb_device_source &s, const float *x, size_t row, unsigned n_cols) {
     __shared__ float squares[2][STAGED];
     __shared__ float result;
     float lane_sum = 0.0f;
@@ -75,8 +81,7 @@ static __device__ float prepare_row(const hyb_device_source &s, const float *x, 
     return result;
 }
 
-static __global__ void input_kernel(hyb_device_source s, unsigned n_cols, size_t ld, hyb_device_input to,
-                                    int *not_finite) {
+__global__ void input_kernel(hyb_device_source s, unsigned n_cols, size_t ld, hyb_device_input to, int *not_finite) {
     size_t row = blockIdx.x;
     const float *x = s.x != nullptr ? s.x + row * s.ld : s.gate + row * s.ld;
     float r = prepare_row(s, x, row, n_cols);
@@ -114,11 +119,13 @@ static __global__ void input_kernel(hyb_device_source s, unsigned n_cols, size_t
 }
 
 /* About 8 elements a thread; a power of two, so that STAGED is a multiple. */
-static unsigned input_threads(size_t n_cols) {
+unsigned input_threads(size_t n_cols) {
     unsigned threads = 64;
     while (threads < MOST_THREADS && 8 * threads < n_cols) threads *= 2;
     return threads;
 }
+
+} // namespace
 
 int hyb_launch_input(const hyb_device_source *source, size_t n_rows, size_t n_cols, int32_t format,
                      const hyb_device_input *input, int *not_finite, void *stream) {
@@ -133,8 +140,10 @@ int hyb_launch_input(const hyb_device_source *source, size_t n_rows, size_t n_co
 
 /* ---- keys and values ---- */
 
+namespace {
+
 /* A warp rotates a head in place. */
-static __device__ void rotate_head(float *x, unsigned half, const float *cosines, const float *sines) {
+__device__ void rotate_head(float *x, unsigned half, const float *cosines, const float *sines) {
     for (unsigned i = threadIdx.x % HYB_WARP; i < half; i += HYB_WARP) {
         float a = x[i], b = x[half + i];
         x[i] = a * cosines[i] - b * sines[i];
@@ -144,8 +153,8 @@ static __device__ void rotate_head(float *x, unsigned half, const float *cosines
 }
 
 /* A warp stores a head's row, whose place is `at` rows from the beginning. */
-static __device__ void store_head(const float *x, const hyb_device_cache &cache, void *to, float *scales, size_t at,
-                                  int *not_finite) {
+__device__ void store_head(const float *x, const hyb_device_cache &cache, void *to, float *scales, size_t at,
+                           int *not_finite) {
     unsigned lane = threadIdx.x % HYB_WARP;
     if (cache.format == HYB_CACHE_F32) {
         float *row = static_cast<float *>(to) + at * cache.width;
@@ -166,9 +175,8 @@ static __device__ void store_head(const float *x, const hyb_device_cache &cache,
 }
 
 /* Heads of q, k and v of a row, one a warp. */
-static __global__ void rotate_store_kernel(hyb_device_rows rows, float *qkv, size_t ld, unsigned n_heads,
-                                           hyb_device_cache cache, const float *cosines, const float *sines,
-                                           int *not_finite) {
+__global__ void rotate_store_kernel(hyb_device_rows rows, float *qkv, size_t ld, unsigned n_heads,
+                                    hyb_device_cache cache, const float *cosines, const float *sines, int *not_finite) {
     unsigned head = blockIdx.x * (blockDim.x / HYB_WARP) + threadIdx.x / HYB_WARP, row = blockIdx.y;
     unsigned half = cache.head_dim / 2, n_kv = cache.n_kv_heads;
     if (head >= n_heads + 2 * n_kv) return;
@@ -182,6 +190,8 @@ static __global__ void rotate_store_kernel(hyb_device_rows rows, float *qkv, siz
     store_head(x, cache, is_key ? cache.keys : cache.values, is_key ? cache.key_scales : cache.value_scales, at,
                not_finite);
 }
+
+} // namespace
 
 #define MOST_GRID_ROWS 65535u /* of a grid's second and third size */
 

@@ -8,7 +8,9 @@
 
 /* ---- plain: a warp makes one result; what tests compare the others with ---- */
 
-static __device__ int plain_sum(const hyb_device_weights &w, size_t row, const int8_t *x, int lane) {
+namespace {
+
+__device__ int plain_sum(const hyb_device_weights &w, size_t row, const int8_t *x, int lane) {
     const uint8_t *codes = static_cast<const uint8_t *>(w.codes) + row * w.ld_bytes;
     if (w.format != HYB_FORMAT_TERNARY) {
         int sum = 0;
@@ -22,7 +24,7 @@ static __device__ int plain_sum(const hyb_device_weights &w, size_t row, const i
     return sums.total();
 }
 
-static __global__ void plain_kernel(hyb_matmul_task task) {
+__global__ void plain_kernel(hyb_matmul_task task) {
     const hyb_device_weights &w = task.weights;
     int lane = threadIdx.x % HYB_WARP;
     size_t n_warps = (size_t)gridDim.x * (blockDim.x / HYB_WARP);
@@ -34,6 +36,8 @@ static __global__ void plain_kernel(hyb_matmul_task task) {
         if (lane == 0) hyb_store_sum(task, token, row, sum);
     }
 }
+
+} // namespace
 
 int hyb_launch_matmul_plain(hyb_cuda_state *state, const hyb_matmul_task *task, void *stream) {
     hyb_matmul_task copy = *task;
@@ -59,10 +63,12 @@ int hyb_launch_matmul(hyb_cuda_state *state, const hyb_device_weights *weights, 
 
 /* ---- tokens ---- */
 
-static constexpr int COPY_THREADS = 256;
+namespace {
+
+constexpr int COPY_THREADS = 256;
 
 /* Codes of the caller's, padded, and their sums; a block a token. */
-static __global__ void copy_tokens(const int8_t *x, uint32_t n_cols, size_t ld, int8_t *codes, int32_t *sums) {
+__global__ void copy_tokens(const int8_t *x, uint32_t n_cols, size_t ld, int8_t *codes, int32_t *sums) {
     int sum = 0;
     for (size_t c = threadIdx.x; c < ld; c += COPY_THREADS) {
         int8_t code = c < n_cols ? x[(size_t)blockIdx.x * n_cols + c] : (int8_t)0;
@@ -74,14 +80,15 @@ static __global__ void copy_tokens(const int8_t *x, uint32_t n_cols, size_t ld, 
 }
 
 /* Room for n_tokens padded tokens in the work memory. */
-static int reserve_tokens(hyb_cuda_state *state, size_t ld, size_t n_tokens, int8_t **codes, int32_t **sums,
-                          float **scales) {
+int reserve_tokens(hyb_cuda_state *state, size_t ld, size_t n_tokens, int8_t **codes, int32_t **sums, float **scales) {
     return hyb_cuda_lay_out(state, [&](hyb_cuda_arena &arena) {
         arena.take(*codes, n_tokens * ld);
         arena.take(*sums, n_tokens);
         arena.take(*scales, n_tokens);
     });
 }
+
+} // namespace
 
 /* ---- the table's functions ---- */
 

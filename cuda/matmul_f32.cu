@@ -3,9 +3,11 @@
  */
 #include "matmul_kernels.h"
 
-static constexpr int THREADS = 256;
-static constexpr int BLOCKS_PER_MULTIPROCESSOR = 4;
-static constexpr int LANES = 4; /* threads of a row: each is 4 of the 16 virtual lanes, and loads 16 bytes */
+namespace {
+
+constexpr int THREADS = 256;
+constexpr int BLOCKS_PER_MULTIPROCESSOR = 4;
+constexpr int LANES = 4; /* threads of a row: each is 4 of the 16 virtual lanes, and loads 16 bytes */
 
 struct f32_task {
     hyb_device_weights weights;
@@ -17,7 +19,7 @@ struct f32_task {
 };
 
 /* lanes[l] += lanes[l + 8], 4, 2, 1, for the first of the row's threads. */
-static __device__ __forceinline__ float fold(const float (&sums)[4]) {
+__device__ __forceinline__ float fold(const float (&sums)[4]) {
     float lanes[4];
     for (int i = 0; i < 4; ++i) {
         float sum = sums[i];
@@ -29,7 +31,7 @@ static __device__ __forceinline__ float fold(const float (&sums)[4]) {
 
 /* A row by TOKENS tokens. */
 template <int TOKENS>
-static __global__ void __launch_bounds__(THREADS, BLOCKS_PER_MULTIPROCESSOR) f32_kernel(f32_task task, size_t n_items) {
+__global__ void __launch_bounds__(THREADS, BLOCKS_PER_MULTIPROCESSOR) f32_kernel(f32_task task, size_t n_items) {
     const hyb_device_weights &w = task.weights;
     constexpr size_t WARP_ITEMS = HYB_WARP / LANES;
     uint32_t part = threadIdx.x % LANES, place = threadIdx.x % HYB_WARP / LANES, n_whole = w.n_cols / 16 * 16;
@@ -65,7 +67,7 @@ static __global__ void __launch_bounds__(THREADS, BLOCKS_PER_MULTIPROCESSOR) f32
     }
 }
 
-template <int TOKENS> static int launch(hyb_cuda_state *state, const f32_task &task, void *stream) {
+template <int TOKENS> int launch(hyb_cuda_state *state, const f32_task &task, void *stream) {
     auto kernel = f32_kernel<TOKENS>;
     size_t n_items = task.weights.n_rows * hyb_blocks_for(task.n_tokens, TOKENS);
     size_t n_blocks = hyb_blocks_for(n_items, THREADS / LANES);
@@ -73,6 +75,8 @@ template <int TOKENS> static int launch(hyb_cuda_state *state, const f32_task &t
     HYB_LAUNCH(kernel, grid, THREADS, 0, stream, task, n_items);
     return (int)cudaGetLastError();
 }
+
+} // namespace
 
 int hyb_launch_matmul_f32(hyb_cuda_state *state, const hyb_device_weights *weights, const float *x, size_t n_tokens,
                           float *y, size_t ld_y, int accumulate, void *stream) {

@@ -8,10 +8,12 @@
  */
 #include "matmul_kernels.h"
 
+namespace {
+
 /* A slice is what a warp multiplies between two barriers. */
-static constexpr int SLICE_COLS = 256;
-static constexpr int SLICE_PIECES = SLICE_COLS / 16;
-static constexpr int MMA_ROWS = 16, MMA_TOKENS = 8;
+constexpr int SLICE_COLS = 256;
+constexpr int SLICE_PIECES = SLICE_COLS / 16;
+constexpr int MMA_ROWS = 16, MMA_TOKENS = 8;
 
 /* The tile of a block: WARPS_M warps, each with M_TILES times 16 rows; N_TILES times 8 tokens; the columns of a stage
  * divided among WARPS_K warps for the same rows. */
@@ -173,7 +175,7 @@ template <bool TERNARY, int M_TILES, int N_TILES, int WARPS_M, int WARPS_K> stru
 };
 
 template <bool TERNARY, int M_TILES, int N_TILES, int WARPS_M, int WARPS_K>
-static __global__ void __launch_bounds__(HYB_WARP *WARPS_M *WARPS_K) multiply_tiles(hyb_matmul_task task) {
+__global__ void __launch_bounds__(HYB_WARP *WARPS_M *WARPS_K) multiply_tiles(hyb_matmul_task task) {
     typedef tile_kernel<TERNARY, M_TILES, N_TILES, WARPS_M, WARPS_K> kernel;
     __shared__ uint4 staged[2 * kernel::STAGE_PIECES];
     kernel(task, staged).run();
@@ -182,7 +184,7 @@ static __global__ void __launch_bounds__(HYB_WARP *WARPS_M *WARPS_K) multiply_ti
 /* ---- choosing ---- */
 
 template <bool TERNARY, int M_TILES, int N_TILES, int WARPS_M, int WARPS_K>
-static int launch(const hyb_matmul_task *task, void *stream) {
+int launch(const hyb_matmul_task *task, void *stream) {
     typedef tile_kernel<TERNARY, M_TILES, N_TILES, WARPS_M, WARPS_K> shape;
     auto kernel = multiply_tiles<TERNARY, M_TILES, N_TILES, WARPS_M, WARPS_K>;
     hyb_matmul_task copy = *task;
@@ -193,15 +195,14 @@ static int launch(const hyb_matmul_task *task, void *stream) {
 }
 
 /* At most 16 tokens: 64 rows a block, which reads the tokens less often, if that makes two blocks a multiprocessor. */
-template <bool TERNARY, int N_TILES>
-static int launch_few(hyb_cuda_state *state, const hyb_matmul_task *task, void *stream) {
+template <bool TERNARY, int N_TILES> int launch_few(hyb_cuda_state *state, const hyb_matmul_task *task, void *stream) {
     size_t n_blocks = hyb_blocks_for(task->weights.n_rows, 64);
     if (n_blocks >= 2 * (size_t)state->n_multiprocessors) return launch<TERNARY, 2, N_TILES, 2, 4>(task, stream);
     return launch<TERNARY, 1, N_TILES, 1, 4>(task, stream);
 }
 
 /* More: 128 rows a block, or where that leaves multiprocessors without one, tiles of 64 rows by 16 tokens. */
-template <bool TERNARY> static int launch_format(hyb_cuda_state *state, const hyb_matmul_task *task, void *stream) {
+template <bool TERNARY> int launch_format(hyb_cuda_state *state, const hyb_matmul_task *task, void *stream) {
     if (task->n_tokens <= 8) return launch_few<TERNARY, 1>(state, task, stream);
     if (task->n_tokens <= 16) return launch_few<TERNARY, 2>(state, task, stream);
     size_t n_blocks = hyb_blocks_for(task->weights.n_rows, 128) * hyb_blocks_for(task->n_tokens, 64);
@@ -209,6 +210,8 @@ template <bool TERNARY> static int launch_format(hyb_cuda_state *state, const hy
     if (task->n_tokens <= 32) return launch<TERNARY, 2, 4, 4, 1>(task, stream);
     return launch<TERNARY, 2, 8, 4, 1>(task, stream);
 }
+
+} // namespace
 
 int hyb_launch_matmul_tiles(hyb_cuda_state *state, const hyb_matmul_task *task, void *stream) {
     return task->weights.format == HYB_FORMAT_TERNARY ? launch_format<true>(state, task, stream)

@@ -6,11 +6,13 @@
  */
 #include "matmul_kernels.h"
 
-static constexpr int THREADS = 256;
-static constexpr int BLOCKS_PER_MULTIPROCESSOR = 3; /* 4 leave 64 registers, too few on some processors */
-static constexpr int ROWS_IN_FLIGHT = 4;
+namespace {
+
+constexpr int THREADS = 256;
+constexpr int BLOCKS_PER_MULTIPROCESSOR = 3; /* 4 leave 64 registers, too few on some processors */
+constexpr int ROWS_IN_FLIGHT = 4;
 /* Below so many warps a multiprocessor, rows are divided among more lanes rather than read side by side. */
-static constexpr size_t MIN_WARPS = 8;
+constexpr size_t MIN_WARPS = 8;
 
 template <bool TERNARY> struct row_sum;
 template <> struct row_sum<true> : hyb_plane_sums {
@@ -28,14 +30,14 @@ template <> struct row_sum<false> {
 
 /* A token into shared memory: of each chunk of a row the piece 0, then of each the piece 1, ... so that neighbouring
  * lanes read neighbouring 16 bytes. */
-template <int PIECES> static __device__ void stage_token(const int8_t *x, uint32_t n_chunks, uint4 *staged) {
+template <int PIECES> __device__ void stage_token(const int8_t *x, uint32_t n_chunks, uint4 *staged) {
     for (uint32_t i = threadIdx.x; i < n_chunks * PIECES; i += THREADS)
         staged[i % PIECES * n_chunks + i / PIECES] = reinterpret_cast<const uint4 *>(x)[i];
     __syncthreads();
 }
 
 template <bool TERNARY, int LANES, int ROWS>
-static __global__ void __launch_bounds__(THREADS, BLOCKS_PER_MULTIPROCESSOR)
+__global__ void __launch_bounds__(THREADS, BLOCKS_PER_MULTIPROCESSOR)
     vector_kernel(hyb_matmul_task task, size_t token) {
     constexpr int PIECES = TERNARY ? 4 : 1, GROUPS = HYB_WARP / LANES;
     HYB_DYNAMIC_SHARED(uint4, staged);
@@ -87,7 +89,7 @@ struct vector_shape {
 };
 
 /* The most lanes that leave at most an eighth of their turns empty; and enough warps for the device. */
-static vector_shape choose_shape(const hyb_cuda_state *state, const hyb_device_weights *w, uint32_t n_chunks) {
+vector_shape choose_shape(const hyb_cuda_state *state, const hyb_device_weights *w, uint32_t n_chunks) {
     uint32_t lanes = 32;
     while (lanes > 4 && 8 * hyb_blocks_for(n_chunks, lanes) * lanes > 9 * (size_t)n_chunks) lanes /= 2;
     size_t enough = MIN_WARPS * (size_t)state->n_multiprocessors;
@@ -98,8 +100,7 @@ static vector_shape choose_shape(const hyb_cuda_state *state, const hyb_device_w
 }
 
 template <bool TERNARY, int LANES, int ROWS>
-static int launch(hyb_cuda_state *state, const hyb_matmul_task *task, size_t n_warps, size_t shared_bytes,
-                  void *stream) {
+int launch(hyb_cuda_state *state, const hyb_matmul_task *task, size_t n_warps, size_t shared_bytes, void *stream) {
     auto kernel = vector_kernel<TERNARY, LANES, ROWS>;
     hyb_matmul_task copy = *task;
     size_t n_blocks = hyb_blocks_for(n_warps, THREADS / HYB_WARP);
@@ -111,7 +112,7 @@ static int launch(hyb_cuda_state *state, const hyb_matmul_task *task, size_t n_w
     return (int)cudaGetLastError();
 }
 
-template <bool TERNARY> static int launch_format(hyb_cuda_state *state, const hyb_matmul_task *task, void *stream) {
+template <bool TERNARY> int launch_format(hyb_cuda_state *state, const hyb_matmul_task *task, void *stream) {
     uint32_t chunk_cols = HYB_CHUNK_COLS(TERNARY), n_chunks = (task->weights.n_cols + chunk_cols - 1) / chunk_cols;
     vector_shape shape = choose_shape(state, &task->weights, n_chunks);
     size_t shared_bytes = (size_t)n_chunks * chunk_cols;
@@ -128,6 +129,8 @@ template <bool TERNARY> static int launch_format(hyb_cuda_state *state, const hy
     }
     return chosen(state, task, shape.n_warps, shared_bytes, stream);
 }
+
+} // namespace
 
 int hyb_launch_matmul_vector(hyb_cuda_state *state, const hyb_matmul_task *task, void *stream) {
     return task->weights.format == HYB_FORMAT_TERNARY ? launch_format<true>(state, task, stream)

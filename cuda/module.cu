@@ -182,18 +182,18 @@ int hyb_module_timer_stop(hyb_cuda_state *state, void *stream, double *seconds) 
 
 /* ---- self-test ---- */
 
+namespace {
+
 /* A block adds up 0 .. 255 through shared memory and exchanges, and shows whether products are rounded before a sum:
  * (1 + 2^-12)^2 - (1 + 2^-11) is 2^-24 exactly, and 0 if the square is rounded to a float first. */
-static __global__ void self_test_kernel(int *result, float a, float b) {
-    __shared__ int sums[8];
-    int sum = hyb_sum_warp((int)threadIdx.x);
-    if (threadIdx.x % HYB_WARP == 0) sums[threadIdx.x / HYB_WARP] = sum;
-    __syncthreads();
+__global__ void self_test_kernel(int *result, float a, float b) {
+    int sum = hyb_sum_block((int)threadIdx.x);
     if (threadIdx.x != 0) return;
-    for (int i = 1; i < 8; ++i) sum += sums[i];
     result[0] = sum;
     result[1] = __float_as_int(a * a + b);
 }
+
+} // namespace
 
 int hyb_module_self_test(hyb_cuda_state *state, int *passed) {
     HYB_CUDA_BEGIN(state);

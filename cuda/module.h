@@ -36,7 +36,7 @@ typedef struct hyb_cuda_adam {
 
 /* ---- module.cu ---- */
 #define HYB_CUDA_CORE(X) \
-    /* Both wait. capacity: bytes of text; status_of is for errors of open, too */ \
+    /* open and close wait; describe takes errors of open, too, and capacity is the bytes of text */ \
     X(open, (int32_t device, hyb_cuda_state **state)) \
     X(close, (hyb_cuda_state *state)) \
     X(describe, (int error, char *text, size_t capacity, hyb_status *status)) \
@@ -48,15 +48,15 @@ typedef struct hyb_cuda_adam {
     X(download, (hyb_cuda_state *state, void *host, const void *from, size_t n_bytes, void *stream)) \
     X(copy, (hyb_cuda_state *state, void *to, const void *from, size_t n_bytes, void *stream)) \
     X(fill, (hyb_cuda_state *state, void *to, int value, size_t n_bytes, void *stream)) \
-    /* waits; *not_finite: 1 if a kernel since the last time met a NaN or an infinity, *malformed: 1 if one met bytes */ \
-    /* or codes that their packing does not have */ \
+    /* waits; *not_finite: 1 if a kernel since the last time met a NaN or an infinity, *malformed: 1 if one met */ \
+    /* bytes or codes that their packing does not have */ \
     X(synchronize, (hyb_cuda_state *state, void *stream, int *not_finite, int *malformed)) \
     X(timer_start, (hyb_cuda_state *state, void *stream)) \
     X(timer_stop, (hyb_cuda_state *state, void *stream, double *seconds)) /* waits */ \
     /* runs a kernel whose result is known; waits */ \
     X(self_test, (hyb_cuda_state *state, int *passed))
 
-/* ---- quantize.cu, quantize_levels.cu ---- */
+/* ---- quantize.cu, quantize_activations.cu, quantize_levels.cu ---- */
 #define HYB_CUDA_QUANTIZE(X) \
     /* codes, one a byte, in the packing INT8; else bytes of a packing of the quantiser's format */ \
     X(quantize, (hyb_cuda_state *state, const hyb_quantizer *quantizer, const float *weights, size_t n_rows, \
@@ -72,9 +72,17 @@ typedef struct hyb_cuda_adam {
 
 /* ---- pack.cu ---- */
 #define HYB_CUDA_PACK(X) \
-    X(pack, (hyb_cuda_state *state, int32_t packing, const int8_t *codes, size_t n_codes, uint8_t *bytes, void *stream)) \
-    X(unpack, (hyb_cuda_state *state, int32_t packing, const uint8_t *bytes, size_t n_codes, int8_t *codes, void *stream))
+    X(pack, (hyb_cuda_state *state, int32_t packing, const int8_t *codes, size_t n_codes, uint8_t *bytes, \
+             void *stream)) \
+    X(unpack, (hyb_cuda_state *state, int32_t packing, const uint8_t *bytes, size_t n_codes, int8_t *codes, \
+               void *stream))
 
+/* ---- compress.cu ---- */
+#define HYB_CUDA_COMPRESS(X) \
+    X(compress, (hyb_cuda_state *state, int32_t scheme, const hyb_cuda_layout *layout, const float *gradient, \
+                 size_t n_rows, size_t n_cols, float *residual, uint8_t *bytes, float *values, void *stream)) \
+    X(decompress, (hyb_cuda_state *state, int32_t scheme, const hyb_cuda_layout *layout, const uint8_t *bytes, \
+                   size_t n_rows, size_t n_cols, float *values, void *stream))
 
 /* ---- weights.cu, matmul.cu ---- */
 #define HYB_CUDA_MATMUL(X) \
@@ -83,19 +91,21 @@ typedef struct hyb_cuda_adam {
     X(pack_weights, (hyb_cuda_state *state, const hyb_device_weights *weights, size_t first_row, size_t n_rows, \
                      const void *codes, const float *scales, size_t n_scales, uint64_t *bad_code, uint64_t *bad_scale, \
                      void *stream)) \
-    /* x fp32 [n_tokens][n_cols]; kernel: hyb_matmul_kernel */ \
+    /* x fp32 [n_tokens][n_cols]; kernel: HYB_MATMUL_CHOOSE or another of matmul.h */ \
     X(matmul, (hyb_cuda_state *state, const hyb_device_weights *weights, const float *x, size_t n_tokens, float *y, \
                size_t ld_y, int accumulate, int32_t kernel, void *stream)) \
     /* x int8 [n_tokens][n_cols], y int32 [n_tokens][n_rows] */ \
     X(matmul_codes, (hyb_cuda_state *state, const hyb_device_weights *weights, const int8_t *x, size_t n_tokens, \
                      int32_t *y, int32_t kernel, void *stream))
 
-/* ---- compress.cu ---- */
-#define HYB_CUDA_COMPRESS(X) \
-    X(compress, (hyb_cuda_state *state, int32_t scheme, const hyb_cuda_layout *layout, const float *gradient, \
-                 size_t n_rows, size_t n_cols, float *residual, uint8_t *bytes, float *values, void *stream)) \
-    X(decompress, (hyb_cuda_state *state, int32_t scheme, const hyb_cuda_layout *layout, const uint8_t *bytes, \
-                   size_t n_rows, size_t n_cols, float *values, void *stream))
+/* ---- cluster.cu, cluster_lloyd.cu ---- */
+#define HYB_CUDA_CLUSTER(X) \
+    /* n >= 1; distances may be NULL */ \
+    X(cluster_nearest, (hyb_cuda_state *state, const float *points, size_t n, size_t d, const float *centroids, \
+                        size_t k, int32_t *labels, double *distances, void *stream)) \
+    /* Waits. options: complete and checked. labels may be NULL. HYB_ERROR_NOT_FINITE, HYB_ERROR_CANCELLED */ \
+    X(kmeans, (hyb_cuda_state *state, const hyb_kmeans_options *options, const float *points, size_t n, size_t d, \
+               float *centroids, int32_t *labels, hyb_kmeans_result *result, void *stream))
 
 /* ---- gemm.cu, orthogonalize.cu, constrain_norm.cu, optimize.cu, trust_region.cu ---- */
 #define HYB_CUDA_OPTIMIZE(X) \
@@ -122,15 +132,6 @@ typedef struct hyb_cuda_adam {
     X(ball_step, (hyb_cuda_state *state, const hyb_cuda_adam *matrix, const hyb_cuda_adam *vector, int is_one_ball, \
                   double radius, size_t n_tensors, const hyb_cuda_trust_tensor *tensors, void *stream))
 
-/* ---- cluster.cu, cluster_lloyd.cu ---- */
-#define HYB_CUDA_CLUSTER(X) \
-    /* n >= 1; distances may be NULL */ \
-    X(cluster_nearest, (hyb_cuda_state *state, const float *points, size_t n, size_t d, const float *centroids, \
-                        size_t k, int32_t *labels, double *distances, void *stream)) \
-    /* Waits. options: complete and checked. labels may be NULL. HYB_ERROR_NOT_FINITE, HYB_ERROR_CANCELLED */ \
-    X(kmeans, (hyb_cuda_state *state, const hyb_kmeans_options *options, const float *points, size_t n, size_t d, \
-               float *centroids, int32_t *labels, hyb_kmeans_result *result, void *stream))
-
 /* ---- session.cu ---- */
 typedef struct hyb_session_plan hyb_session_plan; /* session.h */
 typedef struct hyb_session_pass hyb_session_pass;
@@ -150,13 +151,18 @@ typedef struct hyb_device_session hyb_device_session;
     X(session_logits, (hyb_cuda_state *state, hyb_device_session *session, size_t n, float *logits, int *not_finite)) \
     X(session_draw, (hyb_cuda_state *state, hyb_device_session *session, const hyb_device_draw *draw, \
                      const uint64_t *picks, size_t n, uint32_t *tokens, int *not_finite))
-/* clang-format on */
 
-#define HYB_CUDA_FUNCTIONS(X)                                                                                          \
-    HYB_CUDA_CORE(X)                                                                                                   \
-    HYB_CUDA_QUANTIZE(X)                                                                                               \
-    HYB_CUDA_PACK(X)                                                                                                   \
-    HYB_CUDA_MATMUL(X) HYB_CUDA_COMPRESS(X) HYB_CUDA_OPTIMIZE(X) HYB_CUDA_CLUSTER(X) HYB_CUDA_SESSION(X)
+/* ---- the table ---- */
+#define HYB_CUDA_FUNCTIONS(X) \
+    HYB_CUDA_CORE(X) \
+    HYB_CUDA_QUANTIZE(X) \
+    HYB_CUDA_PACK(X) \
+    HYB_CUDA_COMPRESS(X) \
+    HYB_CUDA_MATMUL(X) \
+    HYB_CUDA_CLUSTER(X) \
+    HYB_CUDA_OPTIMIZE(X) \
+    HYB_CUDA_SESSION(X)
+/* clang-format on */
 
 typedef struct hyb_cuda_table {
     uint32_t version;    /* HYB_CUDA_TABLE_VERSION */

@@ -5,8 +5,10 @@
  */
 #include "sums.h"
 
+namespace {
+
 template <bool ALIGNED>
-static __global__ void __launch_bounds__(HYB_SUM_THREADS)
+__global__ void __launch_bounds__(HYB_SUM_THREADS)
     adamw_kernel(hyb_cuda_adam a, size_t n, const float *gradient, float *weights, float *first_moment,
                  float *second_moment, volatile int *not_finite) {
     bool is_finite = true;
@@ -30,6 +32,8 @@ static __global__ void __launch_bounds__(HYB_SUM_THREADS)
     }
     if (!is_finite) *not_finite = 1;
 }
+
+} // namespace
 
 int hyb_module_adamw(hyb_cuda_state *state, const hyb_cuda_adam *adam, size_t n, const float *gradient, float *weights,
                      float *first_moment, float *second_moment, void *stream) {

@@ -35,8 +35,10 @@ void hyb_orthogonal_layout(hyb_cuda_arena &arena, size_t n_rows, size_t n_cols, 
 
 /* ---- sums of squares ---- */
 
+namespace {
+
 template <bool ALIGNED>
-static __global__ void __launch_bounds__(HYB_SUM_THREADS)
+__global__ void __launch_bounds__(HYB_SUM_THREADS)
     squares_kernel(const float *x, size_t n, const float *skip_unless_zero, double *partials) {
     if (skip_unless_zero != nullptr && *skip_unless_zero != 0.0f) return;
     size_t first = blockIdx.x * HYB_SUM_VALUES;
@@ -48,6 +50,8 @@ static __global__ void __launch_bounds__(HYB_SUM_THREADS)
     if (threadIdx.x == 0) partials[blockIdx.x] = sum;
 }
 
+} // namespace
+
 int hyb_queue_squares(const float *x, size_t n, const float *skip_unless_zero, double *partials, void *stream) {
     auto kernel = hyb_are_aligned(x) ? squares_kernel<true> : squares_kernel<false>;
     HYB_LAUNCH(kernel, (unsigned)hyb_sum_blocks(n), HYB_SUM_THREADS, 0, stream, x, n, skip_unless_zero, partials);
@@ -56,23 +60,25 @@ int hyb_queue_squares(const float *x, size_t n, const float *skip_unless_zero, d
 
 /* ---- products ---- */
 
+namespace {
+
 /* gram = X X^T or X^T X, whichever is smaller. */
-static int gram_matrix(hyb_cuda_state *state, size_t n_rows, size_t n_cols, const float *x, float *gram, void *stream) {
+int gram_matrix(hyb_cuda_state *state, size_t n_rows, size_t n_cols, const float *x, float *gram, void *stream) {
     bool is_wide = n_rows <= n_cols;
     size_t m = is_wide ? n_rows : n_cols, k = is_wide ? n_cols : n_rows;
     return hyb_cuda_gemm_f32(state, is_wide ? HYB_GEMM_NT : HYB_GEMM_TN, m, m, k, x, n_cols, x, n_cols, 0, gram, m,
                              stream);
 }
 
-static int multiply_squares(hyb_cuda_state *state, size_t m, const float *a, const float *b, float *c, void *stream) {
+int multiply_squares(hyb_cuda_state *state, size_t m, const float *a, const float *b, float *c, void *stream) {
     return hyb_cuda_gemm_f32(state, HYB_GEMM_NN, m, m, m, a, m, b, m, 0, c, m, stream);
 }
 
 /* ---- steps ---- */
 
 /* factor = linear I + cubic gram + quintic factor; `normalized`, if there, has the coefficients instead. */
-static __global__ void polynomial_kernel(size_t m, const float *gram, float *factor, float linear, float cubic,
-                                         float quintic, const float *normalized) {
+__global__ void polynomial_kernel(size_t m, const float *gram, float *factor, float linear, float cubic, float quintic,
+                                  const float *normalized) {
     if (normalized != nullptr) {
         linear = normalized[0];
         cubic = normalized[1];
@@ -100,8 +106,8 @@ struct normalize_plan {
     }
 };
 
-static int evaluate(hyb_cuda_state *state, size_t m, hyb_polynomial p, bool normalize,
-                    const hyb_cuda_orthogonal_work *work, void *stream) {
+int evaluate(hyb_cuda_state *state, size_t m, hyb_polynomial p, bool normalize, const hyb_cuda_orthogonal_work *work,
+             void *stream) {
     float *normalized = normalize ? work->scalars->coefficients : nullptr;
     if (p.quintic != 0.0) HYB_CUDA_TRY(multiply_squares(state, m, work->gram, work->gram, work->factor, stream));
     if (normalize) {
@@ -116,8 +122,8 @@ static int evaluate(hyb_cuda_state *state, size_t m, hyb_polynomial p, bool norm
 }
 
 /* work->product = the product of the factors of all steps, from the Gram matrix in work->gram. */
-static int multiply_factors(hyb_cuda_state *state, size_t m, const hyb_polynomial *p, int n_steps, bool normalize,
-                            hyb_cuda_orthogonal_work *work, void *stream) {
+int multiply_factors(hyb_cuda_state *state, size_t m, const hyb_polynomial *p, int n_steps, bool normalize,
+                     hyb_cuda_orthogonal_work *work, void *stream) {
     for (int i = 0; i < n_steps; ++i) {
         HYB_CUDA_TRY(evaluate(state, m, p[i], normalize && i == 0, work, stream));
         if (i + 1 < n_steps) {
@@ -135,8 +141,8 @@ static int multiply_factors(hyb_cuda_state *state, size_t m, const hyb_polynomia
 }
 
 /* x goes through n_steps steps with one Gram matrix. */
-static int apply_steps(hyb_cuda_state *state, size_t n_rows, size_t n_cols, const hyb_polynomial *p, int n_steps,
-                       bool normalize, float **x, hyb_cuda_orthogonal_work *work, void *stream) {
+int apply_steps(hyb_cuda_state *state, size_t n_rows, size_t n_cols, const hyb_polynomial *p, int n_steps,
+                bool normalize, float **x, hyb_cuda_orthogonal_work *work, void *stream) {
     bool is_wide = n_rows <= n_cols;
     size_t m = is_wide ? n_rows : n_cols;
     HYB_CUDA_TRY(gram_matrix(state, n_rows, n_cols, *x, work->gram, stream));
@@ -147,14 +153,16 @@ static int apply_steps(hyb_cuda_state *state, size_t n_rows, size_t n_cols, cons
     return 0;
 }
 
-static int through_steps(hyb_cuda_state *state, size_t n_rows, size_t n_cols, const hyb_polynomial *steps, int n_steps,
-                         float **x, hyb_cuda_orthogonal_work *work, void *stream) {
+int through_steps(hyb_cuda_state *state, size_t n_rows, size_t n_cols, const hyb_polynomial *steps, int n_steps,
+                  float **x, hyb_cuda_orthogonal_work *work, void *stream) {
     size_t shorter = n_rows < n_cols ? n_rows : n_cols, longer = n_rows + n_cols - shorter;
     int at_once = (double)longer >= HYB_LONG_RATIO * (double)shorter ? n_steps : 1;
     for (int i = 0; i < n_steps; i += at_once)
         HYB_CUDA_TRY(apply_steps(state, n_rows, n_cols, steps + i, at_once, i == 0, x, work, stream));
     return 0;
 }
+
+} // namespace
 
 int hyb_orthogonal_direction(hyb_cuda_state *state, size_t n_rows, size_t n_cols, float **x,
                              hyb_cuda_orthogonal_work *work, void *stream) {
@@ -168,8 +176,10 @@ int hyb_newton_schulz_cubic(hyb_cuda_state *state, size_t n_rows, size_t n_cols,
 
 /* ---- the bound ---- */
 
+namespace {
+
 /* Where squares could leave the range of floats, the Frobenius norm is a bound, too. */
-static __device__ __forceinline__ bool is_plain(double squares) {
+__device__ __forceinline__ bool is_plain(double squares) {
     return squares > HYB_BOUND_MIN_SQUARES && squares < 1.0 / HYB_BOUND_MIN_SQUARES;
 }
 
@@ -183,7 +193,7 @@ struct squares_plan {
 };
 
 /* The trace of a symmetric positive matrix, which keeps its powers in range when they are divided by it. */
-static __global__ void __launch_bounds__(HYB_SUM_THREADS)
+__global__ void __launch_bounds__(HYB_SUM_THREADS)
     trace_kernel(size_t m, const float *a, bool is_first, hyb_orthogonal_scalars *scalars) {
     double sum = 0.0;
     for (size_t i = threadIdx.x; i < m; i += HYB_SUM_THREADS) sum += (double)a[i * m + i];
@@ -193,14 +203,14 @@ static __global__ void __launch_bounds__(HYB_SUM_THREADS)
     scalars->log_scale = (is_first ? 0.0 : 2.0 * scalars->log_scale) + log(sum);
 }
 
-static __global__ void scale_kernel(size_t n, const float *x, const float *factor, float *out) {
+__global__ void scale_kernel(size_t n, const float *x, const float *factor, float *out) {
     float f = *factor;
     for (size_t i = (size_t)blockIdx.x * blockDim.x + threadIdx.x; i < n; i += (size_t)gridDim.x * blockDim.x)
         out[i] = f != 0.0f ? x[i] * f : 0.0f;
 }
 
-static int divide_by_trace(hyb_cuda_state *state, size_t m, float *a, bool is_first, hyb_orthogonal_scalars *scalars,
-                           void *stream) {
+int divide_by_trace(hyb_cuda_state *state, size_t m, float *a, bool is_first, hyb_orthogonal_scalars *scalars,
+                    void *stream) {
     HYB_LAUNCH(trace_kernel, 1, HYB_SUM_THREADS, 0, stream, m, a, is_first, scalars);
     unsigned grid = hyb_resident_blocks(state, hyb_blocks_for(m * m, HYB_SUM_VALUES), 8);
     HYB_LAUNCH(scale_kernel, grid, HYB_SUM_THREADS, 0, stream, m * m, a, &scalars->inverse_trace, a);
@@ -219,6 +229,8 @@ struct bound_plan {
             *bound = sqrt(scalars->squares);
     }
 };
+
+} // namespace
 
 int hyb_spectral_bound_of(hyb_cuda_state *state, size_t n_rows, size_t n_cols, const float *x, double *bound,
                           hyb_cuda_orthogonal_work *work, void *stream) {
@@ -243,6 +255,8 @@ int hyb_spectral_bound_of(hyb_cuda_state *state, size_t n_rows, size_t n_cols, c
 
 /* ---- the table's ---- */
 
+namespace {
+
 /* 1 / norm; 0 for a matrix of zeros. In fp64 beyond the range of floats: the matrix is scaled in fp64. */
 struct inverse_norm_plan {
     double *inverse;
@@ -253,11 +267,13 @@ struct inverse_norm_plan {
     }
 };
 
-static __global__ void normalize_kernel(size_t n, const float *x, const double *inverse, float *out) {
+__global__ void normalize_kernel(size_t n, const float *x, const double *inverse, float *out) {
     double f = *inverse;
     for (size_t i = (size_t)blockIdx.x * blockDim.x + threadIdx.x; i < n; i += (size_t)gridDim.x * blockDim.x)
         out[i] = f != 0.0 ? (float)((double)x[i] * f) : 0.0f;
 }
+
+} // namespace
 
 int hyb_module_orthogonalize(hyb_cuda_state *state, size_t n_rows, size_t n_cols, const float *x, float *out,
                              void *stream) {

@@ -4,18 +4,19 @@
  * goes from the result: a thread finds the bytes of its four codes, which neighbours find in the cache.
  */
 #include "pack.h"
+#include "quantize.h"
 
 /* ---- to bytes ---- */
 
 namespace {
 
 template <int PACKING> __device__ bool is_code(int code) {
-    int limit = PACKING == HYB_PACKING_INT2   ? 3
-                : PACKING == HYB_PACKING_INT4 ? 15
-                : PACKING == HYB_PACKING_INT8 ? 127
-                                              : 1;
-    bool is_odd = PACKING == HYB_PACKING_INT1 || PACKING == HYB_PACKING_INT2 || PACKING == HYB_PACKING_INT4;
-    return code <= limit && code >= -limit && (!is_odd || (code & 1) != 0);
+    constexpr int32_t FORMAT = PACKING == HYB_PACKING_INT1   ? HYB_FORMAT_BINARY
+                               : PACKING == HYB_PACKING_INT2 ? HYB_FORMAT_INT2
+                               : PACKING == HYB_PACKING_INT4 ? HYB_FORMAT_INT4
+                               : PACKING == HYB_PACKING_INT8 ? HYB_FORMAT_INT8
+                                                             : HYB_FORMAT_TERNARY;
+    return hyb_is_code(FORMAT, code);
 }
 
 template <int PACKING> __device__ bool are_codes(uint32_t four) {

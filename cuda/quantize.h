@@ -1,4 +1,5 @@
-/* quantize.h - quantisation as several .cu files use it: activations to int8 codes, and rounding to binary16.
+/* quantize.h - quantisation as several .cu files use it: activations to int8 codes, the codes of a format, rounding to
+ * binary16.
  */
 #ifndef HYB_CUDA_QUANTIZE_H
 #define HYB_CUDA_QUANTIZE_H
@@ -10,6 +11,13 @@
  * flag; its scale is NaN, its codes are 0. */
 int hyb_launch_quantize_activations(hyb_cuda_state *state, const float *activations, size_t n_tokens, size_t n_cols,
                                     size_t ld_codes, int8_t *codes, int32_t *sums, float *scales, void *stream);
+
+/* Whether an integer format has this code. */
+__device__ __forceinline__ bool hyb_is_code(int32_t format, int code) {
+    int most = format == HYB_FORMAT_INT2 ? 3 : format == HYB_FORMAT_INT4 ? 15 : format == HYB_FORMAT_INT8 ? 127 : 1;
+    bool is_odd_only = format == HYB_FORMAT_BINARY || format == HYB_FORMAT_INT2 || format == HYB_FORMAT_INT4;
+    return code >= -most && code <= most && (!is_odd_only || code % 2 != 0);
+}
 
 /* hyb_quantize_token (lib/matmul.h), from the largest bit pattern of a token's magnitudes: by what values are
  * multiplied, 0 where all codes are 0, and the scale, a NaN where a value is not finite. */

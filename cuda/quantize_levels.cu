@@ -1,7 +1,7 @@
 /* quantize_levels.cu - rounds vectors to 3 or 5 evenly spaced levels, floats to floats, as lib/ref/levels_ref.c says
  * it. One read and one write: memory is the limit.
  */
-#include "fours.h"
+#include "device.h"
 
 #define THREADS 256
 #define VECTORS_PER_THREAD 4 /* of 16 bytes, on their way together */

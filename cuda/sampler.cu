@@ -17,12 +17,14 @@ size_t hyb_sampler_bytes(size_t vocab_size) { return (vocab_size + CHUNK - 1) / 
 
 /* ---- the library's functions ---- */
 
-static __device__ __forceinline__ double power_of_two(int n) {
+namespace {
+
+__device__ __forceinline__ double power_of_two(int n) {
     return __longlong_as_double((long long)((unsigned long long)(n + 1023) << 52));
 }
 
 /* hyb_exp_f64 for x <= 0. */
-static __device__ double exp_f64(double x) {
+__device__ double exp_f64(double x) {
     const double series[] = {1.0 / 6227020800.0, 1.0 / 479001600.0, 1.0 / 39916800.0, 1.0 / 3628800.0,
                              1.0 / 362880.0,     1.0 / 40320.0,     1.0 / 5040.0,     1.0 / 720.0,
                              1.0 / 120.0,        1.0 / 24.0,        1.0 / 6.0,        1.0 / 2.0};
@@ -38,7 +40,7 @@ static __device__ double exp_f64(double x) {
 }
 
 /* hyb_hash64 */
-static __device__ __forceinline__ uint64_t hash64(uint64_t value) {
+__device__ __forceinline__ uint64_t hash64(uint64_t value) {
     value += 0x9e3779b97f4a7c15u;
     value = (value ^ (value >> 30)) * 0xbf58476d1ce4e5b9u;
     value = (value ^ (value >> 27)) * 0x94d049bb133111ebu;
@@ -48,14 +50,14 @@ static __device__ __forceinline__ uint64_t hash64(uint64_t value) {
 /* ---- the largest logit ---- */
 
 /* An order of logits with equal zeros, then lower tokens first: the largest key is the first of the largest. */
-static __device__ __forceinline__ uint64_t key_of(float logit, uint32_t token) {
+__device__ __forceinline__ uint64_t key_of(float logit, uint32_t token) {
     uint32_t bits = __float_as_uint(logit + 0.0f); /* -0 is +0 */
     bits = bits & 0x80000000u ? ~bits : bits | 0x80000000u;
     return (uint64_t)bits << 32 | (uint32_t)~token;
 }
 
 /* The token, in all threads; *not_finite = 1 where a logit is none. */
-static __device__ uint32_t most_likely(const float *logits, uint32_t vocab_size, int *not_finite) {
+__device__ uint32_t most_likely(const float *logits, uint32_t vocab_size, int *not_finite) {
     uint64_t best = 0;
 #pragma unroll 4
     for (uint32_t i = threadIdx.x; i < vocab_size; i += THREADS) {
@@ -76,7 +78,7 @@ struct weights_of {
 };
 
 /* Weights of a chunk, by all threads; returns how many there are. */
-static __device__ uint32_t make_chunk(const weights_of &w, uint32_t chunk, double *weights) {
+__device__ uint32_t make_chunk(const weights_of &w, uint32_t chunk, double *weights) {
     uint32_t first = chunk * CHUNK, n = w.vocab_size - first < CHUNK ? w.vocab_size - first : CHUNK;
     for (uint32_t i = threadIdx.x; i < n; i += THREADS)
         weights[i] = exp_f64(((double)w.logits[first + i] - w.max) / w.temperature);
@@ -84,7 +86,7 @@ static __device__ uint32_t make_chunk(const weights_of &w, uint32_t chunk, doubl
 }
 
 /* The running sum at the end of each chunk to `ends`; returns the whole sum, in all threads. */
-static __device__ double add_weights(const weights_of &w, double (*weights)[CHUNK], double *ends) {
+__device__ double add_weights(const weights_of &w, double (*weights)[CHUNK], double *ends) {
     __shared__ double total;
     uint32_t n_chunks = (w.vocab_size + CHUNK - 1) / CHUNK;
     double sum = 0.0;
@@ -102,8 +104,8 @@ static __device__ double add_weights(const weights_of &w, double (*weights)[CHUN
 }
 
 /* The first token at which the running sum exceeds the target; `otherwise` where there is none. */
-static __device__ uint32_t find_token(const weights_of &w, double (*weights)[CHUNK], const double *ends, double target,
-                                      uint32_t otherwise) {
+__device__ uint32_t find_token(const weights_of &w, double (*weights)[CHUNK], const double *ends, double target,
+                               uint32_t otherwise) {
     __shared__ uint32_t found;
     uint32_t n_chunks = (w.vocab_size + CHUNK - 1) / CHUNK;
     if (threadIdx.x == 0) found = n_chunks;
@@ -126,7 +128,7 @@ static __device__ uint32_t find_token(const weights_of &w, double (*weights)[CHU
     return chunk * CHUNK + i;
 }
 
-static __global__ void __launch_bounds__(THREADS)
+__global__ void __launch_bounds__(THREADS)
     sampler_kernel(hyb_device_draw draw, const float *logits, uint32_t vocab_size, const uint64_t *picks,
                    unsigned char *work, size_t work_bytes, uint32_t *tokens, int *not_finite) {
     __shared__ double weights[2][CHUNK];
@@ -142,6 +144,8 @@ static __global__ void __launch_bounds__(THREADS)
     }
     if (threadIdx.x == 0) tokens[row] = token;
 }
+
+} // namespace
 
 int hyb_launch_sampler(const hyb_device_draw *draw, const float *logits, size_t vocab_size, size_t n,
                        const uint64_t *picks, void *work, uint32_t *tokens, int *not_finite, void *stream) {

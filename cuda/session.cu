@@ -15,11 +15,15 @@
 #define SCORE_BYTES ((size_t)64 << 20)
 #define LEAST_SCORE_ROWS 4 /* that a prompt needs (attention.cu) */
 
+namespace {
+
 /* What kernels write for the host. */
 struct host_results {
     int not_finite;
     uint32_t tokens[1]; /* [n_sequences] */
 };
+
+} // namespace
 
 struct hyb_device_session {
     hyb_session_plan plan;

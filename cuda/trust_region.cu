@@ -10,6 +10,8 @@
 #include "../lib/step_constants.h"
 #include "orthogonalize.h"
 
+namespace {
+
 /* The arrays of a tensor, or nullptr. */
 struct tensor_arrays {
     size_t n;
@@ -38,7 +40,7 @@ struct trust_scalars {
 
 /* change = factor x + decay w; w += change. */
 template <bool ALIGNED>
-static __global__ void __launch_bounds__(HYB_SUM_THREADS)
+__global__ void __launch_bounds__(HYB_SUM_THREADS)
     apply_kernel(size_t n, const float *x, const trust_scalars *scalars, float *weights, float *change) {
     size_t stride = (size_t)gridDim.x * HYB_SUM_THREADS * 4;
     float a = scalars->factor, b = scalars->decay;
@@ -55,12 +57,12 @@ static __global__ void __launch_bounds__(HYB_SUM_THREADS)
 }
 
 /* Blocks for a pass of groups of four values in turn. */
-static unsigned pass_blocks(const hyb_cuda_state *state, size_t n) {
+unsigned pass_blocks(const hyb_cuda_state *state, size_t n) {
     return hyb_resident_blocks(state, hyb_blocks_for(n, 4 * HYB_SUM_THREADS), 8);
 }
 
-static int apply(const hyb_cuda_state *state, size_t n, const float *x, const trust_scalars *scalars, float *weights,
-                 float *change, void *stream) {
+int apply(const hyb_cuda_state *state, size_t n, const float *x, const trust_scalars *scalars, float *weights,
+          float *change, void *stream) {
     auto kernel = hyb_are_aligned(x, weights, change) ? apply_kernel<true> : apply_kernel<false>;
     HYB_LAUNCH(kernel, pass_blocks(state, n), HYB_SUM_THREADS, 0, stream, n, x, scalars, weights, change);
     return (int)cudaGetLastError();
@@ -70,7 +72,7 @@ static int apply(const hyb_cuda_state *state, size_t n, const float *x, const tr
 
 /* m = beta m + (1 - beta) g; u = beta m + (1 - beta) g; partials: sums of squares of u. */
 template <bool ALIGNED>
-static __global__ void __launch_bounds__(HYB_SUM_THREADS)
+__global__ void __launch_bounds__(HYB_SUM_THREADS)
     momentum_kernel(size_t n, float beta, const float *gradient, float *momentum, float *u, double *partials) {
     size_t first = blockIdx.x * HYB_SUM_VALUES;
     float one_minus_beta = 1.0f - beta;
@@ -104,7 +106,7 @@ struct momentum_plan {
 };
 
 /* Brings the momentum into the range of the steps. */
-static __global__ void scale_kernel(size_t n, const trust_scalars *scalars, float *x) {
+__global__ void scale_kernel(size_t n, const trust_scalars *scalars, float *x) {
     float scale = scalars->scale;
     if (scale == 1.0f) return;
     for (size_t i = (size_t)blockIdx.x * blockDim.x + threadIdx.x; i < n; i += (size_t)gridDim.x * blockDim.x)
@@ -112,7 +114,7 @@ static __global__ void scale_kernel(size_t n, const trust_scalars *scalars, floa
 }
 
 /* A warp a row: sums of squares. */
-static __global__ void __launch_bounds__(HYB_SUM_THREADS)
+__global__ void __launch_bounds__(HYB_SUM_THREADS)
     row_squares_kernel(size_t n_rows, size_t n_cols, const float *x, double *sums) {
     size_t row = ((size_t)blockIdx.x * HYB_SUM_THREADS + threadIdx.x) / HYB_WARP;
     if (row >= n_rows) return;
@@ -125,13 +127,13 @@ static __global__ void __launch_bounds__(HYB_SUM_THREADS)
     if (threadIdx.x % HYB_WARP == 0) sums[row] = sum;
 }
 
-static __device__ __forceinline__ double row_factor(float moment) {
+__device__ __forceinline__ double row_factor(float moment) {
     return 1.0 / (sqrt((double)moment) + HYB_TRUST_ROW_EPSILON);
 }
 
 /* One block: running means of the rows' mean squares, and the scale that keeps the Frobenius norm. A matrix without a
  * direction leaves them as they are. */
-static __global__ void __launch_bounds__(HYB_SUM_THREADS)
+__global__ void __launch_bounds__(HYB_SUM_THREADS)
     row_moment_kernel(size_t n_rows, size_t n_cols, double beta, const double *row_sums, float *row_moment,
                       trust_scalars *scalars) {
     double before = 0.0, after = 0.0;
@@ -148,7 +150,7 @@ static __global__ void __launch_bounds__(HYB_SUM_THREADS)
     if (threadIdx.x == 0) scalars->row_scale = after > 0.0 ? sqrt(before / after) : 1.0;
 }
 
-static __global__ void __launch_bounds__(HYB_SUM_THREADS)
+__global__ void __launch_bounds__(HYB_SUM_THREADS)
     row_scale_kernel(size_t n_rows, size_t n_cols, const float *row_moment, const trust_scalars *scalars, float *x) {
     size_t row = ((size_t)blockIdx.x * HYB_SUM_THREADS + threadIdx.x) / HYB_WARP;
     if (row >= n_rows || scalars->scale == 0.0f) return;
@@ -165,7 +167,7 @@ struct matrix_limits {
 };
 
 /* One block: the part of a step that the radius leaves, and the bound of the weights behind it. */
-static __global__ void __launch_bounds__(HYB_SUM_THREADS)
+__global__ void __launch_bounds__(HYB_SUM_THREADS)
     matrix_plan_kernel(matrix_limits l, const double *weight_squares, size_t n_partials, trust_scalars *scalars) {
     double decay = l.weight_decay, squares, bound = (double)*l.spectral_bound;
     bool is_unknown = !l.is_new && decay > 0.0 && bound == 0.0;
@@ -184,9 +186,8 @@ static __global__ void __launch_bounds__(HYB_SUM_THREADS)
 }
 
 /* Queues what makes x the direction of the step. */
-static int direction(hyb_cuda_state *state, const hyb_trust_region *o, const hyb_cuda_trust_tensor *t,
-                     trust_scalars *scalars, double *row_sums, float **x, hyb_cuda_orthogonal_work *work,
-                     void *stream) {
+int direction(hyb_cuda_state *state, const hyb_trust_region *o, const hyb_cuda_trust_tensor *t, trust_scalars *scalars,
+              double *row_sums, float **x, hyb_cuda_orthogonal_work *work, void *stream) {
     const tensor_arrays at(t);
     auto momentum = hyb_are_aligned(at.gradient, at.first_moment, *x) ? momentum_kernel<true> : momentum_kernel<false>;
     HYB_LAUNCH(momentum, (unsigned)hyb_sum_blocks(at.n), HYB_SUM_THREADS, 0, stream, at.n, o->momentum, at.gradient,
@@ -206,6 +207,8 @@ static int direction(hyb_cuda_state *state, const hyb_trust_region *o, const hyb
     HYB_CUDA_TRY(cudaGetLastError());
     return hyb_newton_schulz_cubic(state, t->n_rows, t->n_cols, x, work, stream);
 }
+
+} // namespace
 
 int hyb_module_matrix_step(hyb_cuda_state *state, const hyb_trust_region *o, const hyb_cuda_trust_tensor *t,
                            void *stream) {
@@ -243,8 +246,10 @@ int hyb_module_matrix_step(hyb_cuda_state *state, const hyb_trust_region *o, con
 
 /* ---- Adam's direction ---- */
 
+namespace {
+
 /* v16_adam_change of lib/simd/vector_template.h. */
-static __device__ __forceinline__ float adam_change(const hyb_cuda_adam &a, float g, float w, float *m, float *v) {
+__device__ __forceinline__ float adam_change(const hyb_cuda_adam &a, float g, float w, float *m, float *v) {
     *m = fmaf(a.beta1, *m, a.one_minus_beta1 * g);
     *v = fmaf(a.beta2, *v, a.one_minus_beta2 * (g * g));
     float size = fmaf(sqrtf(*v), a.inv_sqrt_correction2, a.epsilon);
@@ -255,7 +260,7 @@ static __device__ __forceinline__ float adam_change(const hyb_cuda_adam &a, floa
 
 /* change: Adam's, not applied; a block's partials: sums of squares of the change and of the weights. */
 template <bool ALIGNED>
-static __global__ void __launch_bounds__(HYB_SUM_THREADS)
+__global__ void __launch_bounds__(HYB_SUM_THREADS)
     adam_change_kernel(hyb_cuda_adam a, size_t n, const float *gradient, const float *weights, float *first_moment,
                        float *second_moment, float *change, double *partials) {
     size_t first = blockIdx.x * HYB_SUM_VALUES;
@@ -298,13 +303,15 @@ struct ball_plan {
     }
 };
 
-static int queue_change(const hyb_cuda_adam *adam, const tensor_arrays &t, double *partials, void *stream) {
+int queue_change(const hyb_cuda_adam *adam, const tensor_arrays &t, double *partials, void *stream) {
     bool is_aligned = hyb_are_aligned(t.gradient, t.weights, t.first_moment, t.second_moment, t.change);
     auto kernel = is_aligned ? adam_change_kernel<true> : adam_change_kernel<false>;
     HYB_LAUNCH(kernel, (unsigned)hyb_sum_blocks(t.n), HYB_SUM_THREADS, 0, stream, *adam, t.n, t.gradient, t.weights,
                t.first_moment, t.second_moment, t.change, partials);
     return (int)cudaGetLastError();
 }
+
+} // namespace
 
 int hyb_module_ball_step(hyb_cuda_state *state, const hyb_cuda_adam *matrix, const hyb_cuda_adam *vector,
                          int is_one_ball, double radius, size_t n_tensors, const hyb_cuda_trust_tensor *tensors,
@@ -342,8 +349,10 @@ int hyb_module_ball_step(hyb_cuda_state *state, const hyb_cuda_adam *matrix, con
 
 /* ---- SPECTRAL: embedding, head, gains ---- */
 
+namespace {
+
 template <bool ALIGNED>
-static __global__ void __launch_bounds__(HYB_SUM_THREADS)
+__global__ void __launch_bounds__(HYB_SUM_THREADS)
     vector_kernel(hyb_cuda_adam a, size_t n, const float *gradient, float *weights, float *first_moment,
                   float *second_moment, volatile int *not_finite) {
     bool is_finite = true;
@@ -363,6 +372,8 @@ static __global__ void __launch_bounds__(HYB_SUM_THREADS)
     }
     if (!is_finite) *not_finite = 1;
 }
+
+} // namespace
 
 int hyb_module_vector_step(hyb_cuda_state *state, const hyb_cuda_adam *adam, const hyb_cuda_trust_tensor *tensor,
                            void *stream) {

@@ -1,42 +1,36 @@
 /* weights.cu - codes and scales to weights in a device's memory (layouts: matmul.h). The CPU's side: lib/matmul.c.
  */
-#include "device.h"
 #include "matmul.h"
+#include "quantize.h"
+
+namespace {
 
 /* The first code, and the first scale, that is none of the format's; all bits set where there is none. */
 struct first_bad {
     unsigned long long code, scale;
 };
 
-static __device__ bool is_code(int32_t format, int code) {
-    int most = format == HYB_FORMAT_INT2 ? 3 : format == HYB_FORMAT_INT4 ? 15 : format == HYB_FORMAT_INT8 ? 127 : 1;
-    bool is_odd_only = format == HYB_FORMAT_BINARY || format == HYB_FORMAT_INT2 || format == HYB_FORMAT_INT4;
-    return code >= -most && code <= most && (!is_odd_only || code % 2 != 0);
-}
-
 /* 16 ternary codes of a word, or 4 bytes. */
-static __device__ uint32_t word_of(const hyb_device_weights &w, const int8_t *codes, size_t row, uint32_t word,
-                                   first_bad *bad) {
+__device__ uint32_t word_of(const hyb_device_weights &w, const int8_t *codes, size_t row, uint32_t word,
+                            first_bad *bad) {
     bool is_ternary = w.format == HYB_FORMAT_TERNARY;
     uint32_t n = is_ternary ? 16 : 4, bits = is_ternary ? 0x55555555u : 0; /* code 0 everywhere */
     for (uint32_t i = 0; i < n && word * n + i < w.n_cols; ++i) {
         size_t at = row * w.n_cols + word * n + i;
         int code = codes[at];
-        if (!is_code(w.format, code)) atomicMin(&bad->code, (unsigned long long)at);
+        if (!hyb_is_code(w.format, code)) atomicMin(&bad->code, (unsigned long long)at);
         bits += is_ternary ? (uint32_t)code << (i % 4 * 8 + i / 4 * 2) : ((uint32_t)code & 255u) << (8 * i);
     }
     return bits;
 }
 
-static __global__ void pack_codes(hyb_device_weights w, uint8_t *to, size_t n_rows, const int8_t *codes,
-                                  first_bad *bad) {
+__global__ void pack_codes(hyb_device_weights w, uint8_t *to, size_t n_rows, const int8_t *codes, first_bad *bad) {
     size_t n_words = w.ld_bytes / 4, step = (size_t)gridDim.x * blockDim.x;
     for (size_t i = (size_t)blockIdx.x * blockDim.x + threadIdx.x; i < n_rows * n_words; i += step)
         reinterpret_cast<uint32_t *>(to)[i] = word_of(w, codes, i / n_words, (uint32_t)(i % n_words), bad);
 }
 
-static __global__ void pack_values(hyb_device_weights w, uint8_t *to, size_t n_rows, const float *values,
-                                   first_bad *bad) {
+__global__ void pack_values(hyb_device_weights w, uint8_t *to, size_t n_rows, const float *values, first_bad *bad) {
     size_t n_words = w.ld_bytes / 4, step = (size_t)gridDim.x * blockDim.x;
     for (size_t i = (size_t)blockIdx.x * blockDim.x + threadIdx.x; i < n_rows * n_words; i += step) {
         size_t column = i % n_words, at = i / n_words * w.n_cols + column;
@@ -46,7 +40,7 @@ static __global__ void pack_values(hyb_device_weights w, uint8_t *to, size_t n_r
     }
 }
 
-static __global__ void spread_scales(const float *scales, size_t n_scales, size_t n_rows, float *to, first_bad *bad) {
+__global__ void spread_scales(const float *scales, size_t n_scales, size_t n_rows, float *to, first_bad *bad) {
     size_t step = (size_t)gridDim.x * blockDim.x;
     for (size_t i = (size_t)blockIdx.x * blockDim.x + threadIdx.x; i < n_rows; i += step) {
         size_t from = n_scales == 1 ? 0 : i;
@@ -56,9 +50,11 @@ static __global__ void spread_scales(const float *scales, size_t n_scales, size_
     }
 }
 
-static unsigned blocks_of(const hyb_cuda_state *state, size_t n) {
+unsigned blocks_of(const hyb_cuda_state *state, size_t n) {
     return hyb_resident_blocks(state, hyb_blocks_for(n, 256), 8);
 }
+
+} // namespace
 
 int hyb_module_pack_weights(hyb_cuda_state *state, const hyb_device_weights *weights, size_t first_row, size_t n_rows,
                             const void *codes, const float *scales, size_t n_scales, uint64_t *bad_code,

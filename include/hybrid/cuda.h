@@ -28,6 +28,8 @@ extern "C" {
 
 /* hyb: cdef begin */
 
+/* ---- device ---- */
+
 /* An address in a device's memory; 0 is none. */
 typedef uintptr_t hyb_device_address;
 /* A cudaStream_t; 0 is the default stream. */
@@ -93,48 +95,7 @@ HYB_API hyb_status hyb_cuda_synchronize(hyb_cuda *cuda, hyb_stream stream);
 HYB_API hyb_status hyb_cuda_timer_start(hyb_cuda *cuda, hyb_stream stream);
 HYB_API hyb_status hyb_cuda_timer_stop(hyb_cuda *cuda, hyb_stream stream, double *seconds);
 
-/* ---- matmul ---- */
-
-/* Weights in a device's memory: 2 bits a ternary weight, 8 bits for the other integer formats, or fp32. Immutable. They
- * belong to the handle that made them, and are destroyed before it is closed. */
-typedef struct hyb_cuda_weights hyb_cuda_weights;
-
-/* A copy of packed weights. Waits. The caller destroys *weights.
- * Errors: INVALID_ARGUMENT, OUT_OF_MEMORY (of the host or the device), DEVICE. */
-HYB_API hyb_status hyb_cuda_weights_create(hyb_cuda *cuda, const hyb_weights *packed, hyb_cuda_weights **weights);
-
-/* From codes int8 [n_rows][n_cols] of an integer format, and scales fp32 [n_scales], n_scales 1 or n_rows, both in the
- * device's memory; they may be released afterwards. Waits. The caller destroys *weights.
- * Errors: INVALID_ARGUMENT (sizes; a code outside the format), NOT_FINITE (scales), OUT_OF_MEMORY, DEVICE. */
-HYB_API hyb_status hyb_cuda_weights_create_codes(hyb_cuda *cuda, hyb_format format, hyb_device_address codes,
-                                                 size_t n_rows, size_t n_cols, hyb_device_address scales,
-                                                 size_t n_scales, hyb_stream stream, hyb_cuda_weights **weights);
-
-/* F32 weights, from values fp32 [n_rows][n_cols] in the device's memory, which may be released afterwards. Waits. The
- * caller destroys *weights. Errors: INVALID_ARGUMENT (sizes), NOT_FINITE (a value), OUT_OF_MEMORY, DEVICE. */
-HYB_API hyb_status hyb_cuda_weights_create_f32(hyb_cuda *cuda, hyb_device_address values, size_t n_rows, size_t n_cols,
-                                               hyb_stream stream, hyb_cuda_weights **weights);
-
-/* Waits for the device. NULL is allowed. */
-HYB_API void hyb_cuda_weights_destroy(hyb_cuda_weights *weights);
-
-/* Bytes of the device's memory that they take; 0 for NULL. */
-HYB_API size_t hyb_cuda_weights_bytes(const hyb_cuda_weights *weights);
-
-/* y[t][r], fp32 [n_tokens][n_rows], of x fp32 [n_tokens][n_cols], addresses of the device: the bits of
- * hyb_quantize_activations followed by hyb_matmul. With F32 weights x is not quantised, and each result is a dot
- * product over 16 lanes (lib/kernels.h). x must be finite, which hyb_cuda_synchronize reports unless the weights are
- * F32. y must not overlap x. Errors: INVALID_ARGUMENT, OUT_OF_MEMORY (of the handle's work memory, which grows by
- * waiting), DEVICE. */
-HYB_API hyb_status hyb_cuda_matmul(hyb_cuda *cuda, const hyb_cuda_weights *weights, hyb_device_address x,
-                                   size_t n_tokens, hyb_device_address y, hyb_stream stream);
-
-/* The exact integer sums y int32 [n_tokens][n_rows] of x int8 [n_tokens][n_cols]: those of hyb_matmul_i32. -128 is no
- * error here. Not with F32 weights. Errors: as hyb_cuda_matmul. */
-HYB_API hyb_status hyb_cuda_matmul_codes(hyb_cuda *cuda, const hyb_cuda_weights *weights, hyb_device_address x,
-                                         size_t n_tokens, hyb_device_address y, hyb_stream stream);
-
-/* ---- quantize, pack ---- */
+/* ---- quantize and pack ---- */
 
 /* hyb_quantize, the same bits: weights fp32 [n_rows][n_cols], codes int8 [n_rows][n_cols], scales fp32 [1] or [n_rows];
  * none of them may overlap. Rows and columns are at most 2^31 - 1 each. The first call on a matrix of more rows waits
@@ -200,6 +161,79 @@ HYB_API hyb_status hyb_cuda_compress(hyb_cuda *cuda, const hyb_compressor *compr
 HYB_API hyb_status hyb_cuda_decompress(hyb_cuda *cuda, const hyb_compressor *compressor, hyb_device_address bytes,
                                        size_t n_bytes, size_t n_rows, size_t n_cols, hyb_device_address values,
                                        hyb_stream stream);
+
+/* ---- matmul ---- */
+
+/* Weights in a device's memory: 2 bits a ternary weight, 8 bits for the other integer formats, or fp32. Immutable. They
+ * belong to the handle that made them, and are destroyed before it is closed. */
+typedef struct hyb_cuda_weights hyb_cuda_weights;
+
+/* A copy of packed weights. Waits. The caller destroys *weights.
+ * Errors: INVALID_ARGUMENT, OUT_OF_MEMORY (of the host or the device), DEVICE. */
+HYB_API hyb_status hyb_cuda_weights_create(hyb_cuda *cuda, const hyb_weights *packed, hyb_cuda_weights **weights);
+
+/* From codes int8 [n_rows][n_cols] of an integer format, and scales fp32 [n_scales], n_scales 1 or n_rows, both in the
+ * device's memory; they may be released afterwards. Waits. The caller destroys *weights.
+ * Errors: INVALID_ARGUMENT (sizes; a code outside the format), NOT_FINITE (scales), OUT_OF_MEMORY, DEVICE. */
+HYB_API hyb_status hyb_cuda_weights_create_codes(hyb_cuda *cuda, hyb_format format, hyb_device_address codes,
+                                                 size_t n_rows, size_t n_cols, hyb_device_address scales,
+                                                 size_t n_scales, hyb_stream stream, hyb_cuda_weights **weights);
+
+/* F32 weights, from values fp32 [n_rows][n_cols] in the device's memory, which may be released afterwards. Waits. The
+ * caller destroys *weights. Errors: INVALID_ARGUMENT (sizes), NOT_FINITE (a value), OUT_OF_MEMORY, DEVICE. */
+HYB_API hyb_status hyb_cuda_weights_create_f32(hyb_cuda *cuda, hyb_device_address values, size_t n_rows, size_t n_cols,
+                                               hyb_stream stream, hyb_cuda_weights **weights);
+
+/* Waits for the device. NULL is allowed. */
+HYB_API void hyb_cuda_weights_destroy(hyb_cuda_weights *weights);
+
+/* Bytes of the device's memory that they take; 0 for NULL. */
+HYB_API size_t hyb_cuda_weights_bytes(const hyb_cuda_weights *weights);
+
+/* y[t][r], fp32 [n_tokens][n_rows], of x fp32 [n_tokens][n_cols], addresses of the device: the bits of
+ * hyb_quantize_activations followed by hyb_matmul. With F32 weights x is not quantised, and each result is a dot
+ * product over 16 lanes (lib/kernels.h). x must be finite, which hyb_cuda_synchronize reports unless the weights are
+ * F32. y must not overlap x. Errors: INVALID_ARGUMENT, OUT_OF_MEMORY (of the handle's work memory, which grows by
+ * waiting), DEVICE. */
+HYB_API hyb_status hyb_cuda_matmul(hyb_cuda *cuda, const hyb_cuda_weights *weights, hyb_device_address x,
+                                   size_t n_tokens, hyb_device_address y, hyb_stream stream);
+
+/* The exact integer sums y int32 [n_tokens][n_rows] of x int8 [n_tokens][n_cols]: those of hyb_matmul_i32. -128 is no
+ * error here. Not with F32 weights. Errors: as hyb_cuda_matmul. */
+HYB_API hyb_status hyb_cuda_matmul_codes(hyb_cuda *cuda, const hyb_cuda_weights *weights, hyb_device_address x,
+                                         size_t n_tokens, hyb_device_address y, hyb_stream stream);
+
+/* ---- cluster ---- */
+
+/* Finds the nearest centroid of each point: hyb_kmeans_assign_f32 with the same labels and distances, to the last bit.
+ *   points             [n][d] fp32, finite; n up to 2^31 - 1, may be 0
+ *   centroids          [k][d] fp32, finite; 1 <= k <= HYB_KMEANS_MAX_CLUSTERS
+ *   labels             [n] int32
+ *   squared_distances  [n] fp64: to the nearest centroid; 0 if not wanted
+ * Rows that begin at multiples of 16 bytes are read fastest. Work memory: 4 bytes a point, and a copy of the centroids.
+ * A NaN or an infinity shows in hyb_cuda_synchronize. Errors: INVALID_ARGUMENT, OUT_OF_MEMORY, DEVICE. */
+HYB_API hyb_status hyb_cuda_cluster_nearest(hyb_cuda *cuda, hyb_device_address points, size_t n, size_t d,
+                                            hyb_device_address centroids, size_t k, hyb_device_address labels,
+                                            hyb_device_address squared_distances, hyb_stream stream);
+
+/* Lloyd's iterations from given centroids: hyb_kmeans_f32 with init = GIVEN, without sample weights and mini-batches
+ * (other options: UNSUPPORTED). Start centroids can come from hyb_kmeans_f32 on a sample of the points. Waits, once or
+ * twice an iteration, and for all that was queued on the stream before.
+ *   points     [n][d] fp32, n up to 2^31 - 1
+ *   centroids  [k][d] fp32: start and result; an error leaves them as they were
+ *   labels     [n] int32: the nearest of the resulting centroids; 0 if not wanted
+ *   result     host memory; NULL if not wanted
+ * Sums are made in the CPU's chunks and order, and empty clusters filled like there: labels, centroids, number of
+ * iterations and inertia are the CPU's, with these exceptions, in which a mean that lies next to the middle of two
+ * floats may become the other one: iterations for which the CPU follows changed labels instead of summing anew (its
+ * last sums are always new); and d = 1, where both use prefix sums, whose last bits differ (by n 2^-53 of the sum of
+ * |x - mean| at most). The variance that tolerance refers to is the CPU's but for its last bits.
+ * Work memory: about 44 bytes a point (d = 1: 60) and d / 4 bytes a point for the chunks' sums.
+ * Errors: INVALID_ARGUMENT, STRUCT_SIZE, UNSUPPORTED, NOT_FINITE (of any call since the last hyb_cuda_synchronize),
+ * OUT_OF_MEMORY, CANCELLED, DEVICE. */
+HYB_API hyb_status hyb_cuda_kmeans(hyb_cuda *cuda, const hyb_kmeans_options *options, hyb_device_address points,
+                                   size_t n, size_t d, hyb_device_address centroids, hyb_device_address labels,
+                                   hyb_kmeans_result *result, hyb_stream stream);
 
 /* ---- optimize ---- */
 
@@ -273,38 +307,6 @@ typedef struct hyb_cuda_trust_tensor {
 HYB_API hyb_status hyb_cuda_trust_region_update(hyb_cuda *cuda, const hyb_trust_region *options,
                                                 hyb_optimizer optimizer, size_t n_tensors,
                                                 const hyb_cuda_trust_tensor *tensors, hyb_stream stream);
-
-/* ---- cluster ---- */
-
-/* Finds the nearest centroid of each point: hyb_kmeans_assign_f32 with the same labels and distances, to the last bit.
- *   points             [n][d] fp32, finite; n up to 2^31 - 1, may be 0
- *   centroids          [k][d] fp32, finite; 1 <= k <= HYB_KMEANS_MAX_CLUSTERS
- *   labels             [n] int32
- *   squared_distances  [n] fp64: to the nearest centroid; 0 if not wanted
- * Rows that begin at multiples of 16 bytes are read fastest. Work memory: 4 bytes a point, and a copy of the centroids.
- * A NaN or an infinity shows in hyb_cuda_synchronize. Errors: INVALID_ARGUMENT, OUT_OF_MEMORY, DEVICE. */
-HYB_API hyb_status hyb_cuda_cluster_nearest(hyb_cuda *cuda, hyb_device_address points, size_t n, size_t d,
-                                            hyb_device_address centroids, size_t k, hyb_device_address labels,
-                                            hyb_device_address squared_distances, hyb_stream stream);
-
-/* Lloyd's iterations from given centroids: hyb_kmeans_f32 with init = GIVEN, without sample weights and mini-batches
- * (other options: UNSUPPORTED). Start centroids can come from hyb_kmeans_f32 on a sample of the points. Waits, once or
- * twice an iteration, and for all that was queued on the stream before.
- *   points     [n][d] fp32, n up to 2^31 - 1
- *   centroids  [k][d] fp32: start and result; an error leaves them as they were
- *   labels     [n] int32: the nearest of the resulting centroids; 0 if not wanted
- *   result     host memory; NULL if not wanted
- * Sums are made in the CPU's chunks and order, and empty clusters filled like there: labels, centroids, number of
- * iterations and inertia are the CPU's, with these exceptions, in which a mean that lies next to the middle of two
- * floats may become the other one: iterations for which the CPU follows changed labels instead of summing anew (its
- * last sums are always new); and d = 1, where both use prefix sums, whose last bits differ (by n 2^-53 of the sum of
- * |x - mean| at most). The variance that tolerance refers to is the CPU's but for its last bits.
- * Work memory: about 44 bytes a point (d = 1: 60) and d / 4 bytes a point for the chunks' sums.
- * Errors: INVALID_ARGUMENT, STRUCT_SIZE, UNSUPPORTED, NOT_FINITE (of any call since the last hyb_cuda_synchronize),
- * OUT_OF_MEMORY, CANCELLED, DEVICE. */
-HYB_API hyb_status hyb_cuda_kmeans(hyb_cuda *cuda, const hyb_kmeans_options *options, hyb_device_address points,
-                                   size_t n, size_t d, hyb_device_address centroids, hyb_device_address labels,
-                                   hyb_kmeans_result *result, hyb_stream stream);
 
 /* ---- session ---- */
 
