@@ -8,6 +8,7 @@
  * multiply-add; sums of squares run in another order, fixed by the number of values.
  */
 #include "../lib/step_constants.h"
+#include "adam.h"
 #include "orthogonalize.h"
 
 namespace {
@@ -351,27 +352,12 @@ int hyb_module_ball_step(hyb_cuda_state *state, const hyb_cuda_adam *matrix, con
 
 namespace {
 
-template <bool ALIGNED>
-__global__ void __launch_bounds__(HYB_SUM_THREADS)
-    vector_kernel(hyb_cuda_adam a, size_t n, const float *gradient, float *weights, float *first_moment,
-                  float *second_moment, volatile int *not_finite) {
-    bool is_finite = true;
-    size_t stride = (size_t)gridDim.x * HYB_SUM_THREADS * 4;
-    for (size_t i = ((size_t)blockIdx.x * HYB_SUM_THREADS + threadIdx.x) * 4; i < n; i += stride) {
-        hyb_four g = hyb_load_four<ALIGNED>(gradient + i, n - i), w = hyb_load_four<ALIGNED>(weights + i, n - i);
-        hyb_four m = hyb_load_four<ALIGNED>(first_moment + i, n - i);
-        hyb_four v = hyb_load_four<ALIGNED>(second_moment + i, n - i);
-#pragma unroll
-        for (int j = 0; j < 4; ++j) {
-            w.at[j] += adam_change(a, g.at[j], w.at[j], &m.at[j], &v.at[j]);
-            is_finite &= hyb_is_finite(w.at[j]);
-        }
-        hyb_store_four<ALIGNED>(first_moment + i, n - i, m);
-        hyb_store_four<ALIGNED>(second_moment + i, n - i, v);
-        hyb_store_four<ALIGNED>(weights + i, n - i, w);
+struct vector_step {
+    hyb_cuda_adam a;
+    __device__ __forceinline__ void operator()(float g, float *w, float *m, float *v) const {
+        *w += adam_change(a, g, *w, m, v);
     }
-    if (!is_finite) *not_finite = 1;
-}
+};
 
 } // namespace
 
@@ -379,9 +365,6 @@ int hyb_module_vector_step(hyb_cuda_state *state, const hyb_cuda_adam *adam, con
                            void *stream) {
     HYB_CUDA_BEGIN(state);
     const tensor_arrays t(tensor);
-    bool is_aligned = hyb_are_aligned(t.gradient, t.weights, t.first_moment, t.second_moment);
-    auto kernel = is_aligned ? vector_kernel<true> : vector_kernel<false>;
-    HYB_LAUNCH(kernel, pass_blocks(state, t.n), HYB_SUM_THREADS, 0, stream, *adam, t.n, t.gradient, t.weights,
-               t.first_moment, t.second_moment, state->not_finite);
-    return (int)cudaGetLastError();
+    return hyb_adam_pass(state, vector_step{*adam}, t.n, t.gradient, t.weights, t.first_moment, t.second_moment,
+                         stream);
 }
