@@ -395,8 +395,9 @@ template <int WHAT> __global__ void __launch_bounds__(THREADS, BLOCKS) rows_kern
 
 /* ---- the second sweep: codes of a matrix, packed ---- */
 
+/* 5 blocks: left to itself the compiler aims at more on sm_100, and spills. */
 template <int PACKING>
-__global__ void __launch_bounds__(HYB_PACK_THREADS) packed_kernel(quantize_job job, uint8_t *bytes) {
+__global__ void __launch_bounds__(HYB_PACK_THREADS, 5) packed_kernel(quantize_job job, uint8_t *bytes) {
     __shared__ uint32_t tile[HYB_PACK_TILE / 4];
     size_t first = (size_t)(gridDim.x - 1 - blockIdx.x) * HYB_PACK_TILE;
     size_t n = min((size_t)HYB_PACK_TILE, job.n_rows * job.n_cols - first);
