@@ -1,13 +1,19 @@
 /* fuzz_file.c - libFuzzer entry point of hyb_file_open_memory and every accessor: no input may crash, read outside the
  * bytes, or leak. Each input is opened as it is, and once more with its length and checksums made right, so that the
+<<<<<<< HEAD
  * fuzzer gets behind them; what opens is compressed and expanded again, and reading piece by piece agrees with opening.
  * When to use it: after any change of file_*.c, rans*.c, coding.c or pack.c. Only these are instrumented; the rest
  * comes from a build of the static library (meson setup b && meson compile -C b). From the root:
+=======
+ * fuzzer gets behind them; what opens is compressed and expanded again. When to use it: after any change of file_*.c,
+ * rans*.c, coding.c or pack.c. tools/full_check fuzz runs a million inputs; for a short look, from the root and with a
+ * build of the static library in b:
+>>>>>>> i6-rans
  *
  *   clang -g -O1 -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all -std=c99 -Iinclude -Ilib \
- *       tests/fuzz/fuzz_file.c lib/file_*.c lib/rans*.c lib/coding.c lib/crc32c.c lib/pack.c b/lib/libhybrid.a -lm
- * -lpthread -o fuzz_file mkdir corpus; cp tests/data/golden_*.hyb corpus/; ./fuzz_file -max_total_time=60 -max_len=4096
- * corpus
+ *       tests/fuzz/fuzz_file.c lib/file_*.c lib/rans*.c lib/coding.c lib/crc32c.c lib/pack.c b/lib/libhybrid.a \
+ *       -lm -lpthread -o fuzz_file
+ *   mkdir corpus; cp tests/data/golden_*.hyb corpus/; ./fuzz_file -max_total_time=60 -max_len=8192 corpus
  */
 #include <stdlib.h>
 
@@ -37,8 +43,10 @@ static unsigned walk(hyb_ctx *ctx, const hyb_file *file) {
     sum += sum_of(section, n);
     for (size_t i = 0; i < n_tensors; ++i) {
         hyb_file_tensor tensor, named;
+        hyb_file_coding coding;
         if (hyb_file_tensor_at(file, i, &tensor) != HYB_OK) abort();
         if (hyb_file_tensor_named(file, tensor.name, &named) != HYB_OK || named.payload != tensor.payload) abort();
+        if (hyb_file_tensor_coding(file, i, &coding) != HYB_OK) abort();
         sum += sum_of(tensor.payload, tensor.payload_bytes) + sum_of(tensor.scales, 2 * (size_t)tensor.n_scales);
         if (tensor.format == HYB_FORMAT_F32) continue;
         size_t n_codes = (size_t)tensor.n_rows * tensor.n_cols;
