@@ -1,14 +1,8 @@
 /* fuzz_file.c - libFuzzer entry point of hyb_file_open_memory and every accessor: no input may crash, read outside the
  * bytes, or leak. Each input is opened as it is, and once more with its length and checksums made right, so that the
-<<<<<<< HEAD
  * fuzzer gets behind them; what opens is compressed and expanded again, and reading piece by piece agrees with opening.
- * When to use it: after any change of file_*.c, rans*.c, coding.c or pack.c. Only these are instrumented; the rest
- * comes from a build of the static library (meson setup b && meson compile -C b). From the root:
-=======
- * fuzzer gets behind them; what opens is compressed and expanded again. When to use it: after any change of file_*.c,
- * rans*.c, coding.c or pack.c. tools/full_check fuzz runs a million inputs; for a short look, from the root and with a
- * build of the static library in b:
->>>>>>> i6-rans
+ * When to use it: after any change of file_*.c, rans*.c, coding.c or pack.c. tools/full_check fuzz runs a million
+ * inputs; for a short look, from the root and with a build of the static library in b:
  *
  *   clang -g -O1 -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all -std=c99 -Iinclude -Ilib \
  *       tests/fuzz/fuzz_file.c lib/file_*.c lib/rans*.c lib/coding.c lib/crc32c.c lib/pack.c b/lib/libhybrid.a \
