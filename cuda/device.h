@@ -53,6 +53,7 @@ struct hyb_cuda_state {
     cudaEvent_t timer[2];       /* made by the first timer_start */
     struct hyb_cuda_blas *blas; /* gemm.cu: cuBLAS, or nullptr where it is not there, or not needed yet */
     bool has_tried_blas;
+    int wgmma; /* matmul_wgmma.cu: HYB_WGMMA_NOT_TRIED and so on */
 };
 
 /* Makes the state's device the current one as long as it lives. */

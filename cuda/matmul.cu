@@ -1,7 +1,8 @@
 /* matmul.cu - int8 activations times packed weights: tokens made ready, and which kernel multiplies them.
  *
  * fp32 or int8 tokens -> padded codes, sums, scales in the state's work memory -> matmul_vector.cu (one token),
- * matmul_tiles.cu (several), matmul_f32.cu. The CPU's side: lib/matmul.c, lib/ref/matmul_ref.c.
+ * matmul_tiles.cu (several), matmul_wgmma.cu (many, on one kind of processor), matmul_f32.cu. The CPU's side:
+ * lib/matmul.c, lib/ref/matmul_ref.c.
  */
 #include "matmul_kernels.h"
 #include "quantize.h"
@@ -52,6 +53,10 @@ static int launch_task(hyb_cuda_state *state, const hyb_matmul_task *task, int32
     if (kernel == HYB_MATMUL_PLAIN) return hyb_launch_matmul_plain(state, task, stream);
     if (kernel == HYB_MATMUL_VECTOR || (kernel == HYB_MATMUL_CHOOSE && task->n_tokens == 1))
         return hyb_launch_matmul_vector(state, task, stream);
+    if (kernel == HYB_MATMUL_WGMMA || (kernel == HYB_MATMUL_CHOOSE && hyb_prefers_matmul_wgmma(state, task))) {
+        if (hyb_can_matmul_wgmma(state, task, stream)) return hyb_launch_matmul_wgmma(state, task, stream);
+        if (kernel == HYB_MATMUL_WGMMA) return HYB_ERROR_UNSUPPORTED;
+    }
     return hyb_launch_matmul_tiles(state, task, stream);
 }
 

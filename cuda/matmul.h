@@ -32,8 +32,9 @@ typedef struct hyb_device_activations {
     const float *scales; /* [n_tokens]; unused with y_i32 */
 } hyb_device_activations;
 
-/* Which kernel of packed weights; all give the same bits, so only tests and benchmarks ask. */
-enum { HYB_MATMUL_CHOOSE = 0, HYB_MATMUL_PLAIN, HYB_MATMUL_VECTOR, HYB_MATMUL_TILES };
+/* Which kernel of packed weights; all give the same bits, so only tests and benchmarks ask. WGMMA: ternary weights on
+ * capability 9.0, else HYB_ERROR_UNSUPPORTED. */
+enum { HYB_MATMUL_CHOOSE = 0, HYB_MATMUL_PLAIN, HYB_MATMUL_VECTOR, HYB_MATMUL_TILES, HYB_MATMUL_WGMMA };
 
 #ifdef __cplusplus
 struct hyb_cuda_state;

@@ -52,9 +52,20 @@ struct hyb_plane_sums {
 };
 
 /* Each takes any task and gives the same bits. plain: matmul.cu, in a few lines, any number of tokens. vector:
- * matmul_vector.cu, token by token. tiles: matmul_tiles.cu, any number. */
+ * matmul_vector.cu, token by token. tiles: matmul_tiles.cu, any number. wgmma: matmul_wgmma.cu, any number, where
+ * hyb_can_matmul_wgmma. */
 int hyb_launch_matmul_plain(hyb_cuda_state *state, const hyb_matmul_task *task, void *stream);
 int hyb_launch_matmul_vector(hyb_cuda_state *state, const hyb_matmul_task *task, void *stream);
 int hyb_launch_matmul_tiles(hyb_cuda_state *state, const hyb_matmul_task *task, void *stream);
+int hyb_launch_matmul_wgmma(hyb_cuda_state *state, const hyb_matmul_task *task, void *stream);
+
+/* hyb_cuda_state.wgmma */
+enum { HYB_WGMMA_NOT_TRIED = 0, HYB_WGMMA_RIGHT, HYB_WGMMA_WRONG };
+
+/* Whether weights are ternary and the device's kernel has been found right; the first time it is tried, which waits. */
+bool hyb_can_matmul_wgmma(hyb_cuda_state *state, const hyb_matmul_task *task, void *stream);
+
+/* Whether it is worth trying: many tokens, and blocks for the device. */
+bool hyb_prefers_matmul_wgmma(const hyb_cuda_state *state, const hyb_matmul_task *task);
 
 #endif /* HYB_CUDA_MATMUL_KERNELS_H */

@@ -1,7 +1,8 @@
 /* ptx.h - instructions that CUDA has no function for, each beside what it does in the emulation: loads that leave the
  * first-level cache to others, copies from global to shared memory that run beside the arithmetic, products of bytes.
  *
- * Source: PTX ISA, "dp4a", "cp.async", "Matrix Fragments for mma.m16n8k32".
+ * Source: PTX ISA, "dp4a", "cp.async", "Matrix Fragments for mma.m16n8k32", "Asynchronous Warpgroup Level Matrix
+ * Multiply-Accumulate Instructions".
  */
 #ifndef HYB_CUDA_PTX_H
 #define HYB_CUDA_PTX_H
@@ -90,5 +91,96 @@ __device__ __forceinline__ void hyb_mma_s8(int (&c)[4], const uint32_t (&a)[4], 
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 #endif
 }
+
+/* ---- products of a warpgroup, on sm_90a ---- */
+
+#define HYB_WARPGROUP 128
+#define HYB_WGMMA_TOKENS 128
+
+#if HYB_EMULATED || defined(__CUDA_ARCH_FEAT_SM90_ALL)
+#define HYB_HAS_WGMMA 1
+#else
+#define HYB_HAS_WGMMA 0
+#endif
+
+#if HYB_HAS_WGMMA
+/* 64 x 128 sums: warp w of the group has rows 16 w .., where 8 columns are as c in hyb_mma_s8. */
+typedef int hyb_wgmma_sums[HYB_WGMMA_TOKENS / 8][4];
+
+/* Where the right operand lies in shared memory, without swizzling: core matrices of 8 columns by 16 k, 16 bytes a
+ * column, so many bytes from one to the next along k and along columns (multiples of 16). */
+__device__ __forceinline__ uint64_t hyb_wgmma_descriptor(const void *shared, uint32_t along_k, uint32_t along_columns) {
+#if HYB_EMULATED
+    uint32_t address = hyb_emulation::shared_address(shared);
+#else
+    uint32_t address = (uint32_t)__cvta_generic_to_shared(shared);
+#endif
+    return (uint64_t)(address >> 4 & 0x3fff) | (uint64_t)(along_k >> 4) << 16 | (uint64_t)(along_columns >> 4) << 32;
+}
+
+/* Copies that this thread has waited for become visible to products, after a barrier to other threads' ones. */
+__device__ __forceinline__ void hyb_wgmma_show_copies() {
+#if HYB_EMULATED
+    hyb_emulation::show_copies();
+#else
+    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+#endif
+}
+
+/* Before products, where registers that they use were written by anything else: left operands, ready from here on. */
+template <int N> __device__ __forceinline__ void hyb_wgmma_fence(uint32_t (&a)[N][4]) {
+#if HYB_EMULATED
+    (void)a;
+    hyb_emulation::fence_products();
+#else
+#pragma unroll
+    for (int i = 0; i < N * 4; ++i) asm volatile("" : "+r"(a[i / 4][i % 4])); /* not written between products */
+    asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
+#endif
+}
+
+/* Begins a warpgroup's d += a b with a 64 x 32 and b 32 x 128 of int8. a: of rows 16 w .. as in hyb_mma_s8. Until
+ * hyb_wgmma_wait, d and the shared memory stay as they are. */
+__device__ __forceinline__ void hyb_wgmma_s8(hyb_wgmma_sums &d, const uint32_t (&a)[4], uint64_t b) {
+#if HYB_EMULATED
+    hyb_emulation::wgmma_m64k32_s8(d, a, b);
+#else
+#define HYB_REGISTERS(n) "+r"(d[n][0]), "+r"(d[n][1]), "+r"(d[n][2]), "+r"(d[n][3])
+    asm volatile("wgmma.mma_async.sync.aligned.m64n128k32.s32.s8.s8 "
+                 "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
+                 "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
+                 "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
+                 "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}, "
+                 "{%64, %65, %66, %67}, %68, 1;"
+                 : HYB_REGISTERS(0), HYB_REGISTERS(1), HYB_REGISTERS(2), HYB_REGISTERS(3), HYB_REGISTERS(4),
+                   HYB_REGISTERS(5), HYB_REGISTERS(6), HYB_REGISTERS(7), HYB_REGISTERS(8), HYB_REGISTERS(9),
+                   HYB_REGISTERS(10), HYB_REGISTERS(11), HYB_REGISTERS(12), HYB_REGISTERS(13), HYB_REGISTERS(14),
+                   HYB_REGISTERS(15)
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+#undef HYB_REGISTERS
+#endif
+}
+
+/* Ends a group of products. */
+__device__ __forceinline__ void hyb_wgmma_commit() {
+#if HYB_EMULATED
+    hyb_emulation::commit_products();
+#else
+    asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
+#endif
+}
+
+/* Waits for all groups; only then do sums hold them. */
+__device__ __forceinline__ void hyb_wgmma_wait(hyb_wgmma_sums &sums) {
+#if HYB_EMULATED
+    (void)sums;
+    hyb_emulation::wait_products(0);
+#else
+    asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
+#pragma unroll
+    for (int i = 0; i < HYB_WGMMA_TOKENS / 8 * 4; ++i) asm volatile("" : "+r"(sums[i / 4][i % 4])); /* no use before */
+#endif
+}
+#endif
 
 #endif /* HYB_CUDA_PTX_H */

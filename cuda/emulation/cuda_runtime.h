@@ -117,12 +117,21 @@ inline void begin_at(Place *place, char *stack, void (*function)()) {
 }
 #endif
 
-enum Wait { RUNNING, AT_BLOCK_BARRIER, AT_WARP_BARRIER };
+enum Wait { RUNNING, AT_BLOCK_BARRIER, AT_WARP_BARRIER, AT_WARPGROUP_BARRIER };
 
 struct Copy {
     void *to;
     const void *from; /* null: clear */
     size_t n;
+    unsigned group;
+};
+
+/* A warpgroup's product, as one of its threads sees it. */
+struct Product {
+    int *sums;
+    std::vector<int> added;
+    const int8_t *watched[2]; /* 16 bytes each of its right operand, and what they were */
+    int8_t seen[32];
     unsigned group;
 };
 
@@ -135,7 +144,11 @@ struct Fiber {
     uint64_t given = 0;
     std::vector<Copy> copies; /* asynchronous ones that nobody waited for yet */
     unsigned n_groups = 0;
-    uint32_t fragment[6]; /* its part of a matrix product's operands */
+    uint32_t fragment[6];          /* its part of a matrix product's operands */
+    std::vector<Product> products; /* asynchronous ones that nobody waited for yet */
+    unsigned n_product_groups = 0;
+    bool has_hidden_copies = false; /* arrived, but not shown to asynchronous products */
+    bool is_fenced = false;         /* its registers are, for them */
 };
 
 inline std::vector<Fiber> fibers;
@@ -175,6 +188,9 @@ inline void start(Fiber &fiber) {
     fiber.wait = RUNNING;
     fiber.copies.clear();
     fiber.n_groups = 0;
+    fiber.products.clear();
+    fiber.n_product_groups = 0;
+    fiber.has_hidden_copies = fiber.is_fenced = false;
     begin_at(&fiber.place, fiber.stack.data(), fiber_main);
 }
 
@@ -211,6 +227,20 @@ inline bool release_warps() {
     return released;
 }
 
+/* Lets the warpgroups go on of which all 128 threads have arrived. */
+inline bool release_warpgroups() {
+    bool released = false;
+    for (unsigned first = 0; first + 128 <= n_threads; first += 128) {
+        unsigned n_arrived = 0;
+        for (unsigned i = first; i < first + 128; ++i)
+            n_arrived += !fibers[i].done && fibers[i].wait == AT_WARPGROUP_BARRIER;
+        if (n_arrived != 128) continue;
+        for (unsigned i = first; i < first + 128; ++i) fibers[i].wait = RUNNING;
+        released = true;
+    }
+    return released;
+}
+
 inline bool release_block() {
     for (unsigned i = 0; i < n_threads; ++i)
         if (!fibers[i].done && fibers[i].wait != AT_BLOCK_BARRIER) return false;
@@ -228,9 +258,11 @@ inline void run_block() {
             if (fibers[i].wait != RUNNING) continue;
             enter(i);
             switch_to(&scheduler, &fibers[i].place);
+            /* A warpgroup goes on as soon as it may, ahead of the others. */
+            if (fibers[i].wait == AT_WARPGROUP_BARRIER && release_warpgroups()) break;
         }
         if (all_done) return;
-        if (!release_warps() && !release_block()) {
+        if (!release_warps() && !release_warpgroups() && !release_block()) {
             for (unsigned i = 0; i < n_threads; ++i)
                 if (!fibers[i].done && fibers[i].wait == RUNNING) goto next;
             stop("some threads wait for others that do not come");
@@ -269,6 +301,7 @@ inline void wait_copies(unsigned n_pending) {
             std::memcpy(copy->to, copy->from, copy->n);
         else
             std::memset(copy->to, 0, copy->n);
+        fiber.has_hidden_copies = true;
     }
     fiber.copies.erase(fiber.copies.begin(), copy);
 }
@@ -290,6 +323,82 @@ inline void mma_m16n8k32_s8(int (&c)[4], const uint32_t (&a)[4], const uint32_t 
         }
     }
     give_way(AT_WARP_BARRIER, ~0u);
+}
+
+/* ---- wgmma ---- */
+
+/* Descriptors have 18 bits of an address: the others are those of the last one that was asked for. */
+inline const char *last_shared;
+
+inline uint32_t shared_address(const void *p) {
+    last_shared = (const char *)p;
+    return (uint32_t)(uintptr_t)p & 0x3ffffu;
+}
+
+inline const int8_t *of_shared_address(uint32_t address) {
+    int32_t difference = (int32_t)((address - (uint32_t)(uintptr_t)last_shared) << 14) >> 14;
+    return (const int8_t *)last_shared + difference;
+}
+
+inline void show_copies() { fibers[current].has_hidden_copies = false; }
+
+inline void fence_products() { fibers[current].is_fenced = true; }
+
+inline void commit_products() { ++fibers[current].n_product_groups; }
+
+/* 16 bytes, k 16 * k16 .., of a column of the right operand, which lies in core matrices of 8 columns by 16 bytes. */
+inline const int8_t *wgmma_column(uint64_t descriptor, unsigned column, unsigned k16) {
+    uint32_t start = (uint32_t)(descriptor & 0x3fff) << 4, along_k = (uint32_t)(descriptor >> 16 & 0x3fff) << 4;
+    uint32_t along_columns = (uint32_t)(descriptor >> 32 & 0x3fff) << 4;
+    if (descriptor >> 62 != 0) stop("swizzled operands are not emulated");
+    return of_shared_address(start) + k16 * along_k + column / 8 * along_columns + column % 8 * 16;
+}
+
+/* wgmma.mma_async.m64nNk32 of int8 (PTX ISA, "Register Fragments and Shared Memory Matrix Layouts"): the left operand
+ * is in registers, a warp's 16 rows as in mma.m16n8k32. The right one is read now, which is as early as it may be, the
+ * sums are changed by the wait, which is as late; until then the right one must not change. */
+template <size_t N> inline void wgmma_m64k32_s8(int (&c)[N][4], const uint32_t (&a)[4], uint64_t descriptor) {
+    unsigned first = current & ~31u, lane = current & 31;
+    Fiber &fiber = fibers[current];
+    if (!fiber.is_fenced) stop("a product whose registers are not fenced");
+    std::memcpy(fiber.fragment, a, sizeof a);
+    give_way(AT_WARPGROUP_BARRIER);
+    for (unsigned i = 0; i < n_threads; ++i)
+        if (fibers[i].has_hidden_copies) stop("a product that may not see what was copied");
+    Product product;
+    product.sums = &c[0][0];
+    product.group = fiber.n_product_groups;
+    for (unsigned i = 0; i < 4 * N; ++i) {
+        unsigned row = lane / 4, column = i / 4 * 8 + lane % 4 * 2 + i % 2;
+        int sum = 0;
+        for (unsigned k16 = 0; k16 < 2; ++k16) {
+            const int8_t *right = wgmma_column(descriptor, column, k16);
+            for (unsigned k = 0; k < 16; ++k) {
+                uint32_t left = fibers[first + 4 * row + k / 4].fragment[k16 * 2 + i % 4 / 2];
+                sum += (int8_t)(left >> (k % 4 * 8)) * right[k];
+            }
+        }
+        product.added.push_back(sum);
+    }
+    for (unsigned k16 = 0; k16 < 2; ++k16) {
+        product.watched[k16] = wgmma_column(descriptor, current % (8 * N), k16);
+        std::memcpy(product.seen + 16 * k16, product.watched[k16], 16);
+    }
+    fiber.products.push_back(product);
+    give_way(AT_WARPGROUP_BARRIER);
+}
+
+inline void wait_products(unsigned n_pending) {
+    Fiber &fiber = fibers[current];
+    auto product = fiber.products.begin();
+    for (; product != fiber.products.end() && product->group + n_pending < fiber.n_product_groups; ++product) {
+        for (unsigned k16 = 0; k16 < 2; ++k16)
+            if (std::memcmp(product->watched[k16], product->seen + 16 * k16, 16) != 0)
+                stop("shared memory changed while a product read it");
+        for (size_t i = 0; i < product->added.size(); ++i) product->sums[i] += product->added[i];
+    }
+    fiber.products.erase(fiber.products.begin(), product);
+    fiber.is_fenced = false;
 }
 
 } // namespace hyb_emulation
@@ -314,6 +423,7 @@ enum cudaStreamCaptureMode {
     cudaStreamCaptureModeThreadLocal,
     cudaStreamCaptureModeRelaxed
 };
+enum cudaStreamCaptureStatus { cudaStreamCaptureStatusNone, cudaStreamCaptureStatusActive };
 enum { cudaStreamNonBlocking = 1, cudaEventDisableTiming = 2 };
 
 struct cudaDeviceProp {
@@ -523,6 +633,11 @@ inline cudaError_t cudaEventDestroy(cudaEvent_t event) {
 }
 inline cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
     hyb_emulation::stream_of(stream).capture = new hyb_emulation::Graph;
+    return cudaSuccess;
+}
+inline cudaError_t cudaStreamIsCapturing(cudaStream_t stream, cudaStreamCaptureStatus *status) {
+    bool is_active = hyb_emulation::stream_of(stream).capture != nullptr;
+    *status = is_active ? cudaStreamCaptureStatusActive : cudaStreamCaptureStatusNone;
     return cudaSuccess;
 }
 inline cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t *graph) {

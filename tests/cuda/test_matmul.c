@@ -74,6 +74,13 @@ static void check_same(const product *p, int32_t kernel, const char *what, const
                 p->n_rows, p->n_cols, p->n_tokens);
 }
 
+/* Whether the device has the kernel for many tokens: Hopper's, and an emulated one. */
+static int has_wgmma(fixture *f) {
+    hyb_cuda_info info = {.struct_size = sizeof info};
+    CHECK_OK(hyb_cuda_get_info(f->cuda, &info));
+    return info.is_emulated || (info.capability_major == 9 && info.capability_minor == 0);
+}
+
 /* Integer sums of a kernel. */
 static void check_sums(fixture *f, const product *p, int32_t kernel) {
     size_t n_bytes = p->n_tokens * p->n_rows * sizeof(int32_t);
@@ -119,6 +126,10 @@ static void check_product(fixture *f, const product *p) {
     if (p->n_tokens <= 9) check_sums(f, p, HYB_MATMUL_VECTOR);
     if (p->n_tokens <= 2) check_floats(f, p, HYB_MATMUL_VECTOR, 1);
     if (p->n_tokens * p->n_rows <= 500) check_sums(f, p, HYB_MATMUL_PLAIN);
+    if (p->format == HYB_FORMAT_TERNARY && p->n_cols <= 3000 && has_wgmma(f)) {
+        check_sums(f, p, HYB_MATMUL_WGMMA);
+        if (p->n_tokens > 64) check_floats(f, p, HYB_MATMUL_WGMMA, 1);
+    }
     CHECK_STATUS(hyb_cuda_synchronize(f->cuda, 0), HYB_OK);
 }
 
@@ -141,6 +152,7 @@ static void test_matmul_equals_cpu(void) {
     run(&f, HYB_FORMAT_TERNARY, 1, 1, 1, 0, &seed);
     run(&f, HYB_FORMAT_INT8, 1, 1, 2, 0, &seed);
     run(&f, HYB_FORMAT_TERNARY, 130, 64, 65, 0, &seed);
+    run(&f, HYB_FORMAT_TERNARY, 140, 260, 129, 0, &seed);
     run(&f, HYB_FORMAT_INT8, 129, 16, 34, 0, &seed);
     run(&f, HYB_FORMAT_TERNARY, 5, 2300, 3, 0, &seed); /* several stages of columns divided among warps */
     run(&f, HYB_FORMAT_INT8, 18, 1100, 12, 0, &seed);
@@ -165,6 +177,20 @@ static void test_matmul_many_rows(void) {
     run(&f, HYB_FORMAT_TERNARY, full / 2 + 1, 70, 65, 0, &seed);
     run(&f, HYB_FORMAT_INT8, full + 1, 20, 32, 0, &seed);
     run(&f, HYB_FORMAT_INT8, full / 4 + 1, 270, 130, 0, &seed);
+    close_fixture(&f);
+}
+
+/* Asking for the kernel for many tokens where it is not. */
+static void test_matmul_no_wgmma(void) {
+    fixture f = open_fixture();
+    uint64_t seed = 8;
+    product p = make_product(&f, has_wgmma(&f) ? HYB_FORMAT_INT8 : HYB_FORMAT_TERNARY, 3, 40, 5, 0, &seed);
+    hyb_device_address y = on_device(&f, NULL, 15 * sizeof(int32_t));
+    CHECK_STATUS(HYB_CUDA_CALL(f.cuda, matmul_codes, &p.weights->device, hyb_device_pointer(p.x_codes_device), 5,
+                               hyb_device_pointer(y), HYB_MATMUL_WGMMA, NULL),
+                 HYB_ERROR_UNSUPPORTED);
+    free_device(&f, y);
+    free_product(&f, &p);
     close_fixture(&f);
 }
 
@@ -331,6 +357,7 @@ static void test_matmul_bad_arguments(void) {
 int main(void) {
     test_matmul_equals_cpu();
     test_matmul_many_rows();
+    test_matmul_no_wgmma();
     test_matmul_longest_sum();
     test_matmul_odd_tokens();
     test_matmul_f32_equals_cpu();
