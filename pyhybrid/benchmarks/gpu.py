@@ -81,7 +81,7 @@ class _Torch:
 
     def copies(self, n_bytes: int) -> int:
         """How many matrices of a size take turns."""
-        cache = self.torch.cuda.get_device_properties(0).L2_cache_size
+        cache = int(self.torch.cuda.get_device_properties(0).L2_cache_size)
         return max(1, -(-4 * cache // n_bytes))
 
 
