@@ -22,7 +22,7 @@ __all__ = [
     "Entropy",
     "FileBits",
     "Load",
-    "OpenFloat",
+    "LoadFloat",
     "Ours",
     "PackedBits",
     "PackedFile",
@@ -216,7 +216,7 @@ class FileBits(PackedFile):
 
 
 class Load:
-    """hyb_file_open of the compressed file: read, decoded, every check made."""
+    """hyb_language_model_load of the compressed file: read, decoded, checked, ready to generate."""
 
     coded = True
 
@@ -243,9 +243,9 @@ class Load:
         """Reads the file once."""
         from pyhybrid._native import ffi, lib
 
-        out = ffi.new("hyb_file **")
-        self.context.check(lib.hyb_file_open(self.context.handle, bytes(self.path), out))
-        lib.hyb_file_close(out[0])
+        out = ffi.new("hyb_language_model **")
+        self.context.check(lib.hyb_language_model_load(self.context.handle, bytes(self.path), out))
+        lib.hyb_language_model_destroy(out[0])
 
     def run(self, _: int) -> float:
         """Milliseconds; the shortest of three, the file being in the cache."""
@@ -259,8 +259,8 @@ class Load:
         return 1e3 * min(times[1:])
 
 
-class OpenFloat(Load):
-    """hyb_file_open of the same model's fp32 file."""
+class LoadFloat(Load):
+    """The same of the same model's fp32 file."""
 
     coded = False
 
@@ -268,7 +268,7 @@ class OpenFloat(Load):
         return {"bits": 32, "embedding_bits": 32}
 
 
-class ReadFloat(OpenFloat):
+class ReadFloat(LoadFloat):
     """Only reading the bytes of that file, into new memory."""
 
     def load(self) -> None:
@@ -351,20 +351,20 @@ def rows(options: Options) -> list[Row]:
             unit="ms",
             better="lower",
             ours=f"{here}:Load",
-            peers={"read fp32": f"{here}:ReadFloat", "open fp32": f"{here}:OpenFloat"},
+            peers={"read fp32": f"{here}:ReadFloat", "load fp32": f"{here}:LoadFloat"},
             sizes={"preset": large},
             rounds=rounds(options),
             agreement={"parameters": 0.0},
             goal=None
-            if options.quick  # so small a file is opened before the clock has ticked
+            if options.quick  # so small a file is loaded before the clock has ticked
             else Goal(
-                text="A compressed model is opened, with every check, at least as fast as its fp32 file is "
+                text="A compressed model is loaded, with every check, at least as fast as its fp32 file is "
                 "read from the cache.",
                 kind="ratio",
                 limit=1.0,
                 peer="read fp32",
             ),
-            note="One thread; files in the cache. Opening decodes and checks, reading does neither.",
+            note="One thread; files in the cache. Loading decodes, checks and packs; reading does neither.",
         )
     )
     return found
